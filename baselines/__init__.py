@@ -1,0 +1,1 @@
+"""The single-task attacks, lifted to many tasks, and the loop that crafts them."""

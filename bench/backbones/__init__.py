@@ -1,0 +1,1 @@
+"""Network architectures of victims and surrogates: one module per family."""

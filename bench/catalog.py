@@ -1,0 +1,222 @@
+"""The catalog: every part by its name. A new part is one file and one line here.
+
+Names resolve lazily, so listing the catalog imports no part and no torch. Installed packages add parts
+through entry points in the group ``mtlue_bench.AXIS``.
+"""
+
+import ast
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError, unknown
+
+ENTRY_POINTS = "mtlue_bench"
+
+CATALOG: dict[str, dict[str, str]] = {
+    "dataset": {
+        "digits": "bench.datasets.digits:Digits",
+        "utkface": "bench.datasets.utkface:UTKFace",
+    },
+    "attack": {
+        "clean": "baselines.clean:Clean",
+        "random": "baselines.random_noise:ClasswiseRandom",
+        "em": "baselines.em:EM",
+        "tap": "baselines.tap:TAP",
+        "mtl-ue-em": "mtlue.attack:MTLUE",
+    },
+    "backbone": {
+        "resnet18": "bench.backbones.resnet:ResNet18",
+        "small": "bench.backbones.small:Small",
+    },
+    "weighting": {
+        "ew": "bench.weightings.ew:EqualWeights",
+    },
+    "defense": {
+        "none": "bench.defenses.none:NoDefense",
+        "jpeg": "bench.defenses.jpeg:JPEG",
+        "grayscale": "bench.defenses.grayscale:Grayscale",
+    },
+    "regime": {
+        "mtl": "bench.regimes:MultiTask",
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A part as a suite names it: ``em`` or, with overrides, ``em(steps=5)``."""
+
+    name: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Choice":
+        """Read ``name`` or ``name(key=value, ...)``, values in TOML's spelling or as bare words.
+
+        Raises:
+            BenchError: when the text has another form.
+        """
+        match = re.fullmatch(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", text)
+        if not match:
+            raise BenchError(f"cannot read {text!r}; write a name, or name(key=value, ...)")
+        name, inner = match.groups()
+        return cls(name, tuple(sorted(_read_params(inner or "", text).items())))
+
+    @property
+    def label(self) -> str:
+        """The canonical spelling, which `parse` reads back."""
+        inner = ", ".join(f"{key}={_spell(value)}" for key, value in self.params)
+        return f"{self.name}({inner})" if inner else self.name
+
+
+def _read_params(inner: str, text: str) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for item in filter(None, (piece.strip() for piece in re.split(r",(?![^\[]*\])", inner))):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise BenchError(f"cannot read {item!r} in {text!r}; write key=value")
+        params[key.strip()] = read_value(value)
+    return params
+
+
+def read_value(text: str) -> Any:
+    """Read a value in TOML's spelling (``3``, ``0.5``, ``true``, ``[1, 2]``, ``"x"``), else as a bare word."""
+    try:
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def _spell(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def axes() -> tuple[str, ...]:
+    """Return the axes that have a shelf."""
+    return tuple(CATALOG)
+
+
+@cache
+def entries(axis: str) -> Mapping[str, str]:
+    """Return name → ``module:attribute`` of one axis, those of installed packages included.
+
+    Raises:
+        BenchError: for an unknown axis.
+    """
+    if axis not in CATALOG:
+        raise unknown("axis", axis, CATALOG)
+    outside = {point.name: point.value for point in entry_points(group=f"{ENTRY_POINTS}.{axis}")}
+    return outside | CATALOG[axis]
+
+
+def locate(axis: str, name: str) -> str:
+    """Return the ``module:attribute`` of a part.
+
+    Raises:
+        BenchError: for an unknown axis or name.
+    """
+    known = entries(axis)
+    if name not in known:
+        raise unknown(axis, name, known)
+    return known[name]
+
+
+def load(axis: str, name: str) -> Any:
+    """Import and return a part's class."""
+    module, _, attribute = locate(axis, name).partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BenchError(f"cannot load {axis} {name!r} from {module}:{attribute}: {error}") from error
+
+
+def make(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = None) -> Any:
+    """Build a part from its name and parameters, checked by name and by type.
+
+    Args:
+        axis: the shelf.
+        choice: the part, with overrides.
+        defaults: overrides below those of the choice, from a suite's ``[params]``.
+
+    Raises:
+        BenchError: for an unknown axis, name or parameter, or a value of the wrong type or range.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    choice = Choice.parse(choice) if isinstance(choice, str) else choice
+    kind = load(axis, choice.name)
+    params = {**(defaults or {}), **dict(choice.params)}
+    known = [f.name for f in dataclasses.fields(kind)]
+    for key in params:
+        if key not in known:
+            raise unknown(f"parameter of {axis} {choice.name!r}:", key, known)
+    try:
+        return TypeAdapter(kind).validate_python(params)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(piece) for piece in first["loc"])
+        raise BenchError(
+            f"{axis} {choice.name!r}: {where} = {first['input']!r} is refused: {first['msg']}"
+        ) from error
+
+
+def settings(choice: Choice, part: Any) -> dict[str, Any]:
+    """Return everything about a part that can change a result, as JSON values."""
+    return {"name": choice.name, "version": part.version, "params": dataclasses.asdict(part)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a part's source says of it.
+
+    Attributes:
+        summary: first line of the docstring.
+        source: the paper, from the docstring's ``Source:`` line.
+        docstring: all of it.
+        parameters: (name, type, default) of every field.
+    """
+
+    summary: str
+    source: str
+    docstring: str
+    parameters: tuple[tuple[str, str, str], ...]
+
+
+def describe(axis: str, name: str) -> Description:
+    """Read a part's docstring and fields from its source, without importing it."""
+    module, _, attribute = locate(axis, name).partition(":")
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise BenchError(f"cannot find {module}, where {axis} {name!r} should be")
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            return _describe_class(node)
+    raise BenchError(f"{module} has no class {attribute}, which {axis} {name!r} should be")
+
+
+def _describe_class(node: ast.ClassDef) -> Description:
+    docstring = ast.get_docstring(node) or ""
+    source = re.search(r"^Source: (.+?)(?:\n\s*\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
+    fields = [
+        (item.target.id, ast.unparse(item.annotation), ast.unparse(item.value))
+        for item in node.body
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.target, ast.Name)
+        and item.value is not None
+        and "ClassVar" not in ast.unparse(item.annotation)
+    ]
+    return Description(
+        summary=docstring.partition("\n")[0],
+        source=" ".join(source.group(1).split()) if source else "",
+        docstring=docstring,
+        parameters=tuple(fields),
+    )

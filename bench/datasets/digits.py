@@ -1,0 +1,108 @@
+"""The embedded dataset: real handwritten digits, two on a canvas."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from bench.api import Augmentation, MultiTaskData, Split
+from bench.tasks import Classification
+
+SIDE = 32
+"""Side of the canvas; each digit stands in one half of it."""
+
+GLYPH = 16
+"""Side of a digit on the canvas, twice its original 8."""
+
+NAMES = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Two real handwritten digits on a 32×32 colour canvas; ships with the package, needs no data root.
+
+    The 8×8 digits of the UCI set, enlarged to 16 px, one in each half at a random height, each in a random
+    light ink on a common dark ground. Tasks: *left* and *right* (which digit), *larger* (is the right digit
+    larger than the left?) and *sum-odd* (is the sum odd?), which need both. No source digit is in both splits.
+
+    Source: Alpaydin & Kaynak, UCI "Optical Recognition of Handwritten Digits", 1998; two digits on one
+    canvas as in MultiMNIST, Sabour et al., NeurIPS 2017, arXiv:1710.09829
+
+    Departs from MultiMNIST: the digits do not overlap, are in colour, and two tasks need both.
+
+    Attributes:
+        train: training canvases.
+        test: test canvases.
+        data_seed: seed of the split of the sources and of the canvases.
+    """
+
+    train: Annotated[int, Ge(1)] = 4000
+    test: Annotated[int, Ge(1)] = 1000
+    data_seed: Annotated[int, Ge(0)] = 0
+    version: ClassVar[int] = 1
+
+    def missing(self, root: Path | None) -> None:
+        """Return None: nothing is ever missing."""
+
+    def load(self, root: Path | None, cache: Path) -> MultiTaskData:
+        """Draw the canvases; ``root`` and ``cache`` are not used."""
+        from sklearn.datasets import load_digits
+
+        glyphs, labels = load_digits(return_X_y=True)
+        images = torch.from_numpy(glyphs.reshape(-1, 1, 8, 8) / 16).float()
+        images = functional.interpolate(images, size=(GLYPH, GLYPH), mode="bilinear")[:, 0]
+        rng = np.random.default_rng(self.data_seed)
+        order = rng.permutation(len(labels))
+        held_out = len(labels) // 5
+        pools = {"test": order[:held_out], "train": order[held_out:]}
+        splits = {
+            name: _draw(rng, images, labels, pools[name], count)
+            for name, count in (("train", self.train), ("test", self.test))
+        }
+        tasks = (
+            Classification("left", NAMES),
+            Classification("right", NAMES),
+            Classification("larger", ("left or equal", "right")),
+            Classification("sum-odd", ("even", "odd")),
+        )
+        # A flip would swap left and right; a crop would cut a digit.
+        return MultiTaskData(tasks, splits["train"], splits["test"], Augmentation())
+
+
+def _draw(
+    rng: np.random.Generator, glyphs: Tensor, labels: NDArray[np.int64], pool: NDArray[np.int64], count: int
+) -> Split:
+    """Draw ``count`` canvases from the digits of a pool."""
+    left, right = rng.choice(pool, (2, count))
+    ground = torch.from_numpy(rng.uniform(0.0, 0.3, (count, 3, 1, 1))).float()
+    canvas = ground.repeat(1, 1, SIDE, SIDE)
+    for start, source in ((0, left), (SIDE // 2, right)):
+        ink = torch.from_numpy(rng.uniform(0.5, 1.0, (count, 3, 1, 1))).float()
+        half = canvas[:, :, :, start : start + GLYPH]
+        glyph = _at_random_height(rng, glyphs[source])
+        half += glyph[:, None] * (ink - half)
+    y = torch.from_numpy(labels)
+    left_label, right_label = y[left], y[right]
+    return Split(
+        (canvas * 255).round().to(torch.uint8),
+        {
+            "left": left_label,
+            "right": right_label,
+            "larger": (right_label > left_label).long(),
+            "sum-odd": (left_label + right_label) % 2,
+        },
+    )
+
+
+def _at_random_height(rng: np.random.Generator, glyphs: Tensor) -> Tensor:
+    """Place glyphs [n 16 16] at random heights of a half canvas [n 32 16]."""
+    top = torch.from_numpy(rng.integers(0, SIDE - GLYPH + 1, len(glyphs)))
+    rows = top[:, None] + torch.arange(GLYPH)
+    half = torch.zeros(len(glyphs), SIDE, GLYPH)
+    return half.scatter_(1, rows[:, :, None].expand(-1, -1, GLYPH), glyphs)

@@ -1,0 +1,1 @@
+"""What an exploiter does against poison: one module per defense."""

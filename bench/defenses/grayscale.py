@@ -1,0 +1,50 @@
+"""Grayscale: drop the colours a perturbation may hide in."""
+
+from bench import vision  # noqa: F401 - the door to torchvision comes first
+
+# isort: split
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+from bench.api import Batch
+from bench.errors import BenchError
+
+_CHUNK: Final = 256
+"""Images computed at once: the set never exists as floats."""
+
+
+@dataclass(frozen=True)
+class Grayscale:
+    """Each channel becomes the ITU-R 601 luma, rounded to nearest; grey images stay as they are.
+
+    Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS)
+    """
+
+    version: ClassVar[int] = 1
+
+    def purify(self, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+        """Return the images without colour, in as many channels as they had.
+
+        Raises:
+            BenchError: when they have neither one channel nor three.
+        """
+        channels = images.shape[1]
+        if channels == 1:
+            return images
+        if channels != 3:
+            raise BenchError(f"defense 'grayscale' takes images of 1 or 3 channels, not {channels}")
+        cleaned = torch.empty_like(images)
+        for start in range(0, len(images), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            # Through floats: on integers torchvision truncates, and white would come back as 254.
+            cleaned[rows] = rgb_to_grayscale(images[rows].float(), num_output_channels=3).round()
+        return cleaned
+
+    def augment(self, batch: Batch, net: nn.Module) -> Batch:
+        """Return the batch itself."""
+        return batch

@@ -1,0 +1,66 @@
+"""JPEG: compress away what the eye does not see."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from annotated_types import Ge, Le
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from bench.api import Batch
+from bench.errors import BenchError
+
+
+@dataclass(frozen=True)
+class JPEG:
+    """Each released image once through a JPEG file in memory; the codec is Pillow's, chroma is 4:2:0.
+
+    Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS, quality 10)
+
+    Attributes:
+        quality: the codec's quality, from 1 to 95.
+    """
+
+    version: ClassVar[int] = 1
+
+    quality: Annotated[int, Ge(1), Le(95)] = 10
+
+    def purify(self, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+        """Return the images as they come back from the codec.
+
+        Raises:
+            BenchError: when they have neither one channel nor three.
+        """
+        count, channels, height, width = images.shape
+        if channels not in (1, 3):
+            raise BenchError(f"defense 'jpeg' takes images of 1 or 3 channels, not {channels}")
+        released = images.cpu().numpy()
+        cleaned = np.empty((count, channels, height, width), dtype=np.uint8)
+
+        def clean(row: int) -> None:
+            cleaned[row] = self._compress(released[row])
+
+        with ThreadPoolExecutor() as pool:  # the codec runs outside of the interpreter's lock
+            for _ in pool.map(clean, range(count)):
+                pass
+        return torch.from_numpy(cleaned).to(images.device)
+
+    def augment(self, batch: Batch, net: nn.Module) -> Batch:
+        """Return the batch itself."""
+        return batch
+
+    def _compress(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Encode and decode one image [c h w]: one channel as grey levels, three as RGB."""
+        grey = len(image) == 1
+        pixels = image[0] if grey else image.transpose(1, 2, 0)
+        with BytesIO() as file:
+            Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=self.quality)
+            with Image.open(file, formats=("JPEG",)) as decoded:
+                back = np.asarray(decoded)
+        return back[None] if grey else back.transpose(2, 0, 1)

@@ -1,0 +1,1 @@
+"""Suites become cells, cells become records: planning, running, storing, tracking."""

@@ -1,0 +1,166 @@
+"""Surrogate ⊂ Poison ⊂ Cell: frozen values whose keys say when a result can be used again."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from bench.api import Attack, Backbone, Dataset, Defense, Regime, Weighting
+from bench.catalog import Choice, settings
+from bench.record import PROTOCOL, digest
+from bench.training import Recipe
+
+P = TypeVar("P")
+
+KEY_LENGTH = 16
+"""Hexadecimal digits of a key: 64 bits, no collision to be expected below a billion cells."""
+
+
+@dataclass(frozen=True)
+class Named(Generic[P]):
+    """A part under the name a suite gives it."""
+
+    choice: Choice
+    part: P
+
+    @property
+    def name(self) -> str:
+        """Its name in the catalog."""
+        return self.choice.name
+
+    @property
+    def label(self) -> str:
+        """Its name with the overrides that tell it from its neighbours on the axis."""
+        return self.choice.label
+
+    def settings(self) -> dict[str, Any]:
+        """Return name, version and every parameter."""
+        return settings(self.choice, self.part)
+
+
+def _key(kind: str, content: dict[str, Any]) -> str:
+    return digest({"kind": kind, "protocol": PROTOCOL, **content})[:KEY_LENGTH]
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A network the attackers train on the clean data, shared by all that need one."""
+
+    dataset: Named[Dataset]
+    backbone: Named[Backbone]
+    recipe: Recipe
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        return f"{self.backbone.label} · {self.dataset.label} · seed {self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that can change it."""
+        return {
+            "dataset": self.dataset.settings(),
+            "backbone": self.backbone.settings(),
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that can change it."""
+        return _key("surrogate", self.settings())
+
+
+@dataclass(frozen=True)
+class Poison:
+    """A dataset as an attack would release it.
+
+    The surrogate's architecture is always part of it, its clean training only where the attack needs that.
+    """
+
+    dataset: Named[Dataset]
+    attack: Named[Attack]
+    surrogate: Surrogate
+    epsilon: int
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        return f"{self.attack.label} · {self.dataset.label} · seed {self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that can change it."""
+        if self.attack.part.needs_surrogate:
+            surrogate = self.surrogate.settings()
+        else:
+            surrogate = {"backbone": self.surrogate.backbone.settings()}
+        return {
+            "dataset": self.dataset.settings(),
+            "attack": self.attack.settings(),
+            "surrogate": surrogate,
+            "epsilon": self.epsilon,
+            "poison_seed": self.seed,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that can change it."""
+        return _key("poison", self.settings())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One victim trained on one poison."""
+
+    poison: Poison
+    backbone: Named[Backbone]
+    weighting: Named[Weighting]
+    defense: Named[Defense]
+    regime: Named[Regime]
+    recipe: Recipe
+    seed: int
+
+    @cached_property
+    def labels(self) -> dict[str, str | int]:
+        """Axis → label, for every axis."""
+        return {
+            "dataset": self.poison.dataset.label,
+            "attack": self.poison.attack.label,
+            "backbone": self.backbone.label,
+            "weighting": self.weighting.label,
+            "defense": self.defense.label,
+            "regime": self.regime.label,
+            "seed": self.seed,
+        }
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        *parts, seed = self.labels.values()
+        return " · ".join([*map(str, parts), f"seed {seed}"])
+
+    def victim_settings(self) -> dict[str, Any]:
+        """Return everything that can change the result but the attack."""
+        return {
+            "dataset": self.poison.dataset.settings(),
+            "backbone": self.backbone.settings(),
+            "weighting": self.weighting.settings(),
+            "defense": self.defense.settings(),
+            "regime": self.regime.settings(),
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that can change the result."""
+        return {**self.poison.settings(), **self.victim_settings()}
+
+    @cached_property
+    def victim(self) -> str:
+        """Hash of the victim's settings, shared by cells that differ in the attack alone."""
+        return _key("victim", self.victim_settings())
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that can change the result."""
+        return _key("cell", self.settings())

@@ -1,0 +1,294 @@
+"""What is done for a surrogate, a poison and a cell, wherever it runs."""
+
+import contextlib
+import hashlib
+import os
+import platform
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.api import CraftContext, Dataset, MultiTaskData, Progress, Split, Task
+from bench.catalog import make
+from bench.engine.cell import Cell, Poison, Surrogate
+from bench.engine.metering import Meter
+from bench.engine.poisoning import quantise, release
+from bench.engine.store import POISONS, SURROGATES, Store
+from bench.errors import BenchError
+from bench.net import MultiTaskNet
+from bench.record import Cost, Epoch, Record, Scores
+from bench.training import fit, score
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where work is done: the run's folder, the data root, the device, the CPU threads of one worker."""
+
+    out: Path
+    data_root: Path | None
+    device: str
+    threads: int
+    suite: str
+
+    @property
+    def store(self) -> Store:
+        """The run's folder."""
+        return Store(self.out)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch names it."""
+        return torch.device(self.device)
+
+
+def train_surrogate(surrogate: Surrogate, workshop: Workshop, progress: Progress) -> dict[str, Cost]:
+    """Train a surrogate on the clean data and store it; return what it cost."""
+    device = workshop.torch_device
+    meter = Meter(device)
+    data = _load(surrogate.dataset.part, workshop)
+    with seeded("surrogate", surrogate.seed):
+        net = MultiTaskNet(surrogate.backbone.part, data.tasks, data.train.images.shape[1]).to(device)
+        balancer, no_defense = make("weighting", "ew").start(data.tasks), make("defense", "none")
+        steps = fit(
+            net, data.train, data.tasks, surrogate.recipe, data.augmentation, balancer, no_defense, device
+        )
+        with meter.phase("surrogate", images=surrogate.recipe.epochs * len(data.train)):
+            for step in steps:
+                progress("epoch", step.epoch, surrogate.recipe.epochs)
+    about = {"settings": surrogate.settings(), "cost": meter.costs(), "environment": environment(workshop)}
+    workshop.store.save(SURROGATES, surrogate.key, net.state_dict(), about)
+    return meter.costs()
+
+
+def craft_poison(poison: Poison, workshop: Workshop, progress: Progress) -> dict[str, Cost]:
+    """Craft a poison and store it as the change of every pixel; return what it cost."""
+    device = workshop.torch_device
+    meter = Meter(device)
+    data = _load(poison.dataset.part, workshop)
+    name = poison.attack.label
+    with seeded("craft", poison.seed):
+        context = _context(poison, data, workshop, progress)
+        with meter.phase("craft", images=len(data.train)):
+            noise = poison.attack.part.craft(data.train, context)
+            change, statistics = quantise(noise, data.train, poison.epsilon, device, name)
+    if not statistics["linf"] and poison.attack.name != "clean":
+        raise BenchError(f"attack {name!r} changed no pixel of {poison.dataset.label!r}")
+    about = {
+        "settings": poison.settings(),
+        "noise": statistics,
+        "cost": meter.costs(),
+        "data": fingerprint(data.train),
+        "environment": environment(workshop),
+    }
+    # Of clean, no table of zeros is stored.
+    workshop.store.save(POISONS, poison.key, {"change": change} if statistics["linf"] else {}, about)
+    return meter.costs()
+
+
+def _context(
+    poison: Poison, data: MultiTaskData, workshop: Workshop, progress: Progress
+) -> CraftContext:
+    device = workshop.torch_device
+    channels = data.train.images.shape[1]
+
+    def new_surrogate() -> MultiTaskNet:
+        return MultiTaskNet(poison.surrogate.backbone.part, data.tasks, channels).to(device)
+
+    checkpoints = []
+    if poison.attack.part.needs_surrogate:
+        trained = new_surrogate()
+        trained.load_state_dict(workshop.store.load(SURROGATES, poison.surrogate.key))
+        checkpoints.append(trained)
+    return CraftContext(
+        data.tasks, data.augmentation, poison.epsilon / 255, new_surrogate, checkpoints, device, progress
+    )
+
+
+def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
+    """Poison, clean, train, score: return the cell's record."""
+    meter = Meter(workshop.torch_device)
+    with meter.phase("load"):
+        data = _load(cell.poison.dataset.part, workshop)
+        about, change = _stored_poison(cell.poison, data, workshop)
+    with meter.phase("poison", images=len(data.train)):
+        images = release(data.train.images, change, cell.poison.epsilon, cell.poison.attack.label)
+    with seeded("purify", cell.seed), meter.phase("purify", images=len(data.train)):
+        purified = replace(data.train, images=cell.defense.part.purify(images))
+    curves = [
+        _train_victim(cell, group, purified, data, number, meter, workshop, progress)
+        for number, group in enumerate(cell.regime.part.groups(data.tasks))
+    ]
+    curve = _merge(curves)
+    return Record(
+        key=cell.key,
+        status="done",
+        suite=workshop.suite,
+        cell=cell.labels,
+        victim=cell.victim,
+        poison=cell.poison.key,
+        settings=cell.settings(),
+        tasks={task.name: _describe(task, data) for task in data.tasks},
+        scores=curve[-1]["scores"],
+        peak=_peak(curve, data),
+        curve=curve,
+        noise=about["noise"],
+        cost={**_craft_cost(cell.poison, about, workshop), **meter.costs()},
+        environment={**environment(workshop), "data": about["data"]},
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _stored_poison(
+    poison: Poison, data: MultiTaskData, workshop: Workshop
+) -> tuple[dict[str, Any], Tensor | None]:
+    about = workshop.store.about(POISONS, poison.key)
+    if about is None:
+        raise BenchError(f"the poison {poison.label!r} is gone from {workshop.out}")
+    if about["data"] != fingerprint(data.train):
+        raise BenchError(
+            f"the poison {poison.label!r} in {workshop.out} was made for other images than those under "
+            f"the data root {workshop.data_root}; give another --out"
+        )
+    return about, workshop.store.load(POISONS, poison.key).get("change")
+
+
+def _train_victim(
+    cell: Cell,
+    tasks: tuple[Task, ...],
+    train: Split,
+    data: MultiTaskData,
+    number: int,
+    meter: Meter,
+    workshop: Workshop,
+    progress: Progress,
+) -> list[Epoch]:
+    """Train and score one network on some of the tasks; return its learning curve."""
+    device = workshop.torch_device
+    with seeded(f"victim {number}", cell.seed):
+        net = MultiTaskNet(cell.backbone.part, tasks, train.images.shape[1]).to(device)
+        balancer = cell.weighting.part.start(tasks)
+        steps = fit(net, train, tasks, cell.recipe, data.augmentation, balancer, cell.defense.part, device)
+        curve = []
+        progress("epoch", 0, cell.recipe.epochs)
+        for _ in range(cell.recipe.epochs):
+            with meter.phase("train", images=len(train)):
+                step = next(steps)
+            with meter.phase("score", images=len(data.test)):
+                scores = score(net, data.test, tasks, data.augmentation, device)
+            curve.append(
+                Epoch(
+                    epoch=step.epoch,
+                    train_loss=_finite(step.train_loss),
+                    learning_rate=step.learning_rate,
+                    weights=step.weights,
+                    scores=scores,
+                )
+            )
+            progress("epoch", step.epoch, cell.recipe.epochs)
+    return curve
+
+
+def _merge(curves: list[list[Epoch]]) -> list[Epoch]:
+    """Merge the curves of a regime's networks into one; the loss is the mean over them."""
+    merged = []
+    for epochs in zip(*curves, strict=True):
+        losses = [epoch["train_loss"] for epoch in epochs]
+        known = [loss for loss in losses if loss is not None]
+        merged.append(
+            Epoch(
+                epoch=epochs[0]["epoch"],
+                train_loss=sum(known) / len(known) if len(known) == len(losses) else None,
+                learning_rate=epochs[0]["learning_rate"],
+                weights={name: weight for epoch in epochs for name, weight in epoch["weights"].items()},
+                scores={name: scores for epoch in epochs for name, scores in epoch["scores"].items()},
+            )
+        )
+    return merged
+
+
+def _peak(curve: list[Epoch], data: MultiTaskData) -> Scores:
+    """Return per task and metric the best value over the epochs; loss is best where it is small."""
+    peak: Scores = {}
+    for task in data.tasks:
+        info = _describe(task, data)
+        peak[task.name] = {}
+        for metric in curve[-1]["scores"][task.name]:
+            values = [epoch["scores"][task.name][metric] for epoch in curve]
+            known = [value for value in values if value is not None]
+            best = max if info["perfect"].get(metric, 0.0) > info["floor"].get(metric, 1.0) else min
+            peak[task.name][metric] = best(known) if known else None
+    return peak
+
+
+def _describe(task: Task, data: MultiTaskData) -> Any:
+    return task.describe(data.train.targets[task.name], data.test.targets[task.name])
+
+
+def _craft_cost(poison: Poison, about: dict[str, Any], workshop: Workshop) -> dict[str, Cost]:
+    """Return the cost of the poison and of the surrogate it needed, each measured when it was made."""
+    cost: dict[str, Cost] = dict(about["cost"])
+    if poison.attack.part.needs_surrogate:
+        surrogate = workshop.store.about(SURROGATES, poison.surrogate.key)
+        cost = {**(surrogate or {}).get("cost", {}), **cost}
+    return cost
+
+
+@lru_cache(maxsize=2)
+def _loaded(part: Dataset, root: Path | None, cache: Path) -> MultiTaskData:
+    return part.load(root, cache)
+
+
+def _load(part: Dataset, workshop: Workshop) -> MultiTaskData:
+    """Load a dataset, once per process."""
+    return _loaded(part, workshop.data_root, workshop.store.cache)
+
+
+@lru_cache(maxsize=4)
+def fingerprint(split: Split) -> str:
+    """Return a hash of a split's images and labels, to tell one set of files from another."""
+    content = hashlib.sha256()
+    for rows in split.images.split(1024):
+        content.update(rows.contiguous().numpy())
+    for name in sorted(split.targets):
+        content.update(split.targets[name].contiguous().numpy())
+    return content.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def seeded(phase: str, seed: int) -> Iterator[None]:
+    """Seed every generator for one phase, so that its randomness does not depend on what ran before."""
+    number = int.from_bytes(hashlib.sha256(f"{phase}/{seed}".encode()).digest()[:8], "big") % 2**63
+    with torch.random.fork_rng():
+        torch.manual_seed(number)
+        random.seed(number)
+        np.random.seed(number % 2**32)  # noqa: NPY002 - libraries draw from it
+        yield
+
+
+def environment(workshop: Workshop) -> dict[str, Any]:
+    """Return what can change numbers or times without changing a setting."""
+    device = workshop.torch_device
+    on_gpu = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("mtlue-bench", "torch", "torchvision", "numpy")},
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": workshop.threads,
+        "device": workshop.device,
+        "device_name": torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

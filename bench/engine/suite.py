@@ -1,0 +1,332 @@
+"""Suites: TOML files with the semantics of a build matrix, expanded into cells."""
+
+import difflib
+import itertools
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.api import EPSILON
+from bench.catalog import Choice, axes, entries, make, read_value
+from bench.engine.cell import Cell, Named, Poison, Surrogate
+from bench.errors import BenchError, unknown
+from bench.record import AXES
+from bench.training import Recipe
+
+VICTIM_AXES = ("backbone", "weighting", "defense", "regime")
+"""The axes a star varies one at a time."""
+
+ALL = "all"
+"""In a suite, stands for every part on an axis's shelf; for datasets, for those that are there."""
+
+CLEAN = "clean"
+"""The attack every victim's reference is trained under; the harness adds it where a suite leaves it out."""
+
+Labels = Mapping[str, str | int]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SurrogateSettings(_Strict):
+    """The network attackers train; its recipe is the victim's unless said otherwise."""
+
+    backbone: str
+    recipe: Recipe | None = None
+
+
+class Budget(_Strict):
+    """The perturbation budget: ``epsilon`` is the largest change of a pixel in steps of 1/255."""
+
+    epsilon: int = Field(EPSILON, ge=1, le=127)
+
+
+class Suite(_Strict):
+    """What a suite file says.
+
+    Attributes:
+        name: the suite's name.
+        description: one or two sentences for people.
+        star: vary one victim axis at a time around the first value of each, instead of all combinations.
+        matrix: axis → values; parts as ``name`` or ``name(key=value)``, seeds as integers, or "all".
+        include: further cells; axes left out take the first value of the matrix.
+        exclude: cells that match all the given values are left out.
+        params: axis → name → parameter → value, overriding a part's defaults.
+        recipe: how victims are trained.
+        surrogate: the attackers' network.
+        budget: the perturbation budget.
+        poison_seed: one seed for all poisons; without it a cell's poison has the cell's seed.
+        skip_missing_data: leave datasets out that are not under the data root, instead of stopping.
+    """
+
+    name: str
+    description: str = ""
+    star: bool = False
+    matrix: dict[str, list[str | int] | Literal["all"]]
+    include: list[dict[str, str | int]] = []
+    exclude: list[dict[str, str | int]] = []
+    params: dict[str, dict[str, dict[str, Any]]] = {}
+    recipe: Recipe = Recipe()
+    surrogate: SurrogateSettings
+    budget: Budget = Budget()
+    poison_seed: int | None = None
+    skip_missing_data: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A suite's cells in order, and one sentence for each thing that was left out."""
+
+    suite: str
+    cells: tuple[Cell, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def poisons(self) -> tuple[Poison, ...]:
+        """The distinct poisons, in order."""
+        return tuple({cell.poison.key: cell.poison for cell in self.cells}.values())
+
+    @property
+    def surrogates(self) -> tuple[Surrogate, ...]:
+        """The distinct surrogates that some attack needs trained, in order."""
+        needed = (poison for poison in self.poisons if poison.attack.part.needs_surrogate)
+        return tuple({poison.surrogate.key: poison.surrogate for poison in needed}.values())
+
+
+def suite_names() -> list[str]:
+    """Return the names of the suites that come with the package."""
+    folder = files("bench") / "suites"
+    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def read_suite(name_or_file: str, overrides: Sequence[str] = ()) -> Suite:
+    """Read a suite by its name or its file, with ``KEY=VALUE`` overrides (``recipe.epochs=5``).
+
+    Raises:
+        BenchError: for an unknown suite, a file that is no suite, or an override that does not fit.
+    """
+    document = _document(name_or_file)
+    document.setdefault("name", Path(name_or_file).stem)
+    for override in overrides:
+        _override(document, override)
+    _refuse_unknown_axes(document)
+    try:
+        return Suite.model_validate(document)
+    except ValidationError as error:
+        raise BenchError(f"suite {document['name']!r}: {_first(error)}") from error
+
+
+def _document(name_or_file: str) -> dict[str, Any]:
+    is_file = name_or_file.endswith(".toml") or "/" in name_or_file
+    if not is_file and name_or_file not in suite_names():
+        raise unknown("suite", name_or_file, suite_names())
+    source = Path(name_or_file) if is_file else files("bench") / "suites" / f"{name_or_file}.toml"
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(f"cannot read the suite {source}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise BenchError(f"the suite {source} is no valid TOML: {error}") from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals:
+        raise BenchError(f"cannot read --set {override!r}; write KEY=VALUE, such as recipe.epochs=5")
+    *tables, last = path.strip().split(".")
+    table: Any = document
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise BenchError(f"--set {override!r}: {name!r} is a value, not a table")
+    table[last] = read_value(value)
+
+
+def _refuse_unknown_axes(document: Mapping[str, Any]) -> None:
+    """Name a misspelt axis before the schema would only say that something is not allowed."""
+    for table, known in (("matrix", AXES), ("params", axes())):
+        for axis in document.get(table, {}):
+            if axis not in known:
+                raise unknown(f"axis in [{table}]", axis, known)
+    for table in ("include", "exclude"):
+        for entry in document.get(table, []):
+            for axis in entry:
+                if axis not in AXES:
+                    raise unknown(f"axis in [[{table}]]", axis, AXES)
+    for axis, parts in document.get("params", {}).items():
+        for name in parts:
+            if name not in entries(axis):
+                raise unknown(f"{axis} in [params.{axis}]", name, entries(axis))
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(piece) for piece in first["loc"])
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = [*Suite.model_fields, *Recipe.__dataclass_fields__, *SurrogateSettings.model_fields, "epsilon"]
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        return f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    if first["type"] == "missing":
+        return f"{where!r} is missing"
+    return f"{where} = {first['input']!r} is refused: {first['msg']}"
+
+
+def expand(suite: Suite, only: Sequence[str] = (), data_root: Path | None = None) -> Plan:
+    """Expand a suite into its cells, every one with its clean counterpart.
+
+    Args:
+        suite: the suite.
+        only: ``AXIS=a,b`` restrictions, by label or by name; clean counterparts are kept.
+        data_root: where datasets are looked for.
+
+    Raises:
+        BenchError: for an unknown axis, name or parameter, or a dataset that is not there.
+    """
+    matrix, left_out = _resolve(suite, data_root)
+    restrictions = [_restriction(text, matrix, suite) for text in only]
+    combinations = [
+        combination
+        for combination in itertools.chain(_combine(matrix, suite.star), _included(suite, matrix))
+        if not any(_matches(combination, rule) for rule in suite.exclude)
+        and all(_selected(combination, axis, values) for axis, values in restrictions)
+    ]
+    if not combinations:
+        raise BenchError(f"suite {suite.name!r} has no cell left" + (f": {'; '.join(left_out)}" if left_out else ""))
+    build = _Builder(suite)
+    missing = _missing(build, combinations, data_root)
+    if missing and not suite.skip_missing_data:
+        raise BenchError(next(iter(missing.values())))
+    left_out += missing.values()
+    present = [combination for combination in combinations if combination["dataset"] not in missing]
+    cells = {cell.key: cell for cell in map(build.cell, _with_clean(present))}
+    return Plan(suite.name, tuple(cells.values()), tuple(left_out))
+
+
+def _resolve(suite: Suite, data_root: Path | None) -> tuple[dict[str, list[str | int]], list[str]]:
+    """Return the matrix with every axis and every "all" filled in, and what was left out for it."""
+    matrix: dict[str, list[str | int]] = {}
+    left_out: list[str] = []
+    for axis in AXES:
+        values = suite.matrix.get(axis)
+        if values is None or values == []:
+            raise BenchError(f"suite {suite.name!r}: [matrix] says nothing of the axis {axis!r}")
+        matrix[axis] = list(entries(axis)) if values == ALL else [_label(axis, value) for value in values]
+    return matrix, left_out
+
+
+def _label(axis: str, value: str | int) -> str | int:
+    if axis == "seed":
+        if not isinstance(value, int):
+            raise BenchError(f"a seed is a whole number, not {value!r}")
+        return value
+    return Choice.parse(str(value)).label
+
+
+def _missing(build: "_Builder", combinations: Iterable[Labels], data_root: Path | None) -> dict[str | int, str]:
+    """Return, per dataset that is not there, one sentence on how to get it."""
+    found: dict[str | int, str] = {}
+    for label in dict.fromkeys(combination["dataset"] for combination in combinations):
+        sentence = build.part("dataset", label).part.missing(data_root)
+        if sentence:
+            found[label] = sentence
+    return found
+
+
+def _combine(matrix: Mapping[str, Sequence[str | int]], star: bool) -> Iterator[dict[str, str | int]]:
+    if not star:
+        yield from (dict(zip(AXES, values, strict=True)) for values in itertools.product(*(matrix[a] for a in AXES)))
+        return
+    default = {axis: matrix[axis][0] for axis in VICTIM_AXES}
+    victims = [default] + [
+        {**default, axis: value} for axis in VICTIM_AXES for value in matrix[axis] if value != default[axis]
+    ]
+    for dataset, attack, victim, seed in itertools.product(
+        matrix["dataset"], matrix["attack"], victims, matrix["seed"]
+    ):
+        yield {"dataset": dataset, "attack": attack, **victim, "seed": seed}
+
+
+def _included(suite: Suite, matrix: Mapping[str, Sequence[str | int]]) -> Iterator[dict[str, str | int]]:
+    first = {axis: matrix[axis][0] for axis in AXES}
+    for entry in suite.include:
+        yield {**first, **{axis: _label(axis, value) for axis, value in entry.items()}}
+
+
+def _restriction(
+    text: str, matrix: Mapping[str, Sequence[str | int]], suite: Suite
+) -> tuple[str, tuple[str, ...]]:
+    axis, equals, values = text.partition("=")
+    axis = axis.strip()
+    if not equals:
+        raise BenchError(f"cannot read --only {text!r}; write AXIS=a,b, such as attack=em,tap")
+    if axis not in AXES:
+        raise unknown("axis in --only", axis, AXES)
+    labels = [*matrix[axis], *(_label(axis, entry[axis]) for entry in suite.include if axis in entry)]
+    known = {str(label) for label in labels} | {_name(label) for label in labels}
+    wanted = tuple(value.strip() for value in values.split(","))
+    for value in wanted:
+        if value not in known:
+            raise unknown(f"{axis} in --only (of suite {suite.name!r}):", value, known)
+    return axis, wanted
+
+
+def _name(label: str | int) -> str:
+    return str(label).partition("(")[0]
+
+
+def _selected(combination: Labels, axis: str, values: Sequence[str]) -> bool:
+    return str(combination[axis]) in values or _name(combination[axis]) in values
+
+
+def _matches(combination: Labels, rule: Labels) -> bool:
+    return all(str(value) in (str(combination[axis]), _name(combination[axis])) for axis, value in rule.items())
+
+
+def _with_clean(combinations: Sequence[Labels]) -> Iterator[Labels]:
+    """Yield the clean counterpart of every combination, then all of them; `expand` drops repetitions."""
+    for combination in combinations:
+        yield {**combination, "attack": CLEAN}
+    yield from combinations
+
+
+class _Builder:
+    """Builds cells; equal parts are built once."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+        self._parts: dict[tuple[str, str | int], Named[Any]] = {}
+
+    def part(self, axis: str, label: str | int) -> Named[Any]:
+        if (axis, label) not in self._parts:
+            choice = Choice.parse(str(label))
+            defaults = self._suite.params.get(axis, {}).get(choice.name, {})
+            self._parts[axis, label] = Named(choice, make(axis, choice, defaults))
+        return self._parts[axis, label]
+
+    def cell(self, labels: Labels) -> Cell:
+        suite = self._suite
+        seed = int(labels["seed"])
+        poison_seed = seed if suite.poison_seed is None else suite.poison_seed
+        surrogate = Surrogate(
+            dataset=self.part("dataset", labels["dataset"]),
+            backbone=self.part("backbone", suite.surrogate.backbone),
+            recipe=suite.surrogate.recipe or suite.recipe,
+            seed=poison_seed,
+        )
+        poison = Poison(
+            surrogate.dataset,
+            self.part("attack", labels["attack"]),
+            surrogate,
+            suite.budget.epsilon,
+            poison_seed,
+        )
+        victim = {axis: self.part(axis, labels[axis]) for axis in VICTIM_AXES}
+        return Cell(poison=poison, recipe=suite.recipe, seed=seed, **victim)
+
+

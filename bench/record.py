@@ -1,0 +1,190 @@
+"""Record: what the engine writes for each cell and the leaderboard reads. Standard library only."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict
+
+from bench.errors import BenchError
+
+SCHEMA = 1
+"""Version of the file's layout; raised when a field changes its meaning."""
+
+PROTOCOL = 1
+"""Version of the rules that make scores comparable; records of two protocols never share a table."""
+
+AXES = ("dataset", "attack", "backbone", "weighting", "defense", "regime", "seed")
+"""The axes of the matrix, in the order in which everything lists them."""
+
+Scores = dict[str, dict[str, float | None]]
+"""Task → metric → value; None where a metric is undefined on this test split."""
+
+
+class TaskInfo(TypedDict):
+    """What a table must know of a task.
+
+    Attributes:
+        kind: ``classification``, later also ``segmentation``, ``depth``, ``normals``.
+        classes: number of classes, for classification.
+        headline: the metric the field reports for it.
+        scored: the metric protection is computed from.
+        floor: metric → what an answer that knows nothing of the image scores.
+        perfect: metric → the best possible value.
+        test: labelled test samples.
+    """
+
+    kind: str
+    classes: NotRequired[int]
+    headline: str
+    scored: str
+    floor: dict[str, float]
+    perfect: dict[str, float]
+    test: int
+
+
+class Epoch(TypedDict):
+    """One point of the learning curve: the epoch from 1 on, loss on the training set, test scores."""
+
+    epoch: int
+    train_loss: float | None
+    learning_rate: float
+    weights: dict[str, float]
+    scores: Scores
+
+
+class Cost(TypedDict):
+    """What a phase cost: wall seconds, images through it per second, peaks of memory in MiB."""
+
+    seconds: float
+    images_per_s: float | None
+    peak_host_mb: float | None
+    peak_device_mb: float | None
+
+
+class Failure(TypedDict):
+    """Why a cell failed."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything known of one cell.
+
+    Attributes:
+        key: hash of every setting that can change the cell's result; also the file's name.
+        status: ``done`` or ``failed``; only ``done`` is ever reused.
+        suite: name of the suite it was run for.
+        cell: axis → label, for every axis in `AXES`; the seed is an int, the others are strings such as
+            ``em`` or ``jpeg(quality=30)``.
+        victim: hash of every setting of the victim. Cells that differ in the attack alone share it, so the
+            clean counterpart of a cell is the one with the same victim and the attack ``clean``.
+        poison: key of the poison trained on.
+        settings: every setting, resolved: axis → {name, version, params}, recipe, surrogate, epsilon.
+        tasks: task → `TaskInfo`.
+        scores: scores after the last epoch, the headline of the field.
+        peak: per task and metric the best value over all epochs (an oracle's early stopping).
+        curve: one `Epoch` per epoch.
+        noise: statistics of δ as released (``linf``, ``l2``, ``l0``, ``psnr``, ...), in steps of 1/255.
+        cost: phase → `Cost`; ``surrogate`` and ``craft`` are those of the shared poison, measured once.
+        environment: versions, device, threads, machine.
+        error: set where the status is ``failed``.
+        finished: UTC time, ISO 8601.
+    """
+
+    key: str
+    status: Literal["done", "failed"]
+    suite: str
+    cell: dict[str, str | int]
+    victim: str
+    poison: str
+    settings: dict[str, Any]
+    tasks: dict[str, TaskInfo] = field(default_factory=dict)
+    scores: Scores = field(default_factory=dict)
+    peak: Scores = field(default_factory=dict)
+    curve: list[Epoch] = field(default_factory=list)
+    noise: dict[str, float | None] = field(default_factory=dict)
+    cost: dict[str, Cost] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    error: Failure | None = None
+    finished: str = ""
+    protocol: int = PROTOCOL
+
+    @property
+    def label(self) -> str:
+        """The cell in one line, axes in the order of `AXES`."""
+        return " · ".join(f"seed {self.cell[a]}" if a == "seed" else str(self.cell[a]) for a in AXES)
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of a JSON value in its canonical spelling."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file aside and rename it, so that a reader sees the old file or the new one.
+
+    Raises:
+        BenchError: when the folder cannot be written to.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write a record to ``folder/KEY.json`` and return the path."""
+    body = asdict(record)
+    path = folder / f"{record.key}.json"
+    text = json.dumps(
+        {"schema": SCHEMA, "checksum": digest(body), "record": body}, indent=1, allow_nan=False, ensure_ascii=False
+    )
+    write_atomically(path, text + "\n")
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        BenchError: when the file is truncated, altered, of another schema or not a record at all.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise BenchError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, Mapping) or "record" not in content:
+        raise BenchError(f"{path} is not a record")
+    if content.get("schema") != SCHEMA:
+        raise BenchError(f"{path} has schema {content.get('schema')}, this version reads schema {SCHEMA}")
+    body = content["record"]
+    if content.get("checksum") != digest(body):
+        raise BenchError(f"{path} is damaged: its checksum does not match")
+    if set(body) != {f.name for f in fields(Record)} or body["key"] != path.stem:
+        raise BenchError(f"{path} is not the record its name says")
+    return Record(**body)
+
+
+def read_records(folder: Path) -> Iterator[Record | BenchError]:
+    """Yield every record of a folder in the order of its keys, or the error for a file that is not one."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            yield read_record(path)
+        except BenchError as error:
+            yield error

@@ -1,0 +1,119 @@
+"""Kinds of tasks: each knows its head, its loss, its metrics and their floors."""
+
+from bench import vision  # noqa: F401 - torchmetrics imports torchvision, so the door comes first
+
+# isort: split
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.classification import binary_auroc, multiclass_recall
+
+from bench.api import MISSING
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One label out of several; two classes are one logit with binary cross-entropy inside.
+
+    Source: the label handling of Yu et al., ICML 2025 (MTL-UE), section 5.1.
+
+    Attributes:
+        name: the task's name.
+        class_names: one per class, in the order of the labels 0, 1, ...
+        headline: the metric the field reports for the task.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    headline: Literal["accuracy", "auroc"] = "accuracy"
+
+    @property
+    def classes(self) -> int:
+        """Number of classes k."""
+        return len(self.class_names)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the head: 1 for two classes, else one per class."""
+        return 1 if self.classes == 2 else self.classes
+
+    @property
+    def scored(self) -> str:
+        """The metric protection is computed from.
+
+        Balanced accuracy in place of accuracy: on a 98 : 2 attribute plain accuracy has no room between a
+        clean victim and the floor.
+        """
+        return "balanced_accuracy" if self.headline == "accuracy" else self.headline
+
+    def loss(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy over the labelled samples, 0 where there is none."""
+        labelled = target != MISSING
+        if self.outputs == 1:
+            losses = functional.binary_cross_entropy_with_logits(
+                outputs[:, 0], target.clamp(min=0).to(outputs.dtype), reduction="none"
+            )
+        else:
+            losses = functional.cross_entropy(outputs, target, ignore_index=MISSING, reduction="none")
+        return (losses * labelled).sum() / labelled.sum().clamp(min=1)
+
+    def predict(self, outputs: Float[Tensor, "b o"]) -> Int64[Tensor, " b"]:
+        """Return the most likely class."""
+        return (outputs[:, 0] > 0).long() if self.outputs == 1 else outputs.argmax(1)
+
+    def metrics(self, outputs: Float[Tensor, "n o"], target: Int64[Tensor, " n"]) -> dict[str, float | None]:
+        """Return loss, accuracy, balanced accuracy and AUROC over the labelled samples.
+
+        Balanced accuracy is the mean recall, and AUROC the mean one-versus-rest area, over the classes that
+        occur. A metric that is undefined (no labels; AUROC with a single class; an output that is not
+        finite) is None.
+        """
+        labelled = target != MISSING
+        outputs, target = outputs[labelled], target[labelled]
+        if not len(target) or not outputs.isfinite().all():
+            return dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "auroc"))
+        predicted = self.predict(outputs)
+        occurring = target.unique()
+        recall = multiclass_recall(predicted, target, num_classes=self.classes, average="none")
+        return {
+            "loss": float(self.loss(outputs, target)),
+            "accuracy": float((predicted == target).float().mean()),
+            "balanced_accuracy": float(recall[occurring].mean()),
+            "auroc": self._auroc(outputs, target, occurring),
+        }
+
+    def _auroc(self, outputs: Tensor, target: Tensor, occurring: Tensor) -> float | None:
+        if len(occurring) < 2:
+            return None
+        if self.outputs == 1:
+            return float(binary_auroc(outputs[:, 0], target))
+        # Softmax first: one class's logit alone does not rank samples, its probability does.
+        probability = outputs.softmax(1)
+        areas = [binary_auroc(probability[:, c], (target == c).long()) for c in occurring.tolist()]
+        return float(torch.stack(areas).mean())
+
+    def describe(self, train: Int64[Tensor, " n"], test: Int64[Tensor, " m"]) -> dict[str, Any]:
+        """Return the task's `bench.record.TaskInfo`.
+
+        The floor of accuracy is that of the training set's commonest class on the test set; of balanced
+        accuracy 1/k over the k classes that occur there; of AUROC 0.5.
+        """
+        train, test = train[train != MISSING], test[test != MISSING]
+        commonest = train.bincount(minlength=self.classes).argmax()
+        return {
+            "kind": "classification",
+            "classes": self.classes,
+            "headline": self.headline,
+            "scored": self.scored,
+            "floor": {
+                "accuracy": float((test == commonest).float().mean()) if len(test) else 0.0,
+                "balanced_accuracy": 1.0 / max(1, len(test.unique())),
+                "auroc": 0.5,
+            },
+            "perfect": {"accuracy": 1.0, "balanced_accuracy": 1.0, "auroc": 1.0},
+            "test": len(test),
+        }

@@ -1,0 +1,145 @@
+"""Training and scoring a multi-task network: the only training loop."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from bench.api import Augmentation, Balancer, Batch, Defense, Split, Targets, Task
+from bench.augmentation import augment, center
+from bench.net import MultiTaskNet
+from bench.record import Scores
+
+SCORING_BATCH = 1024
+"""Images scored at a time; changes speed and memory, not results."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; the defaults are the paper's.
+
+    Source: Yu et al., ICML 2025 (MTL-UE), section 5.1: Adam, 60 epochs, learning rate ÷10 at 36 and 48
+
+    Attributes:
+        epochs: passes over the training set.
+        batch: images per step.
+        learning_rate: Adam's.
+        weight_decay: Adam's, coupled (L2).
+        milestones: fractions of the epochs after which the learning rate is multiplied by ``gamma``.
+        gamma: see ``milestones``.
+        clip_norm: gradients are scaled down to this norm.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 60
+    batch: Annotated[int, Ge(1)] = 512
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    milestones: tuple[Annotated[float, Gt(0), Le(1)], ...] = (0.6, 0.8)
+    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
+    clip_norm: Annotated[float, Gt(0)] = 5.0
+
+
+@dataclass(frozen=True)
+class TrainedEpoch:
+    """What one pass over the training set leaves: the mean loss, the learning rate, the mean task weights."""
+
+    epoch: int
+    train_loss: float
+    learning_rate: float
+    weights: dict[str, float]
+
+
+def take(split: Split, index: Tensor, device: torch.device) -> Batch:
+    """Return some rows of a split as floats in [0, 1] on the device."""
+    rows = index.to(split.images.device)
+    images = split.images[rows].to(device, non_blocking=True)
+    targets = {task: labels[rows].to(device, non_blocking=True) for task, labels in split.targets.items()}
+    return Batch(images.float().div_(255), targets, index)
+
+
+def batches(split: Split, size: int, device: torch.device, shuffle: bool) -> Iterator[Batch]:
+    """Yield the split once in batches, the last one maybe smaller, shuffled by torch's global generator."""
+    order = torch.randperm(len(split)) if shuffle else torch.arange(len(split))
+    for index in order.split(size):
+        yield take(split, index, device)
+
+
+def task_losses(net: nn.Module, tasks: Sequence[Task], images: Tensor, targets: Targets) -> Tensor:
+    """Return the loss of every task [t] on a batch of images."""
+    outputs = net(images)
+    return torch.stack([task.loss(out, targets[task.name]) for task, out in zip(tasks, outputs, strict=True)])
+
+
+def fit(
+    net: MultiTaskNet,
+    train: Split,
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    augmentation: Augmentation,
+    balancer: Balancer,
+    defense: Defense,
+    device: torch.device,
+) -> Iterator[TrainedEpoch]:
+    """Train a network, yielding after every epoch.
+
+    Every step: crop and flip per image, the defense's augmentation, the weighting's backward pass, gradient
+    clipping, Adam.
+    """
+    optimizer = torch.optim.Adam(
+        net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    drops = [round(fraction * recipe.epochs) for fraction in recipe.milestones]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, recipe.gamma)
+    shared = net.shared_parameters()
+    for epoch in range(1, recipe.epochs + 1):
+        total = torch.zeros(len(tasks), device=device)
+        weights = torch.zeros(len(tasks), device=device)
+        steps = 0
+        net.train()
+        for batch in batches(train, recipe.batch, device, shuffle=True):
+            cropped = Batch(augment(batch.images, augmentation), batch.targets, batch.index)
+            seen = defense.augment(cropped, net)
+            losses = task_losses(net, tasks, seen.images, seen.targets)
+            optimizer.zero_grad(set_to_none=True)
+            weights += balancer.backward(losses, shared).detach()
+            clip_grad_norm_(net.parameters(), recipe.clip_norm)
+            optimizer.step()
+            total += losses.detach() * len(batch.index)
+            steps += 1
+        learning_rate = float(schedule.get_last_lr()[0])
+        schedule.step()
+        mean_weights = (weights / steps).tolist()
+        yield TrainedEpoch(
+            epoch,
+            float(total.mean() / len(train)),
+            learning_rate,
+            {task.name: weight for task, weight in zip(tasks, mean_weights, strict=True)},
+        )
+
+
+@torch.no_grad()
+def predict(
+    net: nn.Module, split: Split, augmentation: Augmentation, device: torch.device
+) -> list[Tensor]:
+    """Return the network's outputs [n o] per task on the central crops of a split, in evaluation mode."""
+    net.eval()
+    outputs = [
+        net(center(batch.images, augmentation))
+        for batch in batches(split, SCORING_BATCH, device, shuffle=False)
+    ]
+    return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+
+
+def score(
+    net: nn.Module, split: Split, tasks: Sequence[Task], augmentation: Augmentation, device: torch.device
+) -> Scores:
+    """Return every metric of every task on a split."""
+    outputs = predict(net, split, augmentation, device)
+    return {
+        task.name: task.metrics(out, split.targets[task.name].to(device))
+        for task, out in zip(tasks, outputs, strict=True)
+    }

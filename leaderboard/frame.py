@@ -1,0 +1,193 @@
+"""Records to one tidy table: a row per finished cell and task, with its protection."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pandas import DataFrame
+
+from bench.errors import BenchError
+from bench.record import AXES, Record
+
+CLEAN = "clean"
+"""Label of the attack that changes nothing; protection is measured against it."""
+
+MIN_HEADROOM = 0.05
+"""Least part of the range from floor to perfect that a clean victim must have learned.
+
+Protection divides by what the clean victim learned. At 0.05 an error of one hundredth of the range already
+moves protection by 0.2; below it the quotient shows the seed and not the attack.
+"""
+
+PHASES = ("surrogate", "craft", "train")
+"""Phases that always have columns, measured or not."""
+
+COSTS = {
+    "seconds": "s",
+    "images_per_s": "images_per_s",
+    "peak_host_mb": "host_mb",
+    "peak_device_mb": "device_mb",
+}
+"""Field of `bench.record.Cost` → suffix of its column, as in ``craft_s``."""
+
+_TASK_COLUMNS = (
+    *("task", "position", "headline", "raw", "raw_peak", "floor_raw"),
+    *("scored", "score", "floor", "perfect"),
+)
+_CELL_COLUMNS = (*AXES, "key", "victim", "poison", "suite", "linf", "peak_host_mb", "peak_device_mb")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The records that count.
+
+    Attributes:
+        done: one finished record per cell.
+        failed: one failed record per cell that was not finished later.
+        superseded: finished records left out since the same cell was finished again under other settings.
+    """
+
+    done: tuple[Record, ...]
+    failed: tuple[Record, ...]
+    superseded: int
+
+
+def select(records: Iterable[Record]) -> Selection:
+    """Keep, of the records with the same seven axis labels, the one finished last.
+
+    The result is in the order of the axes, whatever the order of the records.
+
+    Raises:
+        BenchError: when the records that remain follow more than one protocol.
+    """
+    by_age = sorted({record.key: record for record in records}.values(), key=_age)
+    finished = [record for record in by_age if record.status == "done"]
+    done = {_labels(record): record for record in finished}
+    failed = {
+        _labels(record): record
+        for record in by_age
+        if record.status == "failed"
+        and (_labels(record) not in done or _age(done[_labels(record)]) < _age(record))
+    }
+    protocols = sorted({record.protocol for record in done.values()})
+    if len(protocols) > 1:
+        listed = " and ".join(str(protocol) for protocol in protocols)
+        raise BenchError(f"records of protocols {listed} cannot share a table; report them apart")
+    return Selection(
+        done=tuple(done[labels] for labels in sorted(done)),
+        failed=tuple(failed[labels] for labels in sorted(failed)),
+        superseded=len(finished) - len(done),
+    )
+
+
+def to_frame(records: Iterable[Record]) -> DataFrame:
+    """Return the tidy table of the finished records, one row per cell and task.
+
+    Columns:
+        the axes, ``key``, ``victim``, ``poison``, ``suite``: the cell;
+        ``task``, ``position`` (of the task in its dataset);
+        ``headline`` (the field's metric), ``raw`` (its last value), ``raw_peak``, ``floor_raw``;
+        ``scored`` (the metric of protection), ``score``, ``floor``, ``perfect``;
+        ``clean_score``, ``clean_raw``: of the clean counterpart, which has the same victim;
+        ``paired`` (there is one), ``defined``, ``protection``;
+        ``linf`` (steps of 1/255), ``peak_host_mb``, ``peak_device_mb`` (MiB, over all phases), and per phase
+        ``PHASE_s``, ``PHASE_images_per_s``, ``PHASE_host_mb``, ``PHASE_device_mb``.
+
+    Protection is (clean - score) / (clean - floor): 1 where nothing was learned, 0 where the attack had no
+    effect, above 1 where the victim was misled, and 0 for the clean attack. It is NaN where it is undefined:
+    without a clean counterpart, with a value missing, or with the clean score within `MIN_HEADROOM` of the
+    floor.
+
+    Raises:
+        BenchError: when the records follow more than one protocol.
+    """
+    done = select(records).done
+    phases = sorted({phase for record in done for phase in record.cost} - set(PHASES))
+    costs = [f"{phase}_{suffix}" for phase in (*PHASES, *phases) for suffix in COSTS.values()]
+    rows = [row for record in done for row in _rows(record)]
+    frame = DataFrame(rows, columns=[*_CELL_COLUMNS, *_TASK_COLUMNS, *costs])
+    texts = {*AXES, "key", "victim", "poison", "suite", "task", "headline", "scored"}
+    numbers = [column for column in frame.columns if column not in texts]
+    return _protect(frame.astype(dict.fromkeys(numbers, float)).astype({"position": int, "seed": int}))
+
+
+def cells(frame: DataFrame) -> DataFrame:
+    """Return one row per cell: its columns, its mean ``protection`` over the defined tasks, and counts.
+
+    ``undefined`` counts the tasks that have a clean counterpart but no defined protection; ``unpaired`` says
+    that there is no counterpart.
+    """
+    task_columns = {*_TASK_COLUMNS, "clean_score", "clean_raw", "protection", "defined", "paired"}
+    cell = frame.drop_duplicates("key").set_index("key", drop=False)
+    tasks = frame.assign(undefined=frame["paired"] & ~frame["defined"]).groupby("key", sort=False)
+    return (
+        cell[[column for column in frame.columns if column not in task_columns]]
+        .assign(
+            protection=tasks["protection"].mean(),
+            undefined=tasks["undefined"].sum(),
+            unpaired=~tasks["paired"].any(),
+        )
+        .reset_index(drop=True)
+    )
+
+
+def _age(record: Record) -> tuple[str, str]:
+    return record.finished, record.key
+
+
+def _labels(record: Record) -> tuple[str | int, ...]:
+    return tuple(record.cell[axis] for axis in AXES)
+
+
+def _rows(record: Record) -> Iterator[dict[str, Any]]:
+    cell: dict[str, Any] = {
+        **record.cell,
+        "key": record.key,
+        "victim": record.victim,
+        "poison": record.poison,
+        "suite": record.suite,
+        "linf": record.noise.get("linf"),
+        "peak_host_mb": _highest(cost["peak_host_mb"] for cost in record.cost.values()),
+        "peak_device_mb": _highest(cost["peak_device_mb"] for cost in record.cost.values()),
+    }
+    for phase, cost in record.cost.items():
+        measured: Mapping[str, Any] = cost
+        cell |= {f"{phase}_{suffix}": measured.get(name) for name, suffix in COSTS.items()}
+    for position, (task, info) in enumerate(record.tasks.items()):
+        headline, scored = info["headline"], info["scored"]
+        scores = record.scores.get(task, {})
+        yield cell | {
+            "task": task,
+            "position": position,
+            "headline": headline,
+            "raw": scores.get(headline),
+            "raw_peak": record.peak.get(task, {}).get(headline),
+            "floor_raw": info["floor"].get(headline),
+            "scored": scored,
+            "score": scores.get(scored),
+            "floor": info["floor"].get(scored),
+            "perfect": info["perfect"].get(scored),
+        }
+
+
+def _highest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _protect(frame: DataFrame) -> DataFrame:
+    clean = (
+        frame.loc[frame["attack"] == CLEAN, ["victim", "task", "score", "raw"]]
+        .drop_duplicates(["victim", "task"])
+        .rename(columns={"score": "clean_score", "raw": "clean_raw"})
+    )
+    frame = frame.merge(clean, on=["victim", "task"], how="left")
+    learned = frame["clean_score"] - frame["floor"]
+    room = (frame["perfect"] - frame["floor"]).where(lambda width: width != 0)
+    is_clean = frame["attack"] == CLEAN
+    defined = is_clean | ((learned / room >= MIN_HEADROOM) & frame["score"].notna())
+    protection = (frame["clean_score"] - frame["score"]) / learned.where(defined & ~is_clean)
+    return frame.assign(
+        paired=frame["victim"].isin(clean["victim"]),
+        defined=defined,
+        protection=protection.mask(is_clean, 0.0),
+    )

@@ -1,0 +1,361 @@
+"""The leaderboard as a markdown page, and its rows as CSV and JSON.
+
+The text depends on the records alone, not on their order, so that a committed page shows real changes only.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pandas import DataFrame, isna
+from tabulate import tabulate
+
+from bench.record import AXES, Record
+from leaderboard.comparison import Comparison
+from leaderboard.costs import costs
+from leaderboard.frame import CLEAN, MIN_HEADROOM, Selection, cells, select, to_frame
+from leaderboard.tables import (
+    FLOOR,
+    attack_order,
+    by_axis,
+    by_task,
+    peak_vs_last,
+    ranking,
+    usual_victims,
+    varying_axes,
+)
+
+MISSING = "–"
+"""Stands for a value that there is not."""
+
+PERCENTAGES = frozenset({"accuracy", "balanced_accuracy", "auroc", "miou", "pixel_accuracy"})
+"""Metrics between 0 and 1 that the field prints as percentages."""
+
+MAX_TASK_COLUMNS = 8
+"""A dataset with more tasks has them as rows: a table of 40 columns cannot be read."""
+
+PROTECTION = (
+    "**Protection** of a task is (clean - poisoned) / (clean - floor), where *clean* is the score of the same "
+    "victim trained on clean data and *floor* that of an answer which knows nothing of the image: 1 means that "
+    "nothing was learned, 0 that the attack had no effect, above 1 that the victim was misled."
+)
+
+
+def render(records: Iterable[Record], left_out: Sequence[str] = ()) -> str:
+    """Return the whole board in markdown.
+
+    Args:
+        records: of one protocol, finished and failed, in any order.
+        left_out: one sentence for each thing that should be here and is not, such as a damaged file.
+
+    Raises:
+        BenchError: when the records follow more than one protocol.
+    """
+    records = list(records)
+    chosen, frame = select(records), to_frame(records)
+    sections = [_head(chosen, frame)]
+    if len(frame):
+        sections += [_ranking(frame)]
+        sections += [_dataset(frame, dataset) for dataset in sorted(set(frame["dataset"]))]
+        sections += [_axis(frame, axis) for axis in varying_axes(frame)]
+        sections += [_peaks(frame), _costs(frame)]
+    sections += [_failed(chosen.failed), _notes(frame, chosen, left_out)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Return a comparison in markdown: the verdict in one sentence, then a row per task."""
+    a, b = escape(comparison.a), escape(comparison.b)
+    rows = [
+        {
+            "dataset": row["dataset"],
+            "task": row["task"],
+            comparison.a: protection(row["protection_a"]),
+            comparison.b: protection(row["protection_b"]),
+            "difference": _with_interval(row["protection"], row["low"], row["high"]),
+            f"{comparison.a} wins/ties/losses": f"{row['wins']}/{row['ties']}/{row['losses']}",
+            "metric": _metric(row["metric"]),
+            f"raw {comparison.a}": _raw(row["raw_a"], row["metric"]),
+            f"raw {comparison.b}": _raw(row["raw_b"], row["metric"]),
+            "raw difference": _raw(row["raw"], row["metric"]),
+        }
+        for row in comparison.tasks.to_dict("records")
+    ]
+    overall = comparison.overall
+    counts = (
+        f"{comparison.cells} cells of each side are paired (equal in all axes but {comparison.axis}); "
+        f"without a counterpart: {comparison.only_a} of {a}, {comparison.only_b} of {b}. "
+        f"Over the paired cells {a} wins {overall.wins}, ties {overall.ties} and loses {overall.losses}."
+    )
+    if overall.p_value is not None:
+        counts += f" Sign-flip test over seeds: p = {overall.p_value:.2g}."
+    return "\n\n".join([f"# {a} against {b}", escape(comparison.verdict), table(rows), counts]) + "\n"
+
+
+def to_csv(frame: DataFrame) -> str:
+    """Return the tidy table as CSV, missing values empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def to_json(frame: DataFrame) -> str:
+    """Return the tidy table as a JSON list of rows, missing values null."""
+    return frame.to_json(orient="records", double_precision=15, indent=1, force_ascii=False) + "\n"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as a markdown table, escaped; columns of numbers are set to the right."""
+    columns = list(rows[0])
+    body = [[escape(str(row[column])) for column in columns] for row in rows]
+    aligned = ["right" if all(_is_number(line[i]) for line in body) else "left" for i in range(len(columns))]
+    headers = [escape(column) for column in columns]
+    return tabulate(body, headers=headers, tablefmt="pipe", colalign=aligned, disable_numparse=True)
+
+
+def escape(text: str) -> str:
+    """Return text in one line with the signs that markdown would read as its own defused."""
+    return re.sub(r"([\\|<>*`])", r"\\\1", " ".join(text.split()))
+
+
+def protection(value: float | None, spread: float | None = None) -> str:
+    """Return a protection with two decimals, and its spread over seeds where there is one."""
+    if _is_missing(value):
+        return MISSING
+    return f"{value:z.2f}" if _is_missing(spread) else f"{value:z.2f} ± {spread:.2f}"
+
+
+def number(value: float | None) -> str:
+    """Return a measured quantity with about three digits."""
+    if value is None or _is_missing(value):
+        return MISSING
+    return f"{value:z.{1 if abs(value) >= 10 else 2}f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _raw(value: float | None, metric: str) -> str:
+    if value is None or _is_missing(value):
+        return MISSING
+    return f"{100 * value:z.1f}" if metric in PERCENTAGES else number(value)
+
+
+def _metric(metric: str) -> str:
+    return f"{metric.replace('_', ' ')}{' %' if metric in PERCENTAGES else ''}"
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value != value
+
+
+def _is_number(text: str) -> bool:
+    return text in (MISSING, "") or bool(re.match(r"[-+]?\d", text)) and not re.search(r"[a-zA-Z]", text)
+
+
+def _with_interval(mean: float | None, low: float | None, high: float | None) -> str:
+    if _is_missing(mean) or _is_missing(low):
+        return protection(mean)
+    return f"{mean:z.2f} [{low:z.2f}, {high:z.2f}]"
+
+
+def _head(chosen: Selection, frame: DataFrame) -> str:
+    if not chosen.done:
+        return "# Leaderboard\n\nNo cell is finished yet."
+    suites = ", ".join(sorted({record.suite for record in chosen.done}))
+    seeds = frame["seed"].nunique()
+    facts = (
+        f"{len(chosen.done)} cells of suite {escape(suites)}, {_count(seeds, 'seed')}, "
+        f"protocol {chosen.done[0].protocol}."
+    )
+    return f"# Leaderboard\n\n{facts}\n\n{PROTECTION}"
+
+
+def _ranking(frame: DataFrame) -> str:
+    ranked = ranking(frame)
+    metrics = sorted(set(frame["headline"]))
+    rows = []
+    for row in ranked.to_dict("records"):
+        reference = row["attack"] == CLEAN
+        rows.append(
+            {
+                "#": MISSING if isna(row["rank"]) else str(row["rank"]),
+                "attack": row["attack"],
+                "worst case": protection(row["worst"], row["spread"]),
+                "worst defense": MISSING if reference else row["worst_defense"] or MISSING,
+                "defenses": _span(row["defenses_min"], row["defenses_max"]),
+                "mean": protection(row["mean"]),
+                **{_metric(metric): _raw(row.get(f"raw_{metric}"), metric) for metric in metrics},
+                "cells": str(row["cells"]),
+                "undefined": str(row["undefined"]),
+                "craft s": number(row["craft_s"]),
+                "craft img/s": number(row["craft_images_per_s"]),
+                "host MiB": _whole(row["craft_host_mb"]),
+                "device MiB": _whole(row["craft_device_mb"]),
+                "l∞ /255": MISSING if _is_missing(row["linf"]) else f"{row['linf']:.3g}",
+            }
+        )
+    legend = (
+        "The defender picks the defense: *worst case* is the least protection over the defenses, averaged over "
+        "everything else; *mean* is over the defenses too"
+        + ("; ± is the standard deviation over seeds" if ranked["spread"].notna().any() else "")
+        + ". *Defenses* is how many a worst case is over, *undefined* how many tasks of the cells have no "
+        "protection and are left out. Raw scores are without a defense where that was run; lower means better "
+        f"protected, except for errors. Memory is the peak while crafting, l∞ the largest change of a pixel. "
+        f"{CLEAN} is the reference and is not ranked."
+    )
+    return "\n\n".join(["## Ranking", table(_without_empty(rows)), legend])
+
+
+def _dataset(frame: DataFrame, dataset: str) -> str:
+    wide = by_task(frame, dataset)
+    rows = usual_victims(frame, dataset)
+    metrics = rows.drop_duplicates("task").set_index("task")["headline"]
+    tasks = list(wide["raw"].columns)
+    one = metrics.nunique() == 1
+    lines = []
+    for attack, values in wide.iterrows():
+        line = {"attack": str(attack)}
+        for task in tasks:
+            line[task] = _cell(values["raw", task], metrics[task], values["protection", task])
+        if len(tasks) > 1:
+            line["mean"] = _cell(values["mean", "raw"], metrics.iloc[0], values["mean", "protection"])
+        lines.append(line)
+    if len(tasks) > MAX_TASK_COLUMNS:
+        lines = _transpose(lines)
+    what = (
+        _metric(metrics.iloc[0])
+        if one
+        else ", ".join(f"{_metric(metric)} of {escape(task)}" for task, metric in metrics[tasks].items())
+    )
+    legend = f"Last epoch: {what}, with protection in parentheses. {_victims(rows)}"
+    return "\n\n".join([f"## {escape(dataset)}: every task", table(lines), legend])
+
+
+def _transpose(lines: list[dict[str, str]]) -> list[dict[str, str]]:
+    columns = [column for column in lines[0] if column != "attack"]
+    return [{"task": column, **{line["attack"]: line[column] for line in lines}} for column in columns]
+
+
+def _cell(raw: float, metric: str, value: float) -> str:
+    shown = _raw(raw, metric)
+    return shown if _is_missing(value) else f"{shown} ({protection(value)})"
+
+
+def _victims(rows: DataFrame) -> str:
+    parts = []
+    for axis in ("defense", "backbone", "weighting", "regime"):
+        labels = sorted(set(rows[axis]))
+        plural = axis if len(labels) == 1 else f"{axis}s"
+        parts.append(f"{plural} {escape(', '.join(labels))}")
+    return f"Victims: {'; '.join(parts)}; {_count(rows['seed'].nunique(), 'seed')}."
+
+
+def _axis(frame: DataFrame, axis: str) -> str:
+    means = by_axis(frame, axis)
+    if not len(means):
+        return ""
+    rows = [
+        {"attack": str(attack), **{str(label): protection(value) for label, value in values.items()}}
+        for attack, values in means.iterrows()
+    ]
+    return f"## Protection by {axis}\n\n{table(rows)}"
+
+
+def _peaks(frame: DataFrame) -> str:
+    rows = [
+        {
+            "dataset": row["dataset"],
+            "attack": row["attack"],
+            "metric": _metric(row["metric"]),
+            "last": _raw(row["last"], row["metric"]),
+            "best": _raw(row["peak"], row["metric"]),
+        }
+        for row in peak_vs_last(frame).to_dict("records")
+    ]
+    legend = (
+        "Mean over tasks of the raw score after the last epoch and at each task's best epoch, picked on the test "
+        "set: what early stopping could give an exploiter at most. Victims as in the tables of every task."
+    )
+    return "\n\n".join(["## Last and best epoch", table(rows), legend])
+
+
+def _costs(frame: DataFrame) -> str:
+    rows = [
+        {
+            "phase": row["phase"],
+            "dataset": row["dataset"],
+            "by": row["axis"],
+            "part": row["part"],
+            "s": number(row["s"]),
+            "img/s": number(row["images_per_s"]),
+            "host MiB": _whole(row["host_mb"]),
+            "device MiB": _whole(row["device_mb"]),
+            "measured": str(row["measured"]),
+        }
+        for row in costs(frame).to_dict("records")
+    ]
+    if not rows:
+        return ""
+    legend = (
+        "Means over what was measured: each poison once, all else per cell. Memory is the peak of the phase."
+    )
+    return "\n\n".join(["## Costs", table(_without_empty(rows)), legend])
+
+
+def _failed(failed: Sequence[Record]) -> str:
+    if not failed:
+        return ""
+    rows = [
+        {
+            "cell": record.label,
+            "error": f"{record.error['type']}: {record.error['message']}".splitlines()[0]
+            if record.error
+            else MISSING,
+        }
+        for record in failed
+    ]
+    return f"## Failed cells\n\n{table(rows)}"
+
+
+def _notes(frame: DataFrame, chosen: Selection, left_out: Sequence[str]) -> str:
+    once = cells(frame)
+    undefined, unpaired = int(once["undefined"].sum()), int(once["unpaired"].sum())
+    notes = []
+    if undefined:
+        notes.append(
+            f"{_count(undefined, 'task')} of the cells left out of all means: the clean victim is within "
+            f"{MIN_HEADROOM:.0%} of the way from the floor to a perfect score, or a score is undefined."
+        )
+    if unpaired:
+        notes.append(f"{_count(unpaired, 'cell')} without a clean counterpart, so without protection.")
+    if chosen.superseded:
+        notes.append(
+            f"{_count(chosen.superseded, 'older record')} left out: the same cell was finished later with "
+            "other settings."
+        )
+    if chosen.failed:
+        notes.append(f"{_count(len(chosen.failed), 'cell')} failed.")
+    if _uneven(once):
+        notes.append("The attacks were not all run on the same cells; `bench compare` pairs them.")
+    notes += [escape(sentence) for sentence in left_out]
+    return "## Notes\n\n" + "\n".join(f"- {note}" for note in notes) if notes else ""
+
+
+def _uneven(once: DataFrame) -> bool:
+    """Whether some attack (clean apart) misses a cell that another one has."""
+    others = [axis for axis in AXES if axis != "attack"]
+    attacks = once[once["attack"] != CLEAN].groupby("attack")
+    return len({frozenset(rows[others].itertuples(index=False, name=None)) for _, rows in attacks}) > 1
+
+
+def _without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    empty = {column for column in rows[0] if all(row[column] == MISSING for row in rows)}
+    return [{column: text for column, text in row.items() if column not in empty} for row in rows]
+
+
+def _whole(value: float | None) -> str:
+    return MISSING if _is_missing(value) else f"{value:.0f}"
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _count(amount: int, what: str) -> str:
+    return f"{amount} {what}" + ("" if amount == 1 else "s")

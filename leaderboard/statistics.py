@@ -1,0 +1,110 @@
+"""Intervals and paired comparisons, with the seed as the unit of replication.
+
+Cells of one seed share their data order, initial weights and, under one attack, their poison, so they are no
+replicates of each other: values are first averaged within a seed, and only then is a spread taken over seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pandas import Series
+from scipy import stats
+
+TIE = 0.005
+"""Differences up to this size count as ties: they vanish in the two decimals that are printed."""
+
+MAX_EXACT_SEEDS = 16
+"""Up to so many seeds all 2ⁿ sign flips are enumerated; with more, no p-value is given."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its two-sided confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def includes_zero(self) -> bool:
+        """Whether a mean of 0 is within the interval."""
+        return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What paired differences A - B say.
+
+    Attributes:
+        pairs: number of differences.
+        seeds: number of seeds they come from.
+        wins: differences above `TIE`; ``losses`` those below -`TIE`, ``ties`` the rest.
+        mean: mean over seeds of the mean difference within a seed; None without pairs.
+        interval: 95 % t interval of that mean over seeds; None with fewer than two seeds.
+        p_value: two-sided, from all sign flips of the per-seed means; None with fewer than two seeds. With n
+            seeds it cannot fall below 2 / 2ⁿ.
+    """
+
+    pairs: int
+    seeds: int
+    wins: int
+    losses: int
+    ties: int
+    mean: float | None
+    interval: Interval | None
+    p_value: float | None
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+    """Return the mean with its Student t interval, None for fewer than two values.
+
+    Args:
+        values: independent replicates, one per seed; all finite.
+        level: two-sided confidence.
+    """
+    if len(values) < 2:
+        return None
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * float(stats.sem(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def seed_means(values: "Series[float]", seeds: "Series[int]") -> list[float]:
+    """Return the mean of each seed's values in the order of the seeds, missing values left out."""
+    present = values.notna()
+    return [float(mean) for mean in values[present].groupby(seeds[present]).mean()]
+
+
+def seed_spread(values: "Series[float]", seeds: "Series[int]") -> float | None:
+    """Return the sample standard deviation of the per-seed means, None with fewer than two seeds."""
+    means = seed_means(values, seeds)
+    return float(np.std(means, ddof=1)) if len(means) > 1 else None
+
+
+def compare_pairs(differences: "Series[float]", seeds: "Series[int]") -> Paired:
+    """Summarise paired differences; a missing one is no pair.
+
+    Args:
+        differences: A - B, one per pair.
+        seeds: the seed of each pair, with the same index.
+    """
+    present = differences.notna()
+    differences, means = differences[present], seed_means(differences, seeds)
+    wins, losses = int((differences > TIE).sum()), int((differences < -TIE).sum())
+    return Paired(
+        pairs=len(differences),
+        seeds=len(means),
+        wins=wins,
+        losses=losses,
+        ties=len(differences) - wins - losses,
+        mean=float(np.mean(means)) if means else None,
+        interval=mean_interval(means),
+        p_value=_flip_signs(means) if 2 <= len(means) <= MAX_EXACT_SEEDS else None,
+    )
+
+
+def _flip_signs(means: Sequence[float]) -> float:
+    # A single sample of type "samples" is permuted by flipping signs, and with 2ⁿ resamples by all of them.
+    flipped = stats.permutation_test([means], np.mean, permutation_type="samples", n_resamples=2 ** len(means))
+    return float(flipped.pvalue)

@@ -1,0 +1,185 @@
+"""The tables of the leaderboard, as data frames; `leaderboard.markdown` writes them out."""
+
+import pandas as pd
+from pandas import DataFrame, Series
+
+from bench.errors import unknown
+from bench.record import AXES
+from leaderboard.costs import varied
+from leaderboard.frame import CLEAN, cells
+from leaderboard.statistics import seed_spread
+
+NO_DEFENSE = "none"
+"""Label of the defense that does nothing; raw scores are shown under it, as the papers do."""
+
+FLOOR = "floor"
+"""Label of the row that knows nothing of the image."""
+
+_DRAW = ["dataset", "backbone", "weighting", "regime", "seed"]
+
+
+def ranking(frame: DataFrame) -> DataFrame:
+    """Rank the attacks by their worst case: the defender picks the defense.
+
+    For every dataset, backbone, weighting, regime and seed the least protection over the defenses that were
+    run there is taken, then the mean over all of these. A setting with one defense counts with that one.
+
+    Returns:
+        One row per attack, best first, ``clean`` last:
+        ``rank`` (missing for clean and where nothing is defined), ``attack``, ``worst``, ``worst_defense``
+        (most often the worst), ``defenses_min`` and ``defenses_max`` (how many a worst case is over),
+        ``mean`` (over defenses), ``spread`` (of ``worst`` over seeds, NaN for one seed), ``cells``,
+        ``undefined`` (tasks of cells), ``unpaired`` (cells), one ``raw_METRIC`` per headline metric (under
+        defense ``none`` where it was run), ``craft_s``, ``craft_images_per_s``, ``craft_host_mb``,
+        ``craft_device_mb`` (means over distinct poisons) and ``linf`` (largest, in steps of 1/255).
+    """
+    once = cells(frame)
+    rows = [_rank_row(rows, frame[frame["attack"] == attack]) for attack, rows in once.groupby("attack")]
+    if not rows:
+        return DataFrame(columns=["rank", "attack", "worst"])
+    table = DataFrame(rows)
+    table["clean"] = table["attack"] == CLEAN
+    order = ["clean", "worst", "mean", "attack"]
+    table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True)
+    ranked = ~table["clean"] & table["worst"].notna()
+    table.insert(0, "rank", ranked.cumsum().where(ranked).astype("Int64"))
+    return table.drop(columns="clean")
+
+
+def _rank_row(once: DataFrame, tasks: DataFrame) -> dict[str, object]:
+    defined = once[once["protection"].notna()]
+    draws = defined.groupby(_DRAW)["protection"]
+    worst = draws.min().reset_index()
+    least = defined.loc[draws.idxmin(), "defense"] if len(defined) else Series(dtype=str)
+    counts = draws.size()
+    poisons = once.drop_duplicates("poison")
+    crafting = [f"craft_{suffix}" for suffix in ("s", "images_per_s", "host_mb", "device_mb")]
+    return {
+        "attack": once["attack"].iloc[0],
+        "worst": worst["protection"].mean(),
+        # value_counts breaks ties by first occurrence; sorting by name first makes that the alphabet.
+        "worst_defense": least.sort_values().value_counts().index[0] if len(least) else None,
+        "defenses_min": int(counts.min()) if len(counts) else 0,
+        "defenses_max": int(counts.max()) if len(counts) else 0,
+        "mean": draws.mean().mean(),
+        "spread": _number(seed_spread(worst["protection"], worst["seed"])),
+        "cells": len(once),
+        "undefined": int(once["undefined"].sum()),
+        "unpaired": int(once["unpaired"].sum()),
+        **{f"raw_{metric}": value for metric, value in _raw_means(tasks).items()},
+        **{column: poisons[column].mean() for column in crafting},
+        "linf": once["linf"].max(),
+    }
+
+
+def _raw_means(tasks: DataFrame) -> dict[str, float]:
+    plain = tasks[tasks["defense"] == NO_DEFENSE]
+    shown = plain if len(plain) else tasks
+    # A cell first, so that a dataset with many tasks does not outweigh one with few.
+    per_cell = shown.groupby(["headline", "key"])["raw"].mean()
+    return {str(metric): float(value) for metric, value in per_cell.groupby("headline").mean().items()}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def attack_order(frame: DataFrame) -> list[str]:
+    """Return the attacks of a frame as the ranking lists them, but ``clean`` first where there is one."""
+    attacks = [str(attack) for attack in ranking(frame)["attack"]]
+    return sorted(attacks, key=lambda attack: attack != CLEAN)
+
+
+def by_axis(frame: DataFrame, axis: str) -> DataFrame:
+    """Return mean protection per attack (rows, best first) and value of an axis (columns).
+
+    Only settings of the other axes under which the axis was varied are averaged (see
+    `leaderboard.costs.varied`).
+
+    Raises:
+        BenchError: for an axis that does not exist or that is the rows'.
+    """
+    if axis not in AXES or axis == "attack":
+        raise unknown("axis", axis, set(AXES) - {"attack"})
+    once = varied(cells(frame), axis)
+    table = once.pivot_table(index="attack", columns=axis, values="protection", aggfunc="mean", dropna=False)
+    return table.reindex([attack for attack in attack_order(frame) if attack != CLEAN])
+
+
+def usual_victims(frame: DataFrame, dataset: str) -> DataFrame:
+    """Return a dataset's rows under defense ``none`` and the usual backbone, weighting and regime.
+
+    The usual value of an axis is the one that occurs with the most settings of the others: the default
+    where one axis is varied at a time, and every value of a full matrix.
+
+    Raises:
+        BenchError: for a dataset that does not occur.
+    """
+    if dataset not in set(frame["dataset"]):
+        raise unknown("dataset", dataset, set(frame["dataset"]))
+    rows = frame[frame["dataset"] == dataset]
+    settings = rows[["backbone", "weighting", "defense", "regime"]].drop_duplicates()
+    kept = rows
+    for axis in settings.columns:
+        if axis == "defense" and (settings[axis] == NO_DEFENSE).any():
+            usual = {NO_DEFENSE}
+        else:
+            counts = settings[axis].value_counts()
+            usual = set(counts[counts == counts.max()].index)
+        kept = kept[kept[axis].isin(usual)]
+    # The default of each axis need not meet in one cell; then the whole dataset is shown.
+    return kept if len(kept) else rows
+
+
+def by_task(frame: DataFrame, dataset: str) -> DataFrame:
+    """Return raw headline scores and protection per attack and task, for the usual victims of a dataset.
+
+    Returns:
+        Rows: ``floor``, ``clean``, then the attacks as ranked. Columns, two levels: (``raw``, task) and
+        (``protection``, task) in the dataset's order, means over seeds (and victims, in a full matrix);
+        (``mean``, ``raw``), NaN where the tasks have different metrics, and (``mean``, ``protection``).
+
+    Raises:
+        BenchError: for a dataset that does not occur.
+    """
+    rows = usual_victims(frame, dataset)
+    tasks = list(rows.sort_values(["position", "task"])["task"].drop_duplicates())
+    grouped = rows.groupby(["attack", "task"])
+    raw, protection = grouped["raw"].mean().unstack(), grouped["protection"].mean().unstack()
+    order = [attack for attack in attack_order(frame) if attack in raw.index]
+    raw, protection = raw.reindex(order)[tasks], protection.reindex(order)[tasks]
+    floor = rows.groupby("task")["floor_raw"].mean()[tasks]
+    raw = pd.concat([floor.to_frame(FLOOR).T, raw])
+    protection = protection.reindex(raw.index)
+    one_metric = rows["headline"].nunique() == 1
+    raw_mean = raw.mean(axis=1) if one_metric else Series(float("nan"), index=raw.index)
+    mean = DataFrame({"raw": raw_mean, "protection": protection.mean(axis=1)})
+    return pd.concat({"raw": raw, "protection": protection, "mean": mean}, axis=1)
+
+
+def peak_vs_last(frame: DataFrame) -> DataFrame:
+    """Return the raw headline score after the last epoch and at its best epoch, for the usual victims.
+
+    The best epoch is picked on the test set, per task: it bounds what early stopping could give an exploiter.
+
+    Returns:
+        Columns ``dataset``, ``metric``, ``attack``, ``last``, ``peak``.
+    """
+    datasets = sorted(set(frame["dataset"]))
+    columns = {"headline": "metric", "raw": "last", "raw_peak": "peak"}
+    if not datasets:
+        return DataFrame(columns=["dataset", "metric", "attack", "last", "peak"])
+    rows = pd.concat([usual_victims(frame, dataset) for dataset in datasets])
+    means = rows.groupby(["dataset", "headline", "attack"])[["raw", "raw_peak"]].mean().reset_index()
+    places = {attack: place for place, attack in enumerate(attack_order(frame))}
+    return (
+        means.rename(columns=columns)
+        .assign(place=means["attack"].map(places))
+        .sort_values(["dataset", "metric", "place"], ignore_index=True)
+        .drop(columns="place")
+    )
+
+
+def varying_axes(frame: DataFrame) -> list[str]:
+    """Return the axes, attack and seed apart, that take more than one value."""
+    return [axis for axis in AXES if axis not in ("attack", "seed") and frame[axis].nunique() > 1]

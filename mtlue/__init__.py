@@ -1,0 +1,1 @@
+"""MTL-UE: unlearnable examples for multi-task learning from one generator."""

@@ -1,0 +1,37 @@
+"""The two regularisers of MTL-UE's class embeddings, each entry of one matrix of cosines used once."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+
+def embedding_regularizers(
+    embeddings: Sequence[Float[Tensor, "_ d"]],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the intra-task and the inter-task regulariser of the tasks' class embeddings.
+
+    With the cosines of all pairs of class embeddings, intra is their mean over pairs of classes of one task
+    (classes of a task are to be told apart), inter the mean of their absolute value over pairs of classes of
+    two tasks (tasks are not to interfere).
+
+    Source: Yu et al., ICML 2025 (MTL-UE), Eq. of L_Intra and L_Inter: every pair has the same weight
+
+    Args:
+        embeddings: one matrix [k d] per task, the same d for all.
+
+    Returns:
+        Two scalars; 0 where there is no pair.
+    """
+    sizes = torch.tensor([len(rows) for rows in embeddings])
+    rows = functional.normalize(torch.cat(list(embeddings)), dim=1)
+    task = torch.repeat_interleave(sizes).to(rows.device)
+    cosines = rows @ rows.T
+    upper = torch.ones_like(cosines, dtype=torch.bool).triu(diagonal=1)
+    same = (task[:, None] == task) & upper
+    other = (task[:, None] != task) & upper
+    intra = (cosines * same).sum() / same.sum().clamp(min=1)
+    inter = (cosines.abs() * other).sum() / other.sum().clamp(min=1)
+    return intra, inter

@@ -1,0 +1,380 @@
+import dataclasses
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.engine.events import ItemFinished, Notice, RunStarted
+from bench.engine.tracking import CHECKSUM, COMPLETE, KEY, Tracker, default_uri, rebuild
+from bench.errors import BenchError
+from bench.record import AXES, Epoch, Record, digest, write_record
+
+# MLflow's own use of SQLAlchemy; said once, when the first store is opened.
+pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+FINISHED = "2026-03-01T12:00:00+00:00"
+
+
+def make_record(key: str = "a1", suite: str = "smoke", epochs: int = 3, **changes: Any) -> Record:
+    def scores(accuracy: float) -> dict[str, dict[str, float | None]]:
+        return {"age": {"accuracy": accuracy, "auroc": None}, "skin: tone?": {"accuracy": accuracy / 2}}
+
+    curve = [
+        Epoch(
+            epoch=epoch,
+            train_loss=None if epoch == 2 else 1 / epoch,
+            learning_rate=0.1,
+            weights={"age": 0.5},
+            scores=scores(epoch / 10),
+        )
+        for epoch in range(1, epochs + 1)
+    ]
+    labels: tuple[str | int, ...] = ("digits", "em", "small", "ew", "jpeg(quality=30)", "mtl", 4)
+    cost = {"images_per_s": None, "peak_host_mb": 7.0, "peak_device_mb": None}
+    record = Record(
+        key=key,
+        status="done",
+        suite=suite,
+        cell=dict(zip(AXES, labels, strict=True)),
+        victim="victim",
+        poison="poison",
+        settings={
+            "attack": {"name": "em", "version": 2, "params": {"steps": [1, 2], "rounding": None}},
+            "epsilon": 8,
+            "surrogate": {},
+            "recipe": {"note": "x" * 7000, "k" * 300: True},
+        },
+        scores=scores(0.3),
+        peak=scores(0.4),
+        curve=curve,
+        noise={"linf": 8.0, "psnr": None},
+        cost={"craft": {"seconds": 100.0, **cost}, "train": {"seconds": 20.5, **cost}},  # type: ignore[typeddict-item]
+        finished=FINISHED,
+    )
+    return dataclasses.replace(record, **changes)
+
+
+def make_failed(key: str) -> Record:
+    error = {"type": "ValueError", "message": "no " + "é" * 6000, "traceback": "Traceback"}
+    return make_record(key, status="failed", error=error, curve=[], scores={}, peak={}, noise={}, cost={})
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A store that the tests share, each with a suite of its own; the working directory stays empty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("working"))
+        yield default_uri(tmp_path_factory.mktemp("out"))
+        assert list(Path.cwd().iterdir()) == []
+
+
+def runs_of(uri: str, suite: str) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(suite)
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def history(uri: str, run: Any, metric: str) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    points = MlflowClient(tracking_uri=uri).get_metric_history(run.info.run_id, metric)
+    return [(point.step, point.value) for point in points]
+
+
+def test_importing_the_tracker_does_not_import_mlflow() -> None:
+    code = "import sys, bench.engine.tracking; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_default_store_is_a_file_in_the_runs_folder(tmp_path: Path) -> None:
+    assert default_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert default_uri(Path("out")) == f"sqlite:///{Path.cwd()}/out/mlflow.db"
+
+
+def test_a_finished_cell_becomes_a_run(uri: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    record = make_record(suite="one cell")
+    with Tracker(uri, "one cell", tmp_path / "files", pytest.fail) as tell:
+        tell(RunStarted("one cell", "out", {"cells": (1, 0)}))
+        tell(ItemFinished("poisons", "p", "a poison", 1.0))
+        tell(ItemFinished("cells", record.key, record.label, 20.5, record))
+    [run] = runs_of(uri, "one cell")
+
+    assert run.info.run_name == record.label
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time - run.info.start_time == 20_500, "the poison's crafting is not the cell's"
+    assert run.info.end_time == 1_772_366_400_000
+
+    params = run.data.params
+    assert {axis: params[axis] for axis in AXES} == {axis: str(label) for axis, label in record.cell.items()}
+    assert params["attack.version"] == "2"
+    assert params["attack.params.steps"] == "[1, 2]"
+    assert params["attack.params.rounding"] == "null"
+    assert params["epsilon"] == "8"
+    assert params["surrogate"] == "{}"
+    assert params["recipe.note"] == "x" * 5999 + "…"
+    [long_name] = [name for name in params if name.startswith("recipe.kkk")]
+    assert len(long_name) == 250
+    assert params[long_name] == "true"
+
+    tags = run.data.tags
+    assert tags[KEY] == tags["key"] == record.key
+    assert tags[CHECKSUM] == digest(dataclasses.asdict(record))
+    assert tags[COMPLETE] == "true"
+    assert {name: tags[name] for name in ("suite", "status", "poison", "victim", "attack", "seed")} == {
+        "suite": "one cell",
+        "status": "done",
+        "poison": "poison",
+        "victim": "victim",
+        "attack": "em",
+        "seed": "4",
+    }
+    assert "error" not in tags
+
+    assert history(uri, run, "train_loss") == [(1, 1.0), (3, pytest.approx(1 / 3))]
+    assert history(uri, run, "learning_rate") == [(1, 0.1), (2, 0.1), (3, 0.1)]
+    assert history(uri, run, "age/accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert history(uri, run, "weight/age") == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    [odd] = [name for name in run.data.metrics if name.startswith("final/skin")]
+    assert run.data.metrics.pop(odd) == 0.15
+    assert {
+        n: v for n, v in run.data.metrics.items() if n.startswith(("final/age", "peak/age", "noise", "cost"))
+    } == {
+        "final/age/accuracy": 0.3,
+        "peak/age/accuracy": 0.4,
+        "noise/linf": 8.0,
+        "cost/craft/seconds": 100.0,
+        "cost/craft/peak_host_mb": 7.0,
+        "cost/train/seconds": 20.5,
+        "cost/train/peak_host_mb": 7.0,
+    }
+    assert not [name for name in run.data.metrics if "auroc" in name]
+
+    experiment = MlflowClient(tracking_uri=uri).get_experiment_by_name("one cell")
+    assert experiment is not None
+    assert experiment.artifact_location == (tmp_path / "files").as_uri()
+
+
+def test_a_failed_cell_becomes_a_failed_run(uri: str) -> None:
+    assert rebuild(
+        uri, [make_record("a1", "failing"), dataclasses.replace(make_failed("b2"), suite="failing")]
+    ) == (
+        2,
+        0,
+        0,
+    )
+    statuses = {run.data.tags[KEY]: run.info.status for run in runs_of(uri, "failing")}
+    assert statuses == {"a1": "FINISHED", "b2": "FAILED"}
+    [failed] = [run for run in runs_of(uri, "failing") if run.data.tags[KEY] == "b2"]
+    assert failed.data.tags["status"] == "failed"
+    assert failed.data.tags["error"].startswith("ValueError: no éé")
+    assert rebuild(uri, [dataclasses.replace(make_failed("b2"), suite="failing")]) == (0, 1, 0)
+
+
+def test_a_curve_longer_than_mlflows_largest_batch_is_whole(uri: str) -> None:
+    tasks = {f"task {i}": dict.fromkeys(("loss", "accuracy", "auroc"), 0.5) for i in range(10)}
+    curve = [
+        Epoch(epoch=e, train_loss=1.0, learning_rate=0.1, weights={}, scores=dict(tasks))  # type: ignore[arg-type]
+        for e in range(1, 61)
+    ]
+    settings = {"recipe": {f"setting {i}": i for i in range(230)}}
+    rebuild(uri, [make_record(suite="long", curve=curve, settings=settings)])
+    [run] = runs_of(uri, "long")
+    steps = list(range(1, 61))
+    assert [step for step, _ in history(uri, run, "train_loss")] == steps
+    assert [step for step, _ in history(uri, run, "task 9/auroc")] == steps
+    assert {run.data.params[f"recipe.setting {i}"] for i in range(230)} == {str(i) for i in range(230)}
+
+
+def test_names_that_mlflow_refuses_stay_apart(uri: str) -> None:
+    names = ["a?b", "a*b", "a_b", "/lead", "../up", "a//b", "é" * 300, "é" * 301, "tail/", "."]
+    scores: Any = {name: {"accuracy": index / 10} for index, name in enumerate(names)}
+    rebuild(uri, [make_record(suite="names", scores=scores)])
+    [run] = runs_of(uri, "names")
+    final = {name: value for name, value in run.data.metrics.items() if name.startswith("final/")}
+    assert sorted(final.values()) == [index / 10 for index in range(len(names))]
+    assert final["final/a_b/accuracy"] == 0.2
+
+
+@pytest.mark.parametrize("page", [200, 1])
+def test_rebuilding_twice_adds_nothing(uri: str, page: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.engine.tracking.RUNS_PER_CALL", page)
+    suite = f"twice, {page} a page"
+    records = [make_record("a1", suite), make_record("b2", suite), make_record("a1", f"other {suite}")]
+    assert rebuild(uri, records) == (3, 0, 0)
+    before = [run.info.run_id for run in runs_of(uri, suite)]
+    assert rebuild(uri, records) == (0, 3, 0)
+    assert [run.info.run_id for run in runs_of(uri, suite)] == before
+    assert len(runs_of(uri, f"other {suite}")) == 1
+
+
+def test_what_the_listener_logged_is_kept_by_a_rebuild(uri: str) -> None:
+    records = [make_record("a1", "listened"), make_record("b2", "listened")]
+    tell = Tracker(uri, "listened", None, pytest.fail)
+    for record in (*records, records[0]):
+        tell(ItemFinished("cells", record.key, record.label, 1.0, record))
+    assert rebuild(uri, records) == (0, 2, 0)
+
+
+def test_a_run_that_was_cut_off_is_replaced(uri: str) -> None:
+    from mlflow import MlflowClient
+
+    record = make_record("a1", "cut off")
+    rebuild(uri, [record])
+    client = MlflowClient(tracking_uri=uri)
+    [run] = runs_of(uri, "cut off")
+    client.delete_run(run.info.run_id)
+    tags = {KEY: record.key, CHECKSUM: digest(dataclasses.asdict(record))}
+    client.create_run(run.info.experiment_id, tags=tags)
+
+    assert rebuild(uri, [record]) == (0, 0, 1)
+    [run] = runs_of(uri, "cut off")
+    assert run.data.tags[COMPLETE] == "true"
+    assert run.data.metrics["final/age/accuracy"] == 0.3
+
+    client.delete_tag(run.info.run_id, COMPLETE)
+    assert rebuild(uri, [record]) == (0, 0, 1)
+    [run] = runs_of(uri, "cut off")
+    client.update_run(run.info.run_id, status="RUNNING")
+    assert rebuild(uri, [record]) == (0, 0, 1)
+    [run] = runs_of(uri, "cut off")
+    assert run.info.status == "FINISHED"
+
+
+def test_a_changed_record_is_replaced_by_listener_and_rebuild_alike(uri: str) -> None:
+    record = make_record("a1", "changed")
+    rebuild(uri, [record, make_record("b2", "changed")])
+    changed = dataclasses.replace(record, noise={"linf": 4.0})
+    assert rebuild(uri, [changed]) == (0, 0, 1)
+    assert sorted(run.data.metrics["noise/linf"] for run in runs_of(uri, "changed")) == [4.0, 8.0]
+
+    again = dataclasses.replace(record, noise={"linf": 2.0})
+    Tracker(uri, "changed", None, pytest.fail)(ItemFinished("cells", "a1", "label", 1.0, again))
+    assert sorted(run.data.metrics["noise/linf"] for run in runs_of(uri, "changed")) == [2.0, 8.0]
+
+
+def test_of_several_runs_of_a_record_one_is_kept(uri: str) -> None:
+    from mlflow import MlflowClient
+
+    record = make_record("a1", "several")
+    rebuild(uri, [record])
+    [good] = runs_of(uri, "several")
+    client = MlflowClient(tracking_uri=uri)
+    client.create_run(good.info.experiment_id, tags={KEY: record.key})
+    assert rebuild(uri, [record]) == (0, 1, 0)
+    assert [run.info.run_id for run in runs_of(uri, "several")] == [good.info.run_id]
+
+    twin = client.create_run(good.info.experiment_id, tags=good.data.tags)
+    client.set_terminated(twin.info.run_id)
+    assert rebuild(uri, [record]) == (0, 1, 0)
+    assert len(runs_of(uri, "several")) == 1
+
+
+def test_a_deleted_experiment_is_restored(uri: str) -> None:
+    from mlflow import MlflowClient
+
+    record = make_record("a1", "deleted")
+    rebuild(uri, [record])
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("deleted")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    rebuild(uri, [record])
+    assert [run.data.tags[KEY] for run in runs_of(uri, "deleted")] == ["a1"]
+
+
+def test_a_deleted_store_is_rebuilt_without_a_word(tmp_path: Path) -> None:
+    out, working = tmp_path / "100% of é%20", tmp_path / "working"
+    working.mkdir()
+    records = [make_record("a1"), make_record("b2", epochs=1)]
+    for record in records:
+        write_record(out / "records", record)
+    assert rebuild(default_uri(out), records) == (2, 0, 0)
+    (out / "mlflow.db").unlink()
+
+    # In a process of its own, since this one holds the deleted file open.
+    code = (
+        "import sys, pathlib; from bench.record import read_records; from bench.engine.tracking import *\n"
+        "out = pathlib.Path(sys.argv[1]); records = list(read_records(out / 'records'))\n"
+        "print(rebuild(default_uri(out), records), rebuild(default_uri(out), records))"
+    )
+    command = [sys.executable, "-c", code, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=working)
+    assert (done.stdout, done.stderr) == ("(2, 0, 0) (0, 2, 0)\n", "")
+    assert list(working.iterdir()) == []
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    """A file that is no database."""
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    return default_uri(tmp_path)
+
+
+def test_a_broken_store_is_told_once_and_the_run_goes_on(broken: str) -> None:
+    told: list[str] = []
+    record = make_record()
+    with Tracker(broken, "smoke", None, told.append) as tell:
+        tell(RunStarted("smoke", "out", {"cells": (2, 0)}))
+        tell(ItemFinished("cells", record.key, record.label, 1.0, record))
+        tell(ItemFinished("cells", record.key, record.label, 1.0, record))
+    assert len(told) == 1
+    assert "file is not a database" in told[0]
+    assert "run `bench track` to catch up" in told[0]
+    assert "\n" not in told[0]
+
+
+def test_a_store_that_breaks_during_the_run_is_told_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    told: list[str] = []
+    records = [make_record(key, "breaking") for key in ("a1", "b2", "c3")]
+    tell = Tracker(uri, "breaking", None, told.append)
+    tell(ItemFinished("cells", "a1", "label", 1.0, records[0]))
+
+    def locked(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", locked)
+        tell(ItemFinished("cells", "b2", "label", 1.0, records[1]))
+    tell(ItemFinished("cells", "c3", "label", 1.0, records[2]))
+    assert len(told) == 1
+    assert "database is locked" in told[0]
+    assert rebuild(uri, records) == (1, 1, 1)
+
+
+def test_a_run_with_nothing_to_do_opens_no_store(broken: str) -> None:
+    tell = Tracker(broken, "smoke", None, pytest.fail)
+    tell(RunStarted("smoke", "out", {"cells": (0, 4)}))
+    tell(Notice("all is cached"))
+    tell(ItemFinished("poisons", "p", "a poison", 1.0))
+
+
+def test_a_rebuild_in_a_broken_store_is_one_clear_sentence(broken: str) -> None:
+    with pytest.raises(BenchError, match=r"^cannot track: sqlite:///.*mlflow\.db failed: .*not a database$"):
+        rebuild(broken, [make_record()])
+
+
+def test_a_server_that_is_away_is_given_up_soon_and_no_password_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
+    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(
+        BenchError, match=r"^cannot track: http://127\.0\.0\.1:9 failed: .*Connection refused$"
+    ):
+        rebuild("http://someone:secret@127.0.0.1:9", [make_record()])
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7", "what the user sets stays"

@@ -1,0 +1,141 @@
+"""Synthetic records: what a run would have written, without running anything."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.record import AXES, Cost, Record, Scores, TaskInfo, digest
+
+LABELS: dict[str, str | int] = {
+    "dataset": "digits",
+    "attack": "em",
+    "backbone": "small",
+    "weighting": "ew",
+    "defense": "none",
+    "regime": "mtl",
+    "seed": 0,
+}
+
+ATTACK_COSTS = {"clean": None, "em": (10.0, 500.0), "mtl-ue-em": (20.0, 250.0)}
+"""Attack → seconds and images/s of crafting."""
+
+
+def task_info(
+    headline: str = "accuracy",
+    scored: str = "balanced_accuracy",
+    floor: float = 0.5,
+    perfect: float = 1.0,
+) -> TaskInfo:
+    """Return a task whose two metrics share one floor and one perfect value."""
+    return TaskInfo(
+        kind="classification",
+        headline=headline,
+        scored=scored,
+        floor={headline: floor, scored: floor},
+        perfect={headline: perfect, scored: perfect},
+        test=100,
+    )
+
+
+def cost(seconds: float, images_per_s: float | None = None, host: float | None = 400.0) -> Cost:
+    return Cost(seconds=seconds, images_per_s=images_per_s, peak_host_mb=host, peak_device_mb=None)
+
+
+def make_record(
+    scores: Mapping[str, float | None],
+    tasks: Mapping[str, TaskInfo] | None = None,
+    raw: Mapping[str, float | None] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    costs: Mapping[str, Cost] | None = None,
+    **labels: str | int,
+) -> Record:
+    """Return a finished record.
+
+    Args:
+        scores: task → value of its scored metric; of its headline too, where ``raw`` has none.
+        tasks: task → what is known of it; by default binary with floor 0.5.
+        raw: task → value of its headline metric; the best epoch is 0.05 higher, 1 at most.
+        changes: fields of the record to set, over all else.
+        costs: phase → cost; by default those of `ATTACK_COSTS` and 30 s of training.
+        labels: axis → label, `LABELS` for the rest.
+    """
+    cell = {**LABELS, **labels}
+    infos = dict(tasks) if tasks is not None else {task: task_info() for task in scores}
+    attack = {axis: cell[axis] for axis in ("dataset", "attack", "seed")}
+    victim = {axis: cell[axis] for axis in AXES if axis != "attack"}
+    fields: dict[str, Any] = {
+        "key": digest(cell)[:16],
+        "status": "done",
+        "suite": "synthetic",
+        "cell": cell,
+        "victim": digest(victim)[:16],
+        "poison": digest(attack)[:16],
+        "settings": {},
+        "tasks": infos,
+        "scores": _scores(scores, infos, raw or {}, 0.0),
+        "peak": _scores(scores, infos, raw or {}, 0.05),
+        "noise": {"linf": 0.0 if cell["attack"] == "clean" else 8.0},
+        "cost": dict(costs) if costs is not None else _costs(str(cell["attack"])),
+        "environment": {"device": "cpu", "threads": 1},
+        "finished": "2026-03-01T12:00:00+00:00",
+    }
+    return Record(**(fields | dict(changes or {})))
+
+
+def fail(message: str = "out of memory", **labels: str | int) -> Record:
+    """Return a failed record."""
+    error = {"type": "RuntimeError", "message": message, "traceback": ""}
+    changes = {
+        "status": "failed",
+        "error": error,
+        "scores": {},
+        "peak": {},
+        "cost": {},
+        "noise": {},
+        "tasks": {},
+    }
+    return make_record({}, changes=changes, **labels)
+
+
+def matrix(
+    learned: Mapping[str, Mapping[str, Sequence[float]]], seeds: int = 3, **labels: str | int
+) -> list[Record]:
+    """Return the cells of attack → defense → protection of its tasks ``a``, ``b``, ... on a perfect clean victim.
+
+    Every attack's protection rises by 0.02 with each seed, for the clean one stays 0.
+    """
+    return [
+        make_record(
+            {
+                chr(ord("a") + i): 1.0 - 0.5 * (value + (0.02 * seed if attack != "clean" else 0.0))
+                for i, value in enumerate(protections)
+            },
+            attack=attack,
+            defense=defense,
+            seed=seed,
+            **labels,
+        )
+        for attack, defenses in learned.items()
+        for defense, protections in defenses.items()
+        for seed in range(seeds)
+    ]
+
+
+def _scores(
+    scores: Mapping[str, float | None],
+    tasks: Mapping[str, TaskInfo],
+    raw: Mapping[str, float | None],
+    add: float,
+) -> Scores:
+    def plus(value: float | None) -> float | None:
+        return None if value is None else max(value, min(1.0, value + add))
+
+    return {
+        task: {info["scored"]: plus(scores[task])} | {info["headline"]: plus(raw.get(task, scores[task]))}
+        for task, info in tasks.items()
+    }
+
+
+def _costs(attack: str) -> dict[str, Cost]:
+    costs = {"train": cost(30.0, 1000.0, 600.0)}
+    crafting = ATTACK_COSTS.get(attack)
+    return costs | ({"craft": cost(*crafting)} if crafting else {})
