@@ -6,6 +6,7 @@ minimisation is MTL-UE + EM, and so on.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -79,7 +80,7 @@ def craft(
 
     def improve() -> None:
         for batch in batches(train, batch_size, context.device, shuffle):
-            perturber.improve(batch, lambda delta, batch=batch: objective.loss(batch, delta))
+            perturber.improve(batch, partial(objective.loss, batch))
         perturber.finish_round()
 
     def train_surrogate() -> None:

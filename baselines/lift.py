@@ -40,8 +40,7 @@ def cells(count: int, height: int, width: int) -> list[Cell]:
         columns = count // rows + (row < count % rows)
         lefts = [width * c // columns for c in range(columns + 1)]
         cut += [
-            Cell(top, left, bottom - top, right - left)
-            for left, right in zip(lefts, lefts[1:], strict=False)
+            Cell(top, left, bottom - top, right - left) for left, right in zip(lefts, lefts[1:], strict=False)
         ]
     return cut
 
@@ -72,9 +71,7 @@ class ClasswiseNoise:
         return delta
 
 
-def lift(
-    tasks: Sequence[Classification], mode: Lift, height: int, width: int, draw: Draw
-) -> ClasswiseNoise:
+def lift(tasks: Sequence[Classification], mode: Lift, height: int, width: int, draw: Draw) -> ClasswiseNoise:
     """Draw a pattern for every task and class and lay them out over the image.
 
     ``patch`` draws each task's patterns at its cell's own size, so that a pattern's inner structure is kept;

@@ -1,6 +1,6 @@
 """What a surrogate-based attack aims at: which labels, against which surrogates."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from typing import Literal
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from baselines.craft import perturb
-from bench.api import MISSING, Batch, CraftContext, Noise, Split
+from bench.api import MISSING, Batch, CraftContext, Noise, Split, Task
 from bench.augmentation import augment, center
+from bench.tasks import classification_only
 from bench.training import batches, task_losses
 
 
@@ -68,14 +69,14 @@ class ErrorMinimising:
         parameters, how = self._surrogate.parameters(), self._training
         if how.optimizer == "adam":
             return torch.optim.Adam(parameters, lr=how.learning_rate, weight_decay=how.weight_decay)
-        return torch.optim.SGD(
-            parameters, lr=how.learning_rate, momentum=0.9, weight_decay=how.weight_decay
-        )
+        return torch.optim.SGD(parameters, lr=how.learning_rate, momentum=0.9, weight_decay=how.weight_decay)
 
     def loss(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         """Return the mean loss of the true labels, the surrogate frozen and in evaluation mode."""
         self._surrogate.eval().requires_grad_(False)
-        return task_losses(self._surrogate, self._tasks, self._view(batch.images, delta), batch.targets).mean()
+        return task_losses(
+            self._surrogate, self._tasks, self._view(batch.images, delta), batch.targets
+        ).mean()
 
     def _view(self, images: Tensor, delta: Tensor) -> Tensor:
         seen = perturb(images, delta)
@@ -112,7 +113,7 @@ class Targeted:
 
     def __init__(self, context: CraftContext) -> None:
         """Aim at the last checkpoint of the clean surrogate."""
-        self._tasks = context.tasks
+        self._tasks = classification_only(context.tasks, "a targeted attack")
         self._augmentation = context.augmentation
         self._surrogate = context.checkpoints[-1].eval().requires_grad_(False)
 
@@ -139,7 +140,7 @@ class Targeted:
         return replace(batch, targets=shifted)
 
 
-def share_missed(surrogate: torch.nn.Module, tasks: tuple, batch: Batch) -> Float[Tensor, " b"]:  # type: ignore[type-arg]
+def share_missed(surrogate: torch.nn.Module, tasks: Sequence[Task], batch: Batch) -> Float[Tensor, " b"]:
     """Return, per sample, the share of its labelled tasks that the surrogate gets wrong."""
     outputs = surrogate.eval()(batch.images)
     wrong, labelled = [], []

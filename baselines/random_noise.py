@@ -8,6 +8,7 @@ from torch import Tensor
 
 from baselines.lift import ClasswiseNoise, Lift, lift
 from bench.api import CraftContext, Split
+from bench.tasks import classification_only
 
 
 @dataclass(frozen=True)
@@ -32,4 +33,4 @@ class ClasswiseRandom:
             uniform = torch.rand(classes, channels, rows, columns).mul_(2).sub_(1)
             return (uniform * context.epsilon).to(context.device)
 
-        return lift(context.tasks, self.lift, height, width, draw)
+        return lift(classification_only(context.tasks, "attack 'random'"), self.lift, height, width, draw)

@@ -177,9 +177,7 @@ class Backbone(Protocol):
 class Balancer(Protocol):
     """One training run's state of a weighting."""
 
-    def backward(
-        self, losses: Float[Tensor, " t"], shared: Sequence[nn.Parameter]
-    ) -> Float[Tensor, " t"]:
+    def backward(self, losses: Float[Tensor, " t"], shared: Sequence[nn.Parameter]) -> Float[Tensor, " t"]:
         """Back-propagate the losses into ``.grad`` and return the weight each task was given."""
 
 

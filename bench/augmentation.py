@@ -1,8 +1,8 @@
 """The augmentation of the field: a random crop and a random flip, drawn for every image on its own."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
-import torch
 
 from bench.api import Augmentation
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -151,7 +151,10 @@ def write_record(folder: Path, record: Record) -> Path:
     body = asdict(record)
     path = folder / f"{record.key}.json"
     text = json.dumps(
-        {"schema": SCHEMA, "checksum": digest(body), "record": body}, indent=1, allow_nan=False, ensure_ascii=False
+        {"schema": SCHEMA, "checksum": digest(body), "record": body},
+        indent=1,
+        allow_nan=False,
+        ensure_ascii=False,
     )
     write_atomically(path, text + "\n")
     return path
@@ -188,3 +191,19 @@ def read_records(folder: Path) -> Iterator[Record | BenchError]:
             yield read_record(path)
         except BenchError as error:
             yield error
+
+
+def write_note(folder: Path, suite: str, left_out: Sequence[str]) -> None:
+    """Note in ``folder/run.json`` which suite was run last and what it left out, for the report."""
+    write_atomically(
+        folder / "run.json", json.dumps({"suite": suite, "left_out": list(left_out)}, indent=1) + "\n"
+    )
+
+
+def read_note(folder: Path) -> list[str]:
+    """Return what the last run left out, one sentence each; nothing where there is no sound note."""
+    try:
+        left_out = json.loads((folder / "run.json").read_text(encoding="utf-8"))["left_out"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(sentence) for sentence in left_out]

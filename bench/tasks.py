@@ -3,6 +3,7 @@
 from bench import vision  # noqa: F401 - torchmetrics imports torchvision, so the door comes first
 
 # isort: split
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,21 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import binary_auroc, multiclass_recall
 
-from bench.api import MISSING
+from bench.api import MISSING, Task
+from bench.errors import BenchError
+
+
+def classification_only(tasks: Sequence[Task], who: str) -> tuple["Classification", ...]:
+    """Return the tasks, all of which must be classifications.
+
+    Raises:
+        BenchError: naming ``who`` cannot work with which task.
+    """
+    chosen = tuple(task for task in tasks if isinstance(task, Classification))
+    if len(chosen) < len(tasks):
+        other = next(task.name for task in tasks if not isinstance(task, Classification))
+        raise BenchError(f"{who} works on classification tasks only, and {other!r} is none")
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,7 @@ def fit(
     Every step: crop and flip per image, the defense's augmentation, the weighting's backward pass, gradient
     clipping, Adam.
     """
-    optimizer = torch.optim.Adam(
-        net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     drops = [round(fraction * recipe.epochs) for fraction in recipe.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, recipe.gamma)
     shared = net.shared_parameters()
@@ -122,9 +120,7 @@ def fit(
 
 
 @torch.no_grad()
-def predict(
-    net: nn.Module, split: Split, augmentation: Augmentation, device: torch.device
-) -> list[Tensor]:
+def predict(net: nn.Module, split: Split, augmentation: Augmentation, device: torch.device) -> list[Tensor]:
     """Return the network's outputs [n o] per task on the central crops of a split, in evaluation mode."""
     net.eval()
     outputs = [

@@ -20,7 +20,7 @@ _declared: list[torch.library.Library] = []  # a library's definitions live as l
 
 def _import_torchvision() -> None:
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise

@@ -3,6 +3,7 @@
 The text depends on the records alone, not on their order, so that a committed page shows real changes only.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,8 +16,6 @@ from leaderboard.comparison import Comparison
 from leaderboard.costs import costs
 from leaderboard.frame import CLEAN, MIN_HEADROOM, Selection, cells, select, to_frame
 from leaderboard.tables import (
-    FLOOR,
-    attack_order,
     by_axis,
     by_task,
     peak_vs_last,
@@ -35,9 +34,9 @@ MAX_TASK_COLUMNS = 8
 """A dataset with more tasks has them as rows: a table of 40 columns cannot be read."""
 
 PROTECTION = (
-    "**Protection** of a task is (clean - poisoned) / (clean - floor), where *clean* is the score of the same "
-    "victim trained on clean data and *floor* that of an answer which knows nothing of the image: 1 means that "
-    "nothing was learned, 0 that the attack had no effect, above 1 that the victim was misled."
+    "**Protection** of a task is (clean - poisoned) / (clean - floor), where *clean* is the score of the "
+    "same victim trained on clean data and *floor* that of an answer which knows nothing of the image: "
+    "1 means that nothing was learned, 0 that the attack had no effect, above 1 that the victim was misled."
 )
 
 
@@ -103,7 +102,7 @@ def to_json(frame: DataFrame) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows with the same keys as a markdown table, escaped; columns of numbers are set to the right."""
+    """Return rows with the same keys as a markdown table, escaped, with columns of numbers to the right."""
     columns = list(rows[0])
     body = [[escape(str(row[column])) for column in columns] for row in rows]
     aligned = ["right" if all(_is_number(line[i]) for line in body) else "left" for i in range(len(columns))]
@@ -141,11 +140,11 @@ def _metric(metric: str) -> str:
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or value != value
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_number(text: str) -> bool:
-    return text in (MISSING, "") or bool(re.match(r"[-+]?\d", text)) and not re.search(r"[a-zA-Z]", text)
+    return bool(re.fullmatch(rf"{MISSING}|[-+±]?\d[^a-zA-Z]*", text))
 
 
 def _with_interval(mean: float | None, low: float | None, high: float | None) -> str:
@@ -176,7 +175,7 @@ def _ranking(frame: DataFrame) -> str:
             {
                 "#": MISSING if isna(row["rank"]) else str(row["rank"]),
                 "attack": row["attack"],
-                "worst case": protection(row["worst"], row["spread"]),
+                "worst case": protection(row["worst"], None if reference else row["spread"]),
                 "worst defense": MISSING if reference else row["worst_defense"] or MISSING,
                 "defenses": _span(row["defenses_min"], row["defenses_max"]),
                 "mean": protection(row["mean"]),
@@ -190,14 +189,13 @@ def _ranking(frame: DataFrame) -> str:
                 "l∞ /255": MISSING if _is_missing(row["linf"]) else f"{row['linf']:.3g}",
             }
         )
+    spread = "; ± is the standard deviation over seeds" if ranked["spread"].notna().any() else ""
     legend = (
-        "The defender picks the defense: *worst case* is the least protection over the defenses, averaged over "
-        "everything else; *mean* is over the defenses too"
-        + ("; ± is the standard deviation over seeds" if ranked["spread"].notna().any() else "")
-        + ". *Defenses* is how many a worst case is over, *undefined* how many tasks of the cells have no "
-        "protection and are left out. Raw scores are without a defense where that was run; lower means better "
-        f"protected, except for errors. Memory is the peak while crafting, l∞ the largest change of a pixel. "
-        f"{CLEAN} is the reference and is not ranked."
+        "The defender picks the defense: *worst case* is the least protection over the defenses, averaged "
+        f"over everything else; *mean* is over the defenses too{spread}. *Defenses* is how many a worst case "
+        "is over, *undefined* how many tasks of the cells have no protection and are left out. Raw scores are "
+        "without a defense where that was run; lower means better protected, except for errors. Memory is the "
+        f"peak while crafting, l∞ the largest change of a pixel. {CLEAN} is the reference and is not ranked."
     )
     return "\n\n".join(["## Ranking", table(_without_empty(rows)), legend])
 
@@ -218,11 +216,8 @@ def _dataset(frame: DataFrame, dataset: str) -> str:
         lines.append(line)
     if len(tasks) > MAX_TASK_COLUMNS:
         lines = _transpose(lines)
-    what = (
-        _metric(metrics.iloc[0])
-        if one
-        else ", ".join(f"{_metric(metric)} of {escape(task)}" for task, metric in metrics[tasks].items())
-    )
+    named = [_metric(metrics[task]) + ("" if one else f" of {escape(task)}") for task in tasks]
+    what = named[0] if one else ", ".join(named)
     legend = f"Last epoch: {what}, with protection in parentheses. {_victims(rows)}"
     return "\n\n".join([f"## {escape(dataset)}: every task", table(lines), legend])
 
@@ -269,8 +264,8 @@ def _peaks(frame: DataFrame) -> str:
         for row in peak_vs_last(frame).to_dict("records")
     ]
     legend = (
-        "Mean over tasks of the raw score after the last epoch and at each task's best epoch, picked on the test "
-        "set: what early stopping could give an exploiter at most. Victims as in the tables of every task."
+        "Mean over tasks of the raw score after the last epoch and at each task's best epoch, picked on the "
+        "test set: what early stopping could give an exploiter at most. Victims as in the tables of every task."
     )
     return "\n\n".join(["## Last and best epoch", table(rows), legend])
 

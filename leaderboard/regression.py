@@ -125,7 +125,7 @@ def read_reference(path: Path) -> dict[str, Any]:
         found = content.get("schema")
         raise BenchError(f"{path} has schema {found}, this version reads schema {REFERENCE_SCHEMA}")
     reference: dict[str, Any] = content["reference"]
-    if content.get("checksum") != digest(reference) or not _FIELDS <= set(reference):
+    if content.get("checksum") != digest(reference) or not set(reference) >= _FIELDS:
         raise BenchError(f"the reference {path} is damaged: it is not what was written")
     return reference
 

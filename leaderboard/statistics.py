@@ -106,5 +106,7 @@ def compare_pairs(differences: "Series[float]", seeds: "Series[int]") -> Paired:
 
 def _flip_signs(means: Sequence[float]) -> float:
     # A single sample of type "samples" is permuted by flipping signs, and with 2ⁿ resamples by all of them.
-    flipped = stats.permutation_test([means], np.mean, permutation_type="samples", n_resamples=2 ** len(means))
+    flipped = stats.permutation_test(
+        [means], np.mean, permutation_type="samples", n_resamples=2 ** len(means)
+    )
     return float(flipped.pvalue)

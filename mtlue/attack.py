@@ -11,6 +11,7 @@ from torch import Tensor
 from baselines.craft import LossOfDelta, craft
 from baselines.objectives import ErrorMinimising, SurrogateTraining
 from bench.api import Batch, CraftContext, Noise, Split
+from bench.tasks import classification_only
 from mtlue.generator import Generator
 from mtlue.regularizers import embedding_regularizers
 
@@ -94,7 +95,7 @@ class MTLUE:
         """Train the generator; the noise returned can make δ for images it has not seen."""
         _, channels, height, width = train.images.shape
         generator = Generator(
-            context.tasks,
+            classification_only(context.tasks, "MTL-UE"),
             channels,
             height,
             width,

@@ -75,9 +75,7 @@ class Generator(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"], targets: Targets) -> Float[Tensor, "b c h w"]:
         """Return δ for images and their labels."""
-        embedded = [
-            embed(targets[name]) for name, embed in zip(self._names, self.embeddings, strict=True)
-        ]
+        embedded = [embed(targets[name]) for name, embed in zip(self._names, self.embeddings, strict=True)]
         decoded = self.decoder(torch.cat([*embedded, self.stem(images)], dim=1))
         # The decoder doubles the stem's resolution: an odd side comes out one pixel too long.
         height, width = images.shape[2:]

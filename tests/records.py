@@ -42,11 +42,12 @@ def cost(seconds: float, images_per_s: float | None = None, host: float | None =
 
 def make_record(
     scores: Mapping[str, float | None],
+    *,
     tasks: Mapping[str, TaskInfo] | None = None,
     raw: Mapping[str, float | None] | None = None,
     changes: Mapping[str, Any] | None = None,
     costs: Mapping[str, Cost] | None = None,
-    **labels: str | int,
+    **labels: Any,
 ) -> Record:
     """Return a finished record.
 
@@ -81,7 +82,7 @@ def make_record(
     return Record(**(fields | dict(changes or {})))
 
 
-def fail(message: str = "out of memory", **labels: str | int) -> Record:
+def fail(message: str = "out of memory", **labels: Any) -> Record:
     """Return a failed record."""
     error = {"type": "RuntimeError", "message": message, "traceback": ""}
     changes = {
@@ -97,11 +98,12 @@ def fail(message: str = "out of memory", **labels: str | int) -> Record:
 
 
 def matrix(
-    learned: Mapping[str, Mapping[str, Sequence[float]]], seeds: int = 3, **labels: str | int
+    learned: Mapping[str, Mapping[str, Sequence[float]]], seeds: int = 3, **labels: Any
 ) -> list[Record]:
-    """Return the cells of attack → defense → protection of its tasks ``a``, ``b``, ... on a perfect clean victim.
+    """Return the cells of attack → defense → protection of its tasks ``a``, ``b``, ...
 
-    Every attack's protection rises by 0.02 with each seed, for the clean one stays 0.
+    A clean victim scores 1 (give ``clean`` zeros), the floor is 0.5, and the protection of the other attacks
+    rises by 0.02 with each seed.
     """
     return [
         make_record(

@@ -20,6 +20,16 @@ SIDE = 32
 GLYPH = 16
 """Side of a digit on the canvas, twice its original 8."""
 
+GROUND = (0.2, 0.6)
+"""Range of the canvas's colour, per channel."""
+
+CONTRAST = (0.1, 0.25)
+"""Range of how much brighter than the ground a digit is, per channel: low, as in photographs. On black and
+white digits no attack of 8/255 does anything, since nothing is easier to see than the digit itself."""
+
+GRAIN = 0.03
+"""Standard deviation of the canvas's sensor noise."""
+
 NAMES = tuple("0123456789")
 
 
@@ -27,14 +37,14 @@ NAMES = tuple("0123456789")
 class Digits:
     """Two real handwritten digits on a 32×32 colour canvas; ships with the package, needs no data root.
 
-    The 8×8 digits of the UCI set, enlarged to 16 px, one in each half at a random height, each in a random
-    light ink on a common dark ground. Tasks: *left* and *right* (which digit), *larger* (is the right digit
+    The 8×8 digits of the UCI set, enlarged to 16 px, one in each half at a random height, each in an ink a
+    little brighter than the common ground, under sensor noise. Tasks: *left* and *right* (which digit), *larger* (is the right digit
     larger than the left?) and *sum-odd* (is the sum odd?), which need both. No source digit is in both splits.
 
     Source: Alpaydin & Kaynak, UCI "Optical Recognition of Handwritten Digits", 1998; two digits on one
     canvas as in MultiMNIST, Sabour et al., NeurIPS 2017, arXiv:1710.09829
 
-    Departs from MultiMNIST: the digits do not overlap, are in colour, and two tasks need both.
+    Departs from MultiMNIST: the digits do not overlap, are in faint colours, and two tasks need both.
 
     Attributes:
         train: training canvases.
@@ -80,17 +90,17 @@ def _draw(
 ) -> Split:
     """Draw ``count`` canvases from the digits of a pool."""
     left, right = rng.choice(pool, (2, count))
-    ground = torch.from_numpy(rng.uniform(0.0, 0.3, (count, 3, 1, 1))).float()
+    ground = torch.from_numpy(rng.uniform(*GROUND, (count, 3, 1, 1))).float()
     canvas = ground.repeat(1, 1, SIDE, SIDE)
     for start, source in ((0, left), (SIDE // 2, right)):
-        ink = torch.from_numpy(rng.uniform(0.5, 1.0, (count, 3, 1, 1))).float()
-        half = canvas[:, :, :, start : start + GLYPH]
+        ink = torch.from_numpy(rng.uniform(*CONTRAST, (count, 3, 1, 1))).float()
         glyph = _at_random_height(rng, glyphs[source])
-        half += glyph[:, None] * (ink - half)
+        canvas[:, :, :, start : start + GLYPH] += glyph[:, None] * ink
+    canvas += GRAIN * torch.from_numpy(rng.standard_normal(canvas.shape)).float()
     y = torch.from_numpy(labels)
     left_label, right_label = y[left], y[right]
     return Split(
-        (canvas * 255).round().to(torch.uint8),
+        (canvas.clamp(0, 1) * 255).round().to(torch.uint8),
         {
             "left": left_label,
             "right": right_label,

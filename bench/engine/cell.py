@@ -20,7 +20,7 @@ class Named(Generic[P]):
     """A part under the name a suite gives it."""
 
     choice: Choice
-    part: P
+    part: P  # hashable: a frozen dataclass
 
     @property
     def name(self) -> str:

@@ -7,12 +7,13 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.queues import Queue
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from bench.api import Progress
 from bench.record import Failure
@@ -40,9 +41,13 @@ class Outcome(Generic[I, R]):
 
 
 class Executor(Protocol):
-    """Where work runs."""
+    """Where work runs: a context manager that ends its workers, and a lazy map."""
 
-    def map(self, work: Work[I, R], items: Sequence[I], tell: Tell[I]) -> Generator[Outcome[I, R], None, None]:
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def map(self, work: Work[I, R], items: Sequence[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item as it finishes; lazily, so that each can be saved before the next."""
 
 
@@ -70,121 +75,122 @@ class Inline:
 
     threads: int = 1
 
-    def map(self, work: Work[I, R], items: Sequence[I], tell: Tell[I]) -> Generator[Outcome[I, R], None, None]:
-        """Yield an outcome per item, in order."""
+    def __enter__(self) -> Self:
         import torch
 
         torch.set_num_threads(self.threads)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is left to end."""
+
+    def map(self, work: Work[I, R], items: Sequence[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
+        """Yield an outcome per item, in order."""
         for item in items:
-            yield _attempt(work, item, lambda what, done, total, item=item: tell(item, what, done, total))
+            yield _attempt(work, item, partial(tell, item))
 
 
-@dataclass(frozen=True)
 class Processes:
-    """Worker processes on this machine.
+    """Worker processes on this machine, kept from wave to wave.
 
-    A worker that dies (killed, out of memory) breaks its pool; the items that were under way are then tried
-    once more, each in a pool of its own, so that only the one that kills its worker fails.
-
-    Attributes:
-        jobs: worker processes.
-        threads: CPU threads of each.
+    A worker that dies (killed, out of memory) breaks the pool; the items that were under way are then tried
+    once more, one at a time, so that only the one that kills its worker fails.
     """
 
-    jobs: int
-    threads: int = 1
+    def __init__(self, jobs: int, threads: int = 1) -> None:
+        """Take the number of workers and the CPU threads of each."""
+        self._jobs = jobs
+        self._threads = threads
+        self._context = multiprocessing.get_context("spawn")
+        self._pool: ProcessPoolExecutor | None = None
+        self._reports: Queue[Any] = self._context.Queue()
+        self._listening: tuple[Sequence[Any], Tell[Any]] = ((), lambda *_: None)
+        self._pump = threading.Thread(target=self._pass_reports_on, daemon=True)
 
-    def map(self, work: Work[I, R], items: Sequence[I], tell: Tell[I]) -> Generator[Outcome[I, R], None, None]:
+    def __enter__(self) -> Self:
+        self._pump.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end_workers()
+        self._reports.put(None)
+        self._pump.join(timeout=5)
+
+    def map(self, work: Work[I, R], items: Sequence[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, as they finish."""
-        context = multiprocessing.get_context("spawn")
-        reports: Queue[Any] = context.Queue()
-        pump = threading.Thread(target=_pump, args=(reports, items, tell), daemon=True)
-        pump.start()
-        try:
+        self._listening = (items, tell)
+        waiting = list(range(len(items)))
+        while waiting:
             suspects: list[int] = []
-            waiting = list(range(len(items)))[::-1]
-            while waiting:
-                yield from self._run_pool(work, items, waiting, suspects, reports, self.jobs)
-                for number in suspects:
-                    yield from self._run_alone(work, items, number, reports)
-                suspects.clear()
-        finally:
-            reports.put(None)
-            pump.join(timeout=5)
+            yield from self._run(work, items, waiting, self._jobs, suspects)
+            for number in suspects:
+                start = time.perf_counter()
+                dead: list[int] = []
+                yield from self._run(work, items, [number], 1, dead)
+                if dead:
+                    yield Outcome(items[number], None, WORKER_DIED, time.perf_counter() - start)
 
-    def _run_pool(
-        self,
-        work: Work[I, R],
-        items: Sequence[I],
-        waiting: list[int],
-        suspects: list[int],
-        reports: "Queue[Any]",
-        jobs: int,
+    def _run(
+        self, work: Work[I, R], items: Sequence[I], waiting: list[int], jobs: int, suspects: list[int]
     ) -> Iterator[Outcome[I, R]]:
-        """Run what is waiting until nothing is left or the pool breaks; then name who was under way."""
-        pool = ProcessPoolExecutor(
-            min(jobs, len(waiting)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(reports, self.threads),
-        )
-        under_way: dict[Future[Outcome[I, R]], int] = {}
-        try:
-            while waiting or under_way:
-                # No more than can run at once: an item that only waits is no suspect when a worker dies.
-                while waiting and len(under_way) < jobs:
-                    number = waiting.pop()
-                    under_way[pool.submit(_work_in_worker, work, items[number], number)] = number
-                finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    number = under_way.pop(future)
-                    try:
-                        outcome = future.result()
-                    except BrokenProcessPool:
-                        suspects.append(number)
-                        continue
+        """Run what is waiting until nothing is left or a worker dies; then name what was under way."""
+        under_way: dict[Future[Outcome[None, R]], int] = {}
+        while waiting or under_way:
+            # No more than can run at once: an item that only waits is no suspect when a worker dies.
+            while waiting and len(under_way) < jobs and not suspects:
+                number = waiting.pop(0)
+                try:
+                    under_way[self._workers().submit(_work_in_worker, work, items[number], number)] = number
+                except BrokenProcessPool:
+                    suspects.append(number)
+            finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in finished:
+                number = under_way.pop(future)
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    suspects.append(number)
+                else:
                     yield Outcome(items[number], outcome.result, outcome.failure, outcome.seconds)
-                if suspects:
-                    suspects.extend(under_way.values())
-                    return
-        except BrokenProcessPool:  # raised by submit
-            suspects.extend([number, *under_way.values()])
-        finally:
-            _stop(pool)
+            if suspects:
+                suspects.extend(under_way.values())
+                self._end_workers()
+                return
 
-    def _run_alone(
-        self, work: Work[I, R], items: Sequence[I], number: int, reports: "Queue[Any]"
-    ) -> Iterator[Outcome[I, R]]:
-        start = time.perf_counter()
-        dead: list[int] = []
-        yield from self._run_pool(work, items, [number], dead, reports, 1)
-        if dead:
-            failure = Failure(
-                type="WorkerDied",
-                message="the worker process died (killed, or out of memory)",
-                traceback="",
+    def _workers(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._jobs, self._context, initializer=_start_worker, initargs=(self._reports, self._threads)
             )
-            yield Outcome(items[number], None, failure, time.perf_counter() - start)
+        return self._pool
+
+    def _end_workers(self) -> None:
+        """End the workers at once: on the way out nobody waits for what is still under way."""
+        if self._pool is None:
+            return
+        workers = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(timeout=5)
+        self._pool = None
+
+    def _pass_reports_on(self) -> None:
+        """Pass the workers' progress and warnings on, until told to stop."""
+        while (report := self._reports.get()) is not None:
+            if isinstance(report, str):
+                logging.getLogger("bench").warning(report)
+                continue
+            number, what, done, total = report
+            items, tell = self._listening
+            if number < len(items):  # a late report of the wave before is of no use
+                tell(items[number], what, done, total)
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End a pool at once: on the way out nobody waits for what is still under way."""
-    workers = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join(timeout=5)
-
-
-def _pump(reports: "Queue[Any]", items: Sequence[I], tell: Tell[I]) -> None:
-    """Pass the workers' progress and warnings on, until told to stop."""
-    while (report := reports.get()) is not None:
-        if isinstance(report, str):
-            logging.getLogger("bench").warning(report)
-            continue
-        number, what, done, total = report
-        tell(items[number], what, done, total)
+WORKER_DIED = Failure(
+    type="WorkerDied", message="the worker process died (killed, or out of memory)", traceback=""
+)
 
 
 _reports: "Queue[Any] | None" = None

@@ -49,7 +49,9 @@ class Meter:
         return {
             name: Cost(
                 seconds=round(seconds, 4),
-                images_per_s=round(self._images[name] / seconds, 1) if self._images[name] and seconds else None,
+                images_per_s=round(self._images[name] / seconds, 1)
+                if self._images[name] and seconds
+                else None,
                 peak_host_mb=round(self._host[name], 1),
                 peak_device_mb=round(self._gpu[name], 1) if name in self._gpu else None,
             )

@@ -5,13 +5,13 @@ import hashlib
 import os
 import platform
 import random
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,9 +94,7 @@ def craft_poison(poison: Poison, workshop: Workshop, progress: Progress) -> dict
     return meter.costs()
 
 
-def _context(
-    poison: Poison, data: MultiTaskData, workshop: Workshop, progress: Progress
-) -> CraftContext:
+def _context(poison: Poison, data: MultiTaskData, workshop: Workshop, progress: Progress) -> CraftContext:
     device = workshop.torch_device
     channels = data.train.images.shape[1]
 
@@ -243,13 +241,13 @@ def _craft_cost(poison: Poison, about: dict[str, Any], workshop: Workshop) -> di
 
 
 @lru_cache(maxsize=2)
-def _loaded(part: Dataset, root: Path | None, cache: Path) -> MultiTaskData:
-    return part.load(root, cache)
+def _loaded(part: Hashable, root: Path | None, cache: Path) -> MultiTaskData:
+    return cast("Dataset", part).load(root, cache)
 
 
 def _load(part: Dataset, workshop: Workshop) -> MultiTaskData:
     """Load a dataset, once per process."""
-    return _loaded(part, workshop.data_root, workshop.store.cache)
+    return _loaded(cast("Hashable", part), workshop.data_root, workshop.store.cache)
 
 
 @lru_cache(maxsize=4)
@@ -257,9 +255,9 @@ def fingerprint(split: Split) -> str:
     """Return a hash of a split's images and labels, to tell one set of files from another."""
     content = hashlib.sha256()
     for rows in split.images.split(1024):
-        content.update(rows.contiguous().numpy())
+        content.update(rows.contiguous().numpy().data)
     for name in sorted(split.targets):
-        content.update(split.targets[name].contiguous().numpy())
+        content.update(split.targets[name].contiguous().numpy().data)
     return content.hexdigest()[:16]
 
 
@@ -286,7 +284,9 @@ def environment(workshop: Workshop) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": workshop.threads,
         "device": workshop.device,
-        "device_name": torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "device_name": torch.cuda.get_device_name(device)
+        if on_gpu
+        else torch.backends.cpu.get_cpu_capability(),
     }
 
 

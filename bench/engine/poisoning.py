@@ -51,13 +51,13 @@ def quantise(
 
 
 def _statistics(released: Tensor, norms: float, over: float) -> dict[str, float | None]:
-    square = sum(float(chunk.float().square().sum(dtype=torch.double)) for chunk in released.split(CHUNK))
-    changed = sum(int(chunk.count_nonzero()) for chunk in released.split(CHUNK))
+    chunks = released.split(CHUNK)
+    square = sum(float(chunk.float().square().sum(dtype=torch.double)) for chunk in chunks)
     size = released.numel()
     return {
-        "linf": float(max(int(chunk.abs().max()) for chunk in released.split(CHUNK))),
+        "linf": float(max(int(chunk.abs().max()) for chunk in chunks)),
         "l2": norms / len(released),
-        "l0": changed / size,
+        "l0": sum(int(chunk.count_nonzero()) for chunk in chunks) / size,
         "psnr": 10 * math.log10(255**2 * size / square) if square else None,
         "clamped": over / size,
     }
@@ -81,8 +81,14 @@ def release(
     released = torch.empty_like(clean)
     for rows in torch.arange(len(clean)).split(CHUNK):
         moved = clean[rows].to(torch.int16) + change[rows]
-        within = (moved >= 0).all() and (moved <= 255).all() and (change[rows].to(torch.int16).abs() <= epsilon).all()
+        within = (
+            (moved >= 0).all()
+            and (moved <= 255).all()
+            and (change[rows].to(torch.int16).abs() <= epsilon).all()
+        )
         if not within:
-            raise BenchError(f"the poison of {attack!r} breaks the budget of {epsilon}/255 or leaves the image's range")
+            raise BenchError(
+                f"the poison of {attack!r} breaks the budget of {epsilon}/255 or leaves the image's range"
+            )
         released[rows] = moved.to(torch.uint8)
     return released

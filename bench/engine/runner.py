@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from bench.api import Progress
 from bench.engine.cell import Cell, Poison, Surrogate
@@ -41,12 +40,8 @@ from bench.record import Failure, Record
 Item = TypeVar("Item", Surrogate, Poison, Cell)
 
 
-class Rerun(StrEnum):
-    """Which cells that have a record are run again."""
-
-    FAILED = "failed"
-    ALL = "all"
-    NONE = "none"
+Rerun = Literal["failed", "all", "none"]
+"""Which cells that have a record are run again."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def select(plan: Plan, store: Store, rerun: Rerun) -> Selection:
     """Return what is not there yet, or is damaged; damaged poisons and surrogates are named, not removed."""
     notices: list[str] = []
     cells = [cell for cell in plan.cells if _is_due(cell, store, rerun, notices)]
-    again = rerun is Rerun.ALL
+    again = rerun == "all"
     needed = tuple({cell.poison.key: cell.poison for cell in cells}.values())
     poisons = [p for p in needed if again or not _is_sound(store, POISONS, p.key, notices)]
     surrogates = {p.surrogate.key: p.surrogate for p in poisons if p.attack.part.needs_surrogate}
@@ -83,9 +78,9 @@ def _is_due(cell: Cell, store: Store, rerun: Rerun, notices: list[str]) -> bool:
     except BenchError as error:
         notices.append(f"{error}; the cell is run again")
         return True
-    if record is None or rerun is Rerun.ALL:
+    if record is None or rerun == "all":
         return True
-    return record.status == "failed" and rerun is Rerun.FAILED
+    return record.status == "failed" and rerun == "failed"
 
 
 def _is_sound(store: Store, kind: str, key: str, notices: list[str]) -> bool:
@@ -101,14 +96,14 @@ def run(
     workshop: Workshop,
     executor: Executor,
     listeners: Sequence[Listener] = (),
-    rerun: Rerun = Rerun.FAILED,
+    rerun: Rerun = "failed",
 ) -> RunFinished:
     """Run a plan's three waves and return the counts.
 
     Args:
         plan: what to run.
         workshop: where and with what.
-        executor: who does it.
+        executor: who does it, entered already.
         listeners: told of every event.
         rerun: which cells with a record are run again.
 
@@ -181,10 +176,8 @@ class _Run:
 
         if items:
             in_workshop = partial(_work, work, self._workshop)
-            # Closing the generator ends its workers, whatever goes wrong here.
-            with contextlib.closing(self._executor.map(in_workshop, items, tell)) as outcomes:
-                for outcome in outcomes:
-                    keep(wave, outcome)
+            for outcome in self._executor.map(in_workshop, items, tell):
+                keep(wave, outcome)
         self._tell(WaveFinished(wave))
 
     def _keep_failure(self, wave: Wave, outcome: Outcome[Any, Any]) -> None:

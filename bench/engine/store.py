@@ -53,7 +53,9 @@ class Store:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise BenchError(f"cannot write to the output folder {self.out}: {error.strerror or error}") from error
+            raise BenchError(
+                f"cannot write to the output folder {self.out}: {error.strerror or error}"
+            ) from error
         self._sweep()
 
     def _sweep(self) -> None:

@@ -5,7 +5,6 @@ import itertools
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from bench.catalog import Choice, axes, entries, make, read_value
 from bench.engine.cell import Cell, Named, Poison, Surrogate
 from bench.errors import BenchError, unknown
 from bench.record import AXES
+from bench.suites import suite_names, suite_text
 from bench.training import Recipe
 
 VICTIM_AXES = ("backbone", "weighting", "defense", "regime")
@@ -74,7 +74,7 @@ class Suite(_Strict):
     params: dict[str, dict[str, dict[str, Any]]] = {}
     recipe: Recipe = Recipe()
     surrogate: SurrogateSettings
-    budget: Budget = Budget()
+    budget: Budget = Budget(epsilon=EPSILON)
     poison_seed: int | None = None
     skip_missing_data: bool = False
 
@@ -99,12 +99,6 @@ class Plan:
         return tuple({poison.surrogate.key: poison.surrogate for poison in needed}.values())
 
 
-def suite_names() -> list[str]:
-    """Return the names of the suites that come with the package."""
-    folder = files("bench") / "suites"
-    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
-
-
 def read_suite(name_or_file: str, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite by its name or its file, with ``KEY=VALUE`` overrides (``recipe.epochs=5``).
 
@@ -126,13 +120,13 @@ def _document(name_or_file: str) -> dict[str, Any]:
     is_file = name_or_file.endswith(".toml") or "/" in name_or_file
     if not is_file and name_or_file not in suite_names():
         raise unknown("suite", name_or_file, suite_names())
-    source = Path(name_or_file) if is_file else files("bench") / "suites" / f"{name_or_file}.toml"
     try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
+        text = Path(name_or_file).read_text(encoding="utf-8") if is_file else suite_text(name_or_file)
+        return tomllib.loads(text)
     except OSError as error:
-        raise BenchError(f"cannot read the suite {source}: {error.strerror or error}") from error
+        raise BenchError(f"cannot read the suite {name_or_file}: {error.strerror or error}") from error
     except ValueError as error:
-        raise BenchError(f"the suite {source} is no valid TOML: {error}") from error
+        raise BenchError(f"the suite {name_or_file} is no valid TOML: {error}") from error
 
 
 def _override(document: dict[str, Any], override: str) -> None:
@@ -169,7 +163,12 @@ def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(piece) for piece in first["loc"])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = [*Suite.model_fields, *Recipe.__dataclass_fields__, *SurrogateSettings.model_fields, "epsilon"]
+        known = [
+            *Suite.model_fields,
+            *Recipe.__dataclass_fields__,
+            *SurrogateSettings.model_fields,
+            "epsilon",
+        ]
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         return f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     if first["type"] == "missing":
@@ -188,7 +187,7 @@ def expand(suite: Suite, only: Sequence[str] = (), data_root: Path | None = None
     Raises:
         BenchError: for an unknown axis, name or parameter, or a dataset that is not there.
     """
-    matrix, left_out = _resolve(suite, data_root)
+    matrix = _resolve(suite)
     restrictions = [_restriction(text, matrix, suite) for text in only]
     combinations = [
         combination
@@ -197,27 +196,25 @@ def expand(suite: Suite, only: Sequence[str] = (), data_root: Path | None = None
         and all(_selected(combination, axis, values) for axis, values in restrictions)
     ]
     if not combinations:
-        raise BenchError(f"suite {suite.name!r} has no cell left" + (f": {'; '.join(left_out)}" if left_out else ""))
+        raise BenchError(f"suite {suite.name!r} has no cell left")
     build = _Builder(suite)
     missing = _missing(build, combinations, data_root)
     if missing and not suite.skip_missing_data:
         raise BenchError(next(iter(missing.values())))
-    left_out += missing.values()
     present = [combination for combination in combinations if combination["dataset"] not in missing]
     cells = {cell.key: cell for cell in map(build.cell, _with_clean(present))}
-    return Plan(suite.name, tuple(cells.values()), tuple(left_out))
+    return Plan(suite.name, tuple(cells.values()), tuple(missing.values()))
 
 
-def _resolve(suite: Suite, data_root: Path | None) -> tuple[dict[str, list[str | int]], list[str]]:
-    """Return the matrix with every axis and every "all" filled in, and what was left out for it."""
+def _resolve(suite: Suite) -> dict[str, list[str | int]]:
+    """Return the matrix with every axis and every "all" filled in."""
     matrix: dict[str, list[str | int]] = {}
-    left_out: list[str] = []
     for axis in AXES:
         values = suite.matrix.get(axis)
         if values is None or values == []:
             raise BenchError(f"suite {suite.name!r}: [matrix] says nothing of the axis {axis!r}")
         matrix[axis] = list(entries(axis)) if values == ALL else [_label(axis, value) for value in values]
-    return matrix, left_out
+    return matrix
 
 
 def _label(axis: str, value: str | int) -> str | int:
@@ -228,7 +225,9 @@ def _label(axis: str, value: str | int) -> str | int:
     return Choice.parse(str(value)).label
 
 
-def _missing(build: "_Builder", combinations: Iterable[Labels], data_root: Path | None) -> dict[str | int, str]:
+def _missing(
+    build: "_Builder", combinations: Iterable[Labels], data_root: Path | None
+) -> dict[str | int, str]:
     """Return, per dataset that is not there, one sentence on how to get it."""
     found: dict[str | int, str] = {}
     for label in dict.fromkeys(combination["dataset"] for combination in combinations):
@@ -240,7 +239,9 @@ def _missing(build: "_Builder", combinations: Iterable[Labels], data_root: Path 
 
 def _combine(matrix: Mapping[str, Sequence[str | int]], star: bool) -> Iterator[dict[str, str | int]]:
     if not star:
-        yield from (dict(zip(AXES, values, strict=True)) for values in itertools.product(*(matrix[a] for a in AXES)))
+        yield from (
+            dict(zip(AXES, values, strict=True)) for values in itertools.product(*(matrix[a] for a in AXES))
+        )
         return
     default = {axis: matrix[axis][0] for axis in VICTIM_AXES}
     victims = [default] + [
@@ -285,7 +286,9 @@ def _selected(combination: Labels, axis: str, values: Sequence[str]) -> bool:
 
 
 def _matches(combination: Labels, rule: Labels) -> bool:
-    return all(str(value) in (str(combination[axis]), _name(combination[axis])) for axis, value in rule.items())
+    return all(
+        str(value) in (str(combination[axis]), _name(combination[axis])) for axis, value in rule.items()
+    )
 
 
 def _with_clean(combinations: Sequence[Labels]) -> Iterator[Labels]:
@@ -328,5 +331,3 @@ class _Builder:
         )
         victim = {axis: self.part(axis, labels[axis]) for axis in VICTIM_AXES}
         return Cell(poison=poison, recipe=suite.recipe, seed=seed, **victim)
-
-
