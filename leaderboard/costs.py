@@ -8,8 +8,16 @@ from leaderboard.frame import COSTS, cells
 POISON_PHASES = ("surrogate", "craft")
 """Phases measured once per poison and repeated in the record of every cell that trains on it."""
 
-VICTIM_AXES = ("backbone", "weighting", "defense", "regime")
-"""Axes that can change what training a victim costs."""
+DEPENDS_ON = {
+    **dict.fromkeys(POISON_PHASES, ("attack",)),
+    "purify": ("defense",),
+    "train": ("backbone", "weighting", "defense", "regime"),
+    "score": ("backbone", "regime"),
+}
+"""Phase → axes that can change what it costs, the one that is always shown first."""
+
+ALL = "all"
+"""Axis and part of a phase that costs the same under every part."""
 
 _MEASURES = list(COSTS.values())
 
@@ -17,8 +25,8 @@ _MEASURES = list(COSTS.values())
 def costs(frame: DataFrame) -> DataFrame:
     """Return the mean cost of each phase.
 
-    Making a poison is listed by attack, each distinct poison once; all else by backbone and by every other
-    axis of the victim that has more than one value, over cells that differ in that axis (see `varied`).
+    A phase is listed by the first axis it depends on, and by the others of `DEPENDS_ON` that have more than
+    one value, over cells that differ in that axis (see `varied`). Making a poison counts once per poison.
 
     Returns:
         Columns ``phase``, ``dataset``, ``axis``, ``part`` (label on that axis), ``s`` (seconds),
@@ -28,11 +36,12 @@ def costs(frame: DataFrame) -> DataFrame:
     once = cells(frame)
     found = [column.removesuffix("_s") for column in once.columns if column.endswith("_s")]
     phases = [name for name in found if f"{name}_host_mb" in once.columns and once[f"{name}_s"].notna().any()]
-    tables = [_by(once.drop_duplicates("poison"), name, "attack") for name in phases if name in POISON_PHASES]
+    tables = []
     for name in phases:
-        if name not in POISON_PHASES:
-            axes = [axis for axis in VICTIM_AXES if axis == "backbone" or once[axis].nunique() > 1]
-            tables += [_by(varied(once, axis), name, axis) for axis in axes]
+        measured = once.drop_duplicates("poison") if name in POISON_PHASES else once
+        first, *rest = DEPENDS_ON.get(name, (ALL,))
+        tables.append(_by(measured.assign(all=ALL), name, first))
+        tables += [_by(varied(measured, axis), name, axis) for axis in rest if once[axis].nunique() > 1]
     columns = ["phase", "dataset", "axis", "part", *_MEASURES, "measured"]
     return concat(tables, ignore_index=True)[columns] if tables else DataFrame(columns=columns)
 

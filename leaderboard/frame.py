@@ -19,8 +19,8 @@ Protection divides by what the clean victim learned. At 0.05 an error of one hun
 moves protection by 0.2; below it the quotient shows the seed and not the attack.
 """
 
-PHASES = ("surrogate", "craft", "train")
-"""Phases that always have columns, measured or not."""
+PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
+"""Phases of a cell as they follow each other; they always have columns, measured or not."""
 
 COSTS = {
     "seconds": "s",

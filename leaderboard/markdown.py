@@ -5,7 +5,7 @@ The text depends on the records alone, not on their order, so that a committed p
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pandas import DataFrame, isna
@@ -126,6 +126,10 @@ def number(value: float | None) -> str:
     """Return a measured quantity with about three digits."""
     if value is None or _is_missing(value):
         return MISSING
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.1f}M"
+    if abs(value) >= 1e4:
+        return f"{value / 1e3:.1f}k"
     return f"{value:z.{1 if abs(value) >= 10 else 2}f}" if abs(value) < 100 else f"{value:.0f}"
 
 
@@ -144,7 +148,7 @@ def _is_missing(value: object) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(rf"{MISSING}|[-+±]?\d[^a-zA-Z]*", text))
+    return bool(re.fullmatch(rf"{MISSING}|[-+±]?\d[^a-zA-Z]*[kM]?", text))
 
 
 def _with_interval(mean: float | None, low: float | None, high: float | None) -> str:
@@ -168,36 +172,38 @@ def _head(chosen: Selection, frame: DataFrame) -> str:
 def _ranking(frame: DataFrame) -> str:
     ranked = ranking(frame)
     metrics = sorted(set(frame["headline"]))
-    rows = []
-    for row in ranked.to_dict("records"):
-        reference = row["attack"] == CLEAN
-        rows.append(
-            {
-                "#": MISSING if isna(row["rank"]) else str(row["rank"]),
-                "attack": row["attack"],
-                "worst case": protection(row["worst"], None if reference else row["spread"]),
-                "worst defense": MISSING if reference else row["worst_defense"] or MISSING,
-                "defenses": _span(row["defenses_min"], row["defenses_max"]),
-                "mean": protection(row["mean"]),
-                **{_metric(metric): _raw(row.get(f"raw_{metric}"), metric) for metric in metrics},
-                "cells": str(row["cells"]),
-                "undefined": str(row["undefined"]),
-                "craft s": number(row["craft_s"]),
-                "craft img/s": number(row["craft_images_per_s"]),
-                "host MiB": _whole(row["craft_host_mb"]),
-                "device MiB": _whole(row["craft_device_mb"]),
-                "l∞ /255": MISSING if _is_missing(row["linf"]) else f"{row['linf']:.3g}",
-            }
-        )
+    rows = [_ranking_row(row, metrics) for row in ranked.to_dict("records")]
     spread = "; ± is the standard deviation over seeds" if ranked["spread"].notna().any() else ""
     legend = (
         "The defender picks the defense: *worst case* is the least protection over the defenses, averaged "
         f"over everything else; *mean* is over the defenses too{spread}. *Defenses* is how many a worst case "
-        "is over, *undefined* how many tasks of the cells have no protection and are left out. Raw scores are "
-        "without a defense where that was run; lower means better protected, except for errors. Memory is the "
-        f"peak while crafting, l∞ the largest change of a pixel. {CLEAN} is the reference and is not ranked."
+        "is over, *undefined* how many tasks of the cells have no protection and are left out. Raw scores "
+        "are without a defense where that was run; lower means better protected, except for errors. Memory "
+        f"is the peak while crafting, l∞ the largest change of a pixel. {CLEAN} is the reference and is not "
+        "ranked."
     )
     return "\n\n".join(["## Ranking", table(_without_empty(rows)), legend])
+
+
+def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[str, str]:
+    reference = row["attack"] == CLEAN
+    return {
+        "#": MISSING if isna(row["rank"]) else str(row["rank"]),
+        "attack": row["attack"],
+        "worst case": protection(row["worst"], None if reference else row["spread"]),
+        "worst defense": MISSING if reference or isna(row["worst_defense"]) else row["worst_defense"],
+        "defenses": _span(row["defenses_min"], row["defenses_max"]),
+        "mean": protection(row["mean"]),
+        **{_metric(metric): _raw(row[f"raw_{metric}"], metric) for metric in metrics},
+        "cells": str(row["cells"]),
+        "undefined": str(row["undefined"]),
+        # The clean "attack" copies the images; what that takes says nothing.
+        "craft s": MISSING if reference else number(row["craft_s"]),
+        "craft img/s": MISSING if reference else number(row["craft_images_per_s"]),
+        "host MiB": MISSING if reference else _whole(row["craft_host_mb"]),
+        "device MiB": MISSING if reference else _whole(row["craft_device_mb"]),
+        "l∞ /255": MISSING if _is_missing(row["linf"]) else f"{row['linf']:.3g}",
+    }
 
 
 def _dataset(frame: DataFrame, dataset: str) -> str:
@@ -265,7 +271,7 @@ def _peaks(frame: DataFrame) -> str:
     ]
     legend = (
         "Mean over tasks of the raw score after the last epoch and at each task's best epoch, picked on the "
-        "test set: what early stopping could give an exploiter at most. Victims as in the tables of every task."
+        "test set: what early stopping could give an exploiter at most. Victims as in the tables above."
     )
     return "\n\n".join(["## Last and best epoch", table(rows), legend])
 

@@ -1,0 +1,69 @@
+"""Every chore of the project: `nox -l` lists them, `nox -s NAME` runs one in an environment of its own.
+
+`nox --no-venv -s NAME` runs it in the current environment instead.
+"""
+
+import nox
+
+nox.options.sessions = ["lint", "types", "imports", "tests"]
+nox.options.default_venv_backend = "venv"
+
+PYTHONS = ["3.11", "3.12"]
+
+
+def install(session: nox.Session) -> None:
+    if session.virtualenv.is_sandboxed:
+        session.install("-c", "constraints.txt", "-e", ".[dev]")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting."""
+    install(session)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types, strictly."""
+    install(session)
+    session.run("mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Imports flow one way."""
+    install(session)
+    session.run("lint-imports")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """All tests; arguments go to pytest: `nox -s tests-3.11 -- -k digits`."""
+    install(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """Run the suite `smoke`: every part once."""
+    install(session)
+    session.run("bench", "run", "--suite", "smoke", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Run the suite `nightly` and compare it with the committed reference."""
+    install(session)
+    session.run("bench", "run", "--suite", "nightly", *session.posargs)
+    session.run("bench", "check", "--against", "tests/golden/nightly.json", "--out", "runs/nightly")
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Time the hot paths side by side."""
+    install(session)
+    session.run(
+        "pytest", "tests/benchmarks", "-n", "0", "--benchmark-enable", "--benchmark-only", *session.posargs
+    )

@@ -1,0 +1,27 @@
+"""Settings for every test: one thread, no telemetry, runs kept out of the repository."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported: small tensors on many threads are slower, and workers of the test run share cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Return the folder with real images, or skip: users need not have one."""
+    folder = Path(os.environ.get("MTLUE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder} is not there (set MTLUE_DATA)")
+    return folder

@@ -1,0 +1,334 @@
+"""The board of a small set of made-up records, byte for byte, with its numbers worked out by hand.
+
+After a wanted change of the page: ``MTLUE_UPDATE_GOLDEN=1 pytest tests/golden/test_leaderboard.py``, then read
+the difference before committing it.
+"""
+
+import csv
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from pandas import DataFrame
+
+from bench.errors import BenchError
+from bench.record import Record, TaskInfo
+from leaderboard.comparison import compare
+from leaderboard.costs import costs
+from leaderboard.frame import select, to_frame
+from leaderboard.markdown import render, render_comparison, to_csv, to_json
+from leaderboard.tables import by_axis, by_task, peak_vs_last, ranking, usual_victims
+from tests.records import cost, fail, make_record, matrix, task_info
+
+HERE = Path(__file__).parent
+
+DEPTH = task_info("abs_error", "abs_error", floor=2.0, perfect=0.0)
+LABEL = TaskInfo(
+    kind="classification",
+    classes=4,
+    headline="accuracy",
+    scored="balanced_accuracy",
+    floor={"accuracy": 0.9, "balanced_accuracy": 0.25},
+    perfect={"accuracy": 1.0, "balanced_accuracy": 1.0},
+    test=100,
+)
+
+
+def digits() -> list[Record]:
+    """Two tasks, two defenses, three seeds."""
+    zeros = {"none": (0.0, 0.0), "jpeg(quality=30)": (0.0, 0.0)}
+    learned = {
+        "clean": zeros,
+        "em": {"none": (0.9, 1.0), "jpeg(quality=30)": (0.3, 0.5)},
+        "mtl-ue-em": {"none": (0.8, 0.8), "jpeg(quality=30)": (0.6, 0.7)},
+    }
+    return matrix(learned)
+
+
+def rooms() -> list[Record]:
+    """A task whose error is best at 0, one scored by another metric than it shows, one that nobody learns."""
+
+    def room(attack: str, depth: float, label: float, raw: float) -> Record:
+        return make_record(
+            {"depth": depth, "label": label, "noise": 0.26},
+            tasks={"depth": DEPTH, "label": LABEL, "noise": LABEL},
+            raw={"label": raw, "noise": 0.9},
+            dataset="rooms",
+            backbone="dense|18",
+            attack=attack,
+        )
+
+    return [room("clean", 0.4, 0.85, 0.97), room("em", 1.6, 0.25, 0.9), room("mtl-ue-em", 2.4, 0.4, 0.92)]
+
+
+def everything() -> list[Record]:
+    """The two datasets with whatever else a folder can hold."""
+    older = {"key": "older", "finished": "2025-01-01T00:00:00+00:00"}
+    gone = {"key": "gone", "status": "failed", "finished": "2025-01-01T00:00:00+00:00"}
+    return [
+        *digits(),
+        *rooms(),
+        make_record({"a": 0.7, "b": 0.7}, attack="em", backbone="large"),
+        make_record({"a": 0.5, "b": 0.5}, attack="em", changes=older),
+        make_record({"a": 0.5, "b": 0.5}, attack="em", changes=gone),
+        fail("out of memory:\nasked for <8> GiB | got none", attack="mtl-ue-em", backbone="large"),
+    ]
+
+
+def expect(name: str, text: str) -> None:
+    path = HERE / name
+    if os.environ.get("MTLUE_UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def value(frame: DataFrame, column: str, **labels: str | int) -> float:
+    for name, label in labels.items():
+        frame = frame[frame[name] == label]
+    assert len(frame) == 1
+    return float(frame[column].iloc[0])
+
+
+def test_board_is_the_committed_one() -> None:
+    expect("leaderboard.md", render(everything(), ["records/3f.json is damaged | and left out"]))
+
+
+def test_comparison_is_the_committed_one() -> None:
+    expect("comparison.md", render_comparison(compare(to_frame(everything()), "em", "mtl-ue-em")))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_text_depends_on_the_order_of_the_records(seed: int) -> None:
+    shuffled = everything()
+    random.Random(seed).shuffle(shuffled)
+    assert render(shuffled) == render(everything())
+    assert to_csv(to_frame(shuffled)) == to_csv(to_frame(everything()))
+
+
+def test_protection_by_hand() -> None:
+    frame = to_frame(rooms())
+    # An error: clean 0.4, floor 2. (0.4 - 1.6) / (0.4 - 2) and (0.4 - 2.4) / (0.4 - 2), which is misled.
+    assert value(frame, "protection", task="depth", attack="em") == pytest.approx(0.75)
+    assert value(frame, "protection", task="depth", attack="mtl-ue-em") == pytest.approx(1.25)
+    # Balanced accuracy, not the accuracy that is shown: (0.85 - 0.4) / (0.85 - 0.25).
+    assert value(frame, "protection", task="label", attack="em") == pytest.approx(1.0)
+    assert value(frame, "protection", task="label", attack="mtl-ue-em") == pytest.approx(0.75)
+    assert value(frame, "raw", task="label", attack="mtl-ue-em") == 0.92
+    assert list(frame.loc[frame["attack"] == "clean", "protection"]) == [0.0, 0.0, 0.0]
+
+
+def test_a_task_that_clean_does_not_learn_is_undefined() -> None:
+    # (0.26 - 0.25) / (1 - 0.25) is below 0.05.
+    noise = to_frame(rooms()).query("task == 'noise' and attack != 'clean'")
+    assert not noise["defined"].any()
+    assert noise["paired"].all()
+    assert noise["protection"].isna().all()
+    assert list(ranking(to_frame(rooms()))["undefined"]) == [1, 1, 0]
+
+
+def test_a_missing_score_is_undefined_and_left_out_of_the_mean() -> None:
+    records = [
+        make_record({"a": 0.9, "b": 0.9}, attack="clean"),
+        make_record({"a": 0.7, "b": None}),
+    ]
+    ranked = ranking(to_frame(records))
+    assert value(ranked, "worst", attack="em") == pytest.approx(0.5)
+    assert value(ranked, "undefined", attack="em") == 1
+    assert "nan" not in render(records).lower()
+
+
+def test_ranking_by_hand() -> None:
+    ranked = ranking(to_frame(digits()))
+    assert list(ranked["attack"]) == ["mtl-ue-em", "em", "clean"]
+    assert list(ranked["rank"])[:2] == [1, 2]
+    # Seed means are 0.65, 0.67, 0.69 under jpeg, the worst; under none 0.8, 0.82, 0.84.
+    assert value(ranked, "worst", attack="mtl-ue-em") == pytest.approx(0.67)
+    assert value(ranked, "mean", attack="mtl-ue-em") == pytest.approx((0.67 + 0.82) / 2)
+    assert value(ranked, "spread", attack="mtl-ue-em") == pytest.approx(0.02)
+    assert value(ranked, "worst", attack="em") == pytest.approx(0.42)
+    assert set(ranked["worst_defense"][:2]) == {"jpeg(quality=30)"}
+    # Accuracy without a defense is 1 - 0.5 · 0.82.
+    assert value(ranked, "raw_accuracy", attack="mtl-ue-em") == pytest.approx(0.59)
+    assert value(ranked, "craft_s", attack="mtl-ue-em") == 20.0
+    assert value(ranked, "linf", attack="mtl-ue-em") == 8.0
+
+
+def test_worst_case_is_taken_where_the_other_axes_agree() -> None:
+    # A star around (small, none): jpeg was run on small alone, so large counts with its one defense.
+    records = [
+        make_record(
+            {"a": 1.0 if attack == "clean" else score}, attack=attack, backbone=backbone, defense=defense
+        )
+        for backbone, defense, score in (
+            ("small", "none", 0.5),
+            ("small", "jpeg", 0.8),
+            ("large", "none", 0.6),
+        )
+        for attack in ("clean", "em")
+    ]
+    em = ranking(to_frame(records)).query("attack == 'em'").iloc[0]
+    # Protections are 1 and 0.4 on small and 0.8 on large.
+    assert em["worst"] == pytest.approx((0.4 + 0.8) / 2)
+    assert (em["defenses_min"], em["defenses_max"]) == (1, 2)
+    # Backbones are compared without a defense, where both were run, and defenses on small.
+    frame = to_frame(records)
+    assert by_axis(frame, "backbone").loc["em"].to_dict() == pytest.approx({"large": 0.8, "small": 1.0})
+    assert by_axis(frame, "defense").loc["em"].to_dict() == pytest.approx({"jpeg": 0.4, "none": 1.0})
+    assert set(usual_victims(frame, "digits")["defense"]) == {"none"}
+
+
+def test_usual_victims_are_all_of_a_matrix_and_the_default_of_a_star() -> None:
+    def victims(settings: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        records = [
+            make_record({"a": 1.0}, attack="clean", backbone=backbone, weighting=weighting)
+            for backbone, weighting in settings
+        ]
+        rows = usual_victims(to_frame(records), "digits")
+        return set(zip(rows["backbone"], rows["weighting"], strict=True))
+
+    full = {("s", "ew"), ("s", "uw"), ("l", "ew"), ("l", "uw")}
+    assert victims(sorted(full)) == full
+    assert victims([("s", "ew"), ("s", "uw"), ("s", "dwa"), ("l", "ew"), ("xl", "ew")]) == {("s", "ew")}
+
+
+def test_by_task_shows_floor_clean_and_attacks_in_the_order_of_rank() -> None:
+    wide = by_task(to_frame(everything()), "rooms")
+    assert list(wide.index) == ["floor", "clean", "mtl-ue-em", "em"]
+    assert list(wide["raw"].columns) == ["depth", "label", "noise"]
+    assert list(wide["raw"].loc["floor"]) == [2.0, 0.9, 0.9]
+    # An error and an accuracy have no common mean, their protections have.
+    assert wide["mean", "raw"].isna().all()
+    assert wide["mean", "protection"]["em"] == pytest.approx((0.75 + 1.0) / 2)
+
+
+def test_peak_is_at_least_the_last_epoch_of_an_accuracy() -> None:
+    em = peak_vs_last(to_frame(digits())).query("attack == 'em'").iloc[0]
+    # 1 - 0.5 · 0.97 over tasks and seeds, and 0.05 more, as the records have it.
+    assert (em["last"], em["peak"]) == (pytest.approx(0.515), pytest.approx(0.565))
+
+
+def test_many_tasks_are_rows() -> None:
+    names = [f"task{i}" for i in range(10)]
+    records = [make_record(dict.fromkeys(names, 0.9 - 0.4 * (a == "em")), attack=a) for a in ("clean", "em")]
+    page = render(records)
+    assert "| task9  |  50.0 | 90.0 (0.00) | 50.0 (1.00) |" in page
+
+
+def test_craft_costs_count_once_per_poison() -> None:
+    slow = {"craft": cost(50.0, 10.0), "train": cost(1.0)}
+    records = [
+        make_record({"a": 0.9}, seed=0),
+        make_record({"a": 0.9}, seed=0, defense="jpeg"),
+        make_record({"a": 0.9}, seed=1, costs=slow),
+    ]
+    table = costs(to_frame(records))
+    assert value(table, "s", phase="craft") == (10.0 + 50.0) / 2
+    assert value(table, "measured", phase="craft") == 2
+    assert value(table, "s", phase="train", axis="backbone") == pytest.approx((30.0 + 30.0 + 1.0) / 3)
+
+
+def test_a_cell_without_clean_counterpart_is_unpaired() -> None:
+    records = [*digits(), make_record({"a": 0.7, "b": 0.7}, attack="em", backbone="large")]
+    frame = to_frame(records)
+    assert frame.query("backbone == 'large'")["protection"].isna().all()
+    em = ranking(frame).query("attack == 'em'").iloc[0]
+    assert (em["unpaired"], em["undefined"], em["cells"]) == (1, 0, 7)
+    assert em["worst"] == pytest.approx(0.42)
+
+
+def test_the_last_finished_of_equal_cells_counts() -> None:
+    def at(key: str, day: int, score: float) -> Record:
+        return make_record({"a": score}, changes={"key": key, "finished": f"2026-03-0{day}T00:00:00+00:00"})
+
+    old, new = at("z", 1, 0.9), at("a", 2, 0.6)
+    for records in ([old, new], [new, old], [new, old, old]):
+        chosen = select(records)
+        assert chosen.done == (new,)
+        assert chosen.superseded == 1
+
+
+def test_a_failure_stands_until_the_cell_is_finished() -> None:
+    failed = fail()
+    again = make_record({"a": 0.9}, changes={"key": "again", "finished": "2026-04-01T00:00:00+00:00"})
+    assert select([failed]).failed == (failed,)
+    assert select([failed, again]).failed == ()
+
+
+def test_two_protocols_never_share_a_table() -> None:
+    other = make_record({"a": 0.9}, changes={"protocol": 7}, seed=1)
+    with pytest.raises(BenchError, match="protocols 1 and 7"):
+        render([make_record({"a": 0.9}), other])
+
+
+def test_a_board_without_a_finished_cell_says_so() -> None:
+    assert "No cell is finished yet." in render([])
+    page = render([fail("boom")])
+    assert "RuntimeError: boom" in page
+
+
+def test_csv_and_json_hold_every_row() -> None:
+    frame = to_frame(everything())
+    rows = list(csv.DictReader(io.StringIO(to_csv(frame))))
+    objects = json.loads(to_json(frame))
+    assert len(rows) == len(objects) == len(frame)
+    lost = [row for row in objects if row["backbone"] == "large"]
+    assert {row["protection"] for row in lost} == {None}
+    assert [float(row["score"]) for row in rows] == [row["score"] for row in objects]
+
+
+def test_comparison_pairs_cells_that_differ_in_the_attack_alone() -> None:
+    comparison = compare(to_frame(everything()), "em", "mtl-ue-em")
+    assert (comparison.cells, comparison.only_a, comparison.only_b) == (7, 1, 0)
+    overall = comparison.overall
+    # none +0.15 wins, jpeg -0.25 loses, in each of three seeds; rooms is 0.875 - 1.0 in seed 0.
+    assert (overall.wins, overall.ties, overall.losses) == (3, 0, 4)
+    seed0 = (3 * 0.0 + 0.15 - 0.25 - 0.125) / 3
+    assert overall.mean == pytest.approx((seed0 - 0.05 - 0.05) / 3)
+    assert comparison.verdict.startswith("mtl-ue-em protects more than em by 0.06") or (
+        "the interval includes 0" in comparison.verdict
+    )
+
+
+def test_comparison_along_another_axis() -> None:
+    comparison = compare(to_frame(digits()), "none", "jpeg(quality=30)", axis="defense")
+    assert comparison.verdict.startswith("Protection is higher under none than under jpeg(quality=30) by 0.")
+
+
+def test_one_seed_gives_no_interval() -> None:
+    comparison = compare(to_frame(rooms()), "em", "mtl-ue-em")
+    assert comparison.overall.interval is None
+    # (0.75 + 1) / 2 against (1.25 + 0.75) / 2.
+    assert comparison.verdict == (
+        "mtl-ue-em protects more than em by 0.12 over 1 paired cell (one seed: no interval)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "axis", "message"),
+    [
+        ("me", "mtl-ue-em", "attack", "did you mean 'em'"),
+        ("em", "mtl-ue", "attack", "did you mean 'mtl-ue-em'"),
+        ("em", "mtl-ue-em", "atack", "did you mean 'attack'"),
+        ("em", "em", "attack", "both sides"),
+        ("0", "1", "seed", "seeds"),
+        ("small", "dense|18", "backbone", "no cell with backbone 'small' has a counterpart"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_refused(a: str, b: str, axis: str, message: str) -> None:
+    with pytest.raises(BenchError, match=message.replace("|", r"\|")):
+        compare(to_frame(everything()), a, b, axis)
+
+
+def test_the_leaderboard_needs_no_torch() -> None:
+    program = (
+        "import sys, leaderboard.markdown, leaderboard.comparison, leaderboard.regression; "
+        "print(sorted({'torch', 'torchvision'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
