@@ -7,7 +7,7 @@ minimisation is MTL-UE + EM, and so on.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ LossOfDelta = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, ""]]
 """The attacker's loss, to be made small, as a function of δ."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Which labels, against which surrogates."""
 
@@ -35,6 +36,7 @@ class Objective(Protocol):
         """Return, per sample, the share of tasks on which the attacker has not reached his aim yet."""
 
 
+@runtime_checkable
 class Perturber(Noise, Protocol):
     """How δ is held, and improved on a batch."""
 

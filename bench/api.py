@@ -174,6 +174,7 @@ class Backbone(Protocol):
         """Return an encoder [b c h w] → [b d], freshly initialised, and d."""
 
 
+@runtime_checkable
 class Balancer(Protocol):
     """One training run's state of a weighting."""
 

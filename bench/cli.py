@@ -42,14 +42,14 @@ SetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a setting of the suite, such as recipe.epochs=5."
     ),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder. [default: runs/SUITE]")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.", show_default="runs/SUITE")]
 FoundOption = Annotated[
-    Path | None, typer.Option("--out", help="A run's folder. [default: the latest in runs/]")
+    Path | None, typer.Option("--out", help="A run's folder.", show_default="the latest in runs/")
 ]
 RootOption = Annotated[Path | None, typer.Option("--data-root", help="The folder that holds the datasets.")]
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", min=1, help="Worker processes. [default: one per CPU core, 1 on a GPU]"),
+    typer.Option("--jobs", min=1, help="Worker processes.", show_default="one per CPU core, 1 on a GPU"),
 ]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 ExecutorOption = Annotated[
@@ -61,7 +61,7 @@ RerunOption = Annotated[
 ]
 UriOption = Annotated[
     str | None,
-    typer.Option("--tracking-uri", help="MLflow's tracking URI. [default: SQLite in the run's folder]"),
+    typer.Option("--tracking-uri", help="MLflow's tracking URI.", show_default="SQLite in the run's folder"),
 ]
 
 
@@ -226,7 +226,7 @@ def report(
         Literal["markdown", "csv", "json"], typer.Option("--format", help="How to write it.")
     ] = "markdown",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file. [default: standard output]")
+        Path | None, typer.Option("--output", "-o", help="A file.", show_default="standard output")
     ] = None,
 ) -> None:
     """Print the leaderboard of a run, or its scores as csv or json: one row per cell and task."""
@@ -267,7 +267,7 @@ def check(
         bool, typer.Option("--update", help="Write the reference from this run instead.")
     ] = False,
 ) -> None:
-    """Compare a run with a committed reference: exit code 1 on a regression in scores or a gross one in cost."""
+    """Compare a run with a committed reference: exit code 1 where scores, or grossly costs, regressed."""
     from leaderboard import regression
 
     records = _records(_found(out))

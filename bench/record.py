@@ -1,5 +1,6 @@
 """Record: what the engine writes for each cell and the leaderboard reads. Standard library only."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -142,7 +143,8 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # below a file there is nothing to remove
+            aside.unlink()
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -177,9 +179,17 @@ def read_record(path: Path) -> Record:
     if content.get("schema") != SCHEMA:
         raise BenchError(f"{path} has schema {content.get('schema')}, this version reads schema {SCHEMA}")
     body = content["record"]
-    if content.get("checksum") != digest(body):
+    try:
+        sound = content.get("checksum") == digest(body)
+    except ValueError as error:  # JSON has no NaN, but Python reads one
+        raise BenchError(f"{path} is damaged: {error}") from error
+    if not sound:
         raise BenchError(f"{path} is damaged: its checksum does not match")
-    if set(body) != {f.name for f in fields(Record)} or body["key"] != path.stem:
+    if (
+        not isinstance(body, Mapping)
+        or set(body) != {f.name for f in fields(Record)}
+        or body["key"] != path.stem
+    ):
         raise BenchError(f"{path} is not the record its name says")
     return Record(**body)
 
@@ -204,6 +214,6 @@ def read_note(folder: Path) -> list[str]:
     """Return what the last run left out, one sentence each; nothing where there is no sound note."""
     try:
         left_out = json.loads((folder / "run.json").read_text(encoding="utf-8"))["left_out"]
+        return [str(sentence) for sentence in left_out]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [str(sentence) for sentence in left_out]

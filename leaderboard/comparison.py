@@ -7,6 +7,7 @@ from pandas import DataFrame
 
 from bench.errors import BenchError, unknown
 from bench.record import AXES
+from leaderboard.frame import CLEAN
 from leaderboard.statistics import TIE, Paired, compare_pairs
 
 
@@ -64,6 +65,8 @@ class Comparison:
 def compare(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Comparison:
     """Compare two labels of an axis over the cells that are equal in all other axes.
 
+    Along any axis but the attack the clean cells, whose protection is 0 on both sides, are left out.
+
     Args:
         frame: from `leaderboard.frame.to_frame`.
         a: label of the one side, as the records spell it, such as ``em`` or ``jpeg(quality=30)``.
@@ -74,13 +77,16 @@ def compare(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Compariso
         BenchError: for an axis or label that does not exist, twice the same label, or no pair of cells.
     """
     _check(frame, a, b, axis)
+    if axis != "attack":
+        frame = frame[frame["attack"] != CLEAN]
     others = [other for other in AXES if other != axis]
     columns = ["key", "position", "headline", "raw", "protection"]
     sides = [frame.loc[frame[axis] == label, [*others, "task", *columns]] for label in (a, b)]
     pairs = sides[0].merge(sides[1], on=[*others, "task"], suffixes=("_a", "_b"))
     if not len(pairs):
+        cell = "cell" if axis == "attack" else "attacked cell"
         raise BenchError(
-            f"no cell with {axis} {a!r} has a counterpart with {axis} {b!r} that is equal in all other axes"
+            f"no {cell} with {axis} {a!r} has a counterpart with {axis} {b!r} that is equal in all other axes"
         )
     if axis == "dataset":
         pairs["dataset"] = f"{a}, {b}"

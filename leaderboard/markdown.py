@@ -3,6 +3,7 @@
 The text depends on the records alone, not on their order, so that a committed page shows real changes only.
 """
 
+import json
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -98,7 +99,8 @@ def to_csv(frame: DataFrame) -> str:
 
 def to_json(frame: DataFrame) -> str:
     """Return the tidy table as a JSON list of rows, missing values null."""
-    return frame.to_json(orient="records", double_precision=15, indent=1, force_ascii=False) + "\n"
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -148,7 +150,7 @@ def _is_missing(value: object) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(rf"{MISSING}|[-+±]?\d[^a-zA-Z]*[kM]?", text))
+    return bool(re.fullmatch(rf"({MISSING}|[-+±]?\d)[^a-zA-Z]*[kM]?", text))
 
 
 def _with_interval(mean: float | None, low: float | None, high: float | None) -> str:
@@ -177,7 +179,7 @@ def _ranking(frame: DataFrame) -> str:
     legend = (
         "The defender picks the defense: *worst case* is the least protection over the defenses, averaged "
         f"over everything else; *mean* is over the defenses too{spread}. *Defenses* is how many a worst case "
-        "is over, *undefined* how many tasks of the cells have no protection and are left out. Raw scores "
+        "is over, *undefined* how many scores of tasks have no protection and are left out. Raw scores "
         "are without a defense where that was run; lower means better protected, except for errors. Memory "
         f"is the peak while crafting, l∞ the largest change of a pixel. {CLEAN} is the reference and is not "
         "ranked."
@@ -209,7 +211,7 @@ def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[st
 def _dataset(frame: DataFrame, dataset: str) -> str:
     wide = by_task(frame, dataset)
     rows = usual_victims(frame, dataset)
-    metrics = rows.drop_duplicates("task").set_index("task")["headline"]
+    metrics = rows.sort_values("position").drop_duplicates("task").set_index("task")["headline"]
     tasks = list(wide["raw"].columns)
     one = metrics.nunique() == 1
     lines = []
@@ -222,9 +224,11 @@ def _dataset(frame: DataFrame, dataset: str) -> str:
         lines.append(line)
     if len(tasks) > MAX_TASK_COLUMNS:
         lines = _transpose(lines)
-    named = [_metric(metrics[task]) + ("" if one else f" of {escape(task)}") for task in tasks]
-    what = named[0] if one else ", ".join(named)
-    legend = f"Last epoch: {what}, with protection in parentheses. {_victims(rows)}"
+    what = "; ".join(
+        _metric(metric) + ("" if one else f" of {escape(', '.join(metrics.index[metrics == metric]))}")
+        for metric in metrics.unique()
+    )
+    legend = f"Last epoch: {what}; protection in parentheses. {_victims(rows)}"
     return "\n\n".join([f"## {escape(dataset)}: every task", table(lines), legend])
 
 
@@ -320,8 +324,9 @@ def _notes(frame: DataFrame, chosen: Selection, left_out: Sequence[str]) -> str:
     notes = []
     if undefined:
         notes.append(
-            f"{_count(undefined, 'task')} of the cells left out of all means: the clean victim is within "
-            f"{MIN_HEADROOM:.0%} of the way from the floor to a perfect score, or a score is undefined."
+            f"{_count(undefined, 'score')} of tasks left out of all means of protection: the clean victim is "
+            f"less than {MIN_HEADROOM:.0%} of the way from the floor to a perfect score, or a score is "
+            "missing."
         )
     if unpaired:
         notes.append(f"{_count(unpaired, 'cell')} without a clean counterpart, so without protection.")

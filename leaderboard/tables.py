@@ -7,7 +7,6 @@ from bench.errors import unknown
 from bench.record import AXES
 from leaderboard.costs import varied
 from leaderboard.frame import CLEAN, cells
-from leaderboard.statistics import seed_spread
 
 NO_DEFENSE = "none"
 """Label of the defense that does nothing; raw scores are shown under it, as the papers do."""
@@ -28,9 +27,9 @@ def ranking(frame: DataFrame) -> DataFrame:
         One row per attack, best first, ``clean`` last:
         ``rank`` (missing for clean and where nothing is defined), ``attack``, ``worst``, ``worst_defense``
         (most often the worst), ``defenses_min`` and ``defenses_max`` (how many a worst case is over),
-        ``mean`` (over defenses), ``spread`` (of ``worst`` over seeds, NaN for one seed), ``cells``,
-        ``undefined`` (tasks of cells), ``unpaired`` (cells), one ``raw_METRIC`` per headline metric (under
-        defense ``none`` where it was run), ``craft_s``, ``craft_images_per_s``, ``craft_host_mb``,
+        ``mean`` (over defenses), ``spread`` (of ``worst``, standard deviation over seeds),
+        ``cells``, ``undefined`` (tasks of cells), ``unpaired`` (cells), a ``raw_METRIC`` per headline metric
+        (under defense ``none`` where it was run), ``craft_s``, ``craft_images_per_s``, ``craft_host_mb``,
         ``craft_device_mb`` (means over distinct poisons) and ``linf`` (largest, in steps of 1/255).
     """
     once = cells(frame)
@@ -49,20 +48,21 @@ def ranking(frame: DataFrame) -> DataFrame:
 def _rank_row(once: DataFrame, tasks: DataFrame) -> dict[str, object]:
     defined = once[once["protection"].notna()]
     draws = defined.groupby(_DRAW)["protection"]
-    worst = draws.min().reset_index()
+    worst = draws.min()
     least = defined.loc[draws.idxmin(), "defense"] if len(defined) else Series(dtype=str)
     counts = draws.size()
     poisons = once.drop_duplicates("poison")
     crafting = [f"craft_{suffix}" for suffix in ("s", "images_per_s", "host_mb", "device_mb")]
     return {
         "attack": once["attack"].iloc[0],
-        "worst": worst["protection"].mean(),
+        "worst": worst.mean(),
         # value_counts breaks ties by first occurrence; sorting by name first makes that the alphabet.
         "worst_defense": least.sort_values().value_counts().index[0] if len(least) else None,
         "defenses_min": int(counts.min()) if len(counts) else 0,
         "defenses_max": int(counts.max()) if len(counts) else 0,
         "mean": draws.mean().mean(),
-        "spread": _number(seed_spread(worst["protection"], worst["seed"])),
+        # Settings that were not run under every seed would show as a spread over seeds.
+        "spread": worst.unstack("seed").dropna().mean().std(ddof=1),
         "cells": len(once),
         "undefined": int(once["undefined"].sum()),
         "unpaired": int(once["unpaired"].sum()),
@@ -78,10 +78,6 @@ def _raw_means(tasks: DataFrame) -> dict[str, float]:
     # A cell first, so that a dataset with many tasks does not outweigh one with few.
     per_cell = shown.groupby(["headline", "key"])["raw"].mean()
     return {str(metric): float(value) for metric, value in per_cell.groupby("headline").mean().items()}
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def attack_order(frame: DataFrame) -> list[str]:

@@ -113,6 +113,9 @@ class Processes:
 
     def __exit__(self, *error: object) -> None:
         self._end_workers()
+        # A worker killed amid a report keeps the queue's lock: then the last word never arrives, and this
+        # process must not wait for it at its exit either.
+        self._reports.cancel_join_thread()
         self._reports.put(None)
         self._pump.join(timeout=5)
 

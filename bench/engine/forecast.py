@@ -18,8 +18,8 @@ SHARED_PHASES = ("surrogate", "craft")
 def forecast(chosen: Selection, store: Store, jobs: int) -> Iterator[tuple[Wave, int, float | None]]:
     """Yield per wave its name, the items to do, and the seconds expected with so many jobs.
 
-    A cell is expected to take what cells of the same dataset and backbone took on average, a poison what those
-    of the same dataset and attack took. None where some item is like nothing that was timed.
+    A cell is expected to take what cells of the same dataset and backbone took on average, a poison what
+    those of the same dataset and attack took. None where some item is like nothing that was timed.
     """
     records = [r for r in read_records(store.records) if isinstance(r, Record) and r.status == "done"]
     surrogate = _means(

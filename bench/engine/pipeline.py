@@ -22,7 +22,7 @@ from bench.catalog import make
 from bench.engine.cell import Cell, Poison, Surrogate
 from bench.engine.metering import Meter
 from bench.engine.poisoning import quantise, release
-from bench.engine.store import POISONS, SURROGATES, Store
+from bench.engine.store import POISONS, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
 from bench.record import Cost, Epoch, Record, Scores
@@ -235,8 +235,10 @@ def _craft_cost(poison: Poison, about: dict[str, Any], workshop: Workshop) -> di
     """Return the cost of the poison and of the surrogate it needed, each measured when it was made."""
     cost: dict[str, Cost] = dict(about["cost"])
     if poison.attack.part.needs_surrogate:
-        surrogate = workshop.store.about(SURROGATES, poison.surrogate.key)
-        cost = {**(surrogate or {}).get("cost", {}), **cost}
+        # The poison is whole without it: a surrogate that was lost or damaged since costs the cell nothing.
+        with contextlib.suppress(DamagedError):
+            surrogate = workshop.store.about(SURROGATES, poison.surrogate.key) or {}
+            cost = {**surrogate.get("cost", {}), **cost}
     return cost
 
 

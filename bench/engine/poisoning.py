@@ -29,21 +29,25 @@ def quantise(
     of values the attack wanted outside the budget).
 
     Raises:
-        BenchError: when the attack returns another shape than the images', or values that are not finite.
+        BenchError: when the attack returns no noise, another shape than the images', or values that are not
+            finite.
     """
+    if not isinstance(noise, Noise):
+        raise BenchError(f"attack {attack!r} returned {type(noise).__name__}, which has no delta(batch)")
     released = torch.empty(train.images.shape, dtype=torch.int8)
     over = norms = 0.0
     for batch in batches(train, CHUNK, device, shuffle=False):
+        clean = (batch.images * 255).round()  # before the attack has the batch to write into
         delta = noise.delta(batch)
-        if delta.shape != batch.images.shape:
-            raise BenchError(
-                f"attack {attack!r} returned δ of shape {tuple(delta.shape)} for images {tuple(batch.images.shape)}"
+        if not isinstance(delta, Tensor) or delta.shape != clean.shape:
+            got = (
+                f"shape {tuple(delta.shape)}" if isinstance(delta, Tensor) else f"type {type(delta).__name__}"
             )
+            raise BenchError(f"attack {attack!r} returned δ of {got} for images {tuple(clean.shape)}")
         if not delta.isfinite().all():
             raise BenchError(f"attack {attack!r} returned δ with NaN or infinite values")
         steps = (delta * 255).round()
         over += float((steps.abs() > epsilon).sum())
-        clean = (batch.images * 255).round()
         change = (clean + steps.clamp(-epsilon, epsilon)).clamp(0, 255) - clean
         norms += float((change / 255).flatten(1).norm(dim=1).double().sum())
         released[batch.index] = change.to(torch.int8).cpu()

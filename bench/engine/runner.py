@@ -139,9 +139,8 @@ class _Run:
                 self._tell(Notice(sentence))
             self._discard(chosen)
             self._wave("surrogates", chosen, chosen.surrogates, train_surrogate, self._keep_failure)
-            poisons = self._without_broken(chosen.poisons)
-            self._wave("poisons", chosen, poisons, craft_poison, self._keep_failure)
-            self._wave("cells", chosen, self._without_poison(chosen.cells), run_cell, self._keep_record)
+            self._wave("poisons", chosen, chosen.poisons, craft_poison, self._keep_failure)
+            self._wave("cells", chosen, chosen.cells, run_cell, self._keep_record)
             finished = RunFinished(
                 done=len(chosen.cells) - self._failed,
                 cached=chosen.cached["cells"],
@@ -174,9 +173,16 @@ class _Run:
         def tell(item: Item, what: str, done: int, total: int) -> None:
             self._tell(ItemProgress(wave, item.key, item.label, what, done, total))
 
-        if items:
+        whole = []
+        for item in items:
+            failure = self._cause(item)
+            if failure is None:
+                whole.append(item)
+            else:
+                keep(wave, Outcome(item, None, failure, 0.0))
+        if whole:
             in_workshop = partial(_work, work, self._workshop)
-            for outcome in self._executor.map(in_workshop, items, tell):
+            for outcome in self._executor.map(in_workshop, whole, tell):
                 keep(wave, outcome)
         self._tell(WaveFinished(wave))
 
@@ -188,27 +194,13 @@ class _Run:
         error = failure["message"] if failure else None
         self._tell(ItemFinished(wave, item.key, item.label, outcome.seconds, error=error))
 
-    def _without_broken(self, poisons: Sequence[Poison]) -> list[Poison]:
-        """Leave out poisons whose surrogate could not be made; they are broken for the same reason."""
-        whole = []
-        for poison in poisons:
-            failure = self._broken.get(poison.surrogate.key)
-            if failure is not None and poison.attack.part.needs_surrogate:
-                self._broken[poison.key] = failure
-            else:
-                whole.append(poison)
-        return whole
-
-    def _without_poison(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Record the cells whose poison could not be made as failed, and return the others."""
-        whole = []
-        for cell in cells:
-            failure = self._broken.get(cell.poison.key)
-            if failure is None:
-                whole.append(cell)
-            else:
-                self._keep_record("cells", Outcome(cell, None, failure, 0.0))
-        return whole
+    def _cause(self, item: Surrogate | Poison | Cell) -> Failure | None:
+        """Return why what the item is made from could not be made, None where nothing is missing."""
+        if isinstance(item, Cell):
+            return self._broken.get(item.poison.key)
+        if isinstance(item, Poison) and item.attack.part.needs_surrogate:
+            return self._broken.get(item.surrogate.key)
+        return None
 
     def _keep_record(self, wave: Wave, outcome: Outcome[Cell, Record]) -> None:
         cell, failure = outcome.item, outcome.failure

@@ -59,11 +59,14 @@ class Store:
         self._sweep()
 
     def _sweep(self) -> None:
-        for kind in (POISONS, SURROGATES):
-            for left in (self.out / kind).glob(".*"):
-                match = re.fullmatch(r"\.[0-9a-f]+\.(\d+)", left.name)
+        for folder in (self.records, self.out / POISONS, self.out / SURROGATES):
+            for left in folder.glob(".*"):
+                match = re.fullmatch(r"\.[0-9a-f]+(?:\.json)?\.(\d+)(?:\.tmp)?", left.name)
                 if match and not psutil.pid_exists(int(match.group(1))):
-                    shutil.rmtree(left, ignore_errors=True)
+                    if left.is_dir():
+                        shutil.rmtree(left, ignore_errors=True)
+                    else:
+                        left.unlink(missing_ok=True)
 
     def read(self, key: str) -> Record | None:
         """Return the record of a cell, None where there is none.

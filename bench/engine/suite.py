@@ -2,16 +2,18 @@
 
 import difflib
 import itertools
+import math
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from bench.api import EPSILON
-from bench.catalog import Choice, axes, entries, make, read_value
+from bench.catalog import Choice, axes, entries, locate, make, read_value
 from bench.engine.cell import Cell, Named, Poison, Surrogate
 from bench.errors import BenchError, unknown
 from bench.record import AXES
@@ -31,7 +33,7 @@ Labels = Mapping[str, str | int]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SurrogateSettings(_Strict):
@@ -68,9 +70,9 @@ class Suite(_Strict):
     name: str
     description: str = ""
     star: bool = False
-    matrix: dict[str, list[str | int] | Literal["all"]]
-    include: list[dict[str, str | int]] = []
-    exclude: list[dict[str, str | int]] = []
+    matrix: dict[str, list[StrictStr | StrictInt] | Literal["all"]]
+    include: list[dict[str, StrictStr | StrictInt]] = []
+    exclude: list[dict[str, StrictStr | StrictInt]] = []
     params: dict[str, dict[str, dict[str, Any]]] = {}
     recipe: Recipe = Recipe()
     surrogate: SurrogateSettings
@@ -143,37 +145,56 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 
 def _refuse_unknown_axes(document: Mapping[str, Any]) -> None:
-    """Name a misspelt axis before the schema would only say that something is not allowed."""
-    for table, known in (("matrix", AXES), ("params", axes())):
-        for axis in document.get(table, {}):
+    """Name a misspelt axis before the schema would only say that something is not allowed.
+
+    What is no table or list where one belongs is left to the schema.
+    """
+    params = _table(document.get("params"))
+    for table, found, known in (("matrix", _table(document.get("matrix")), AXES), ("params", params, axes())):
+        for axis in found:
             if axis not in known:
                 raise unknown(f"axis in [{table}]", axis, known)
     for table in ("include", "exclude"):
-        for entry in document.get(table, []):
-            for axis in entry:
+        rules = document.get(table)
+        for rule in rules if isinstance(rules, list) else ():
+            for axis in _table(rule):
                 if axis not in AXES:
                     raise unknown(f"axis in [[{table}]]", axis, AXES)
-    for axis, parts in document.get("params", {}).items():
-        for name in parts:
+    for axis, parts in params.items():
+        for name in _table(parts):
             if name not in entries(axis):
                 raise unknown(f"{axis} in [params.{axis}]", name, entries(axis))
 
 
+def _table(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _first(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(piece) for piece in first["loc"])
+    where = _where(first["loc"])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = [
-            *Suite.model_fields,
-            *Recipe.__dataclass_fields__,
-            *SurrogateSettings.model_fields,
-            "epsilon",
-        ]
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        near = difflib.get_close_matches(where, _known_keys(), n=1)
         return f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     if first["type"] == "missing":
         return f"{where!r} is missing"
-    return f"{where} = {first['input']!r} is refused: {first['msg']}"
+    # Of a value that may be of several types, there is one error for each.
+    why = dict.fromkeys(
+        e["msg"].removeprefix("Input should be ") for e in error.errors() if _where(e["loc"]) == where
+    )
+    return f"{where} = {first['input']!r} is refused: it should be {' or '.join(why)}"
+
+
+def _known_keys() -> list[str]:
+    recipe = [f"recipe.{name}" for name in Recipe.__dataclass_fields__]
+    surrogate = [f"surrogate.{name}" for name in (*SurrogateSettings.model_fields, *recipe)]
+    return [*Suite.model_fields, *recipe, *surrogate, *(f"budget.{name}" for name in Budget.model_fields)]
+
+
+def _where(location: Sequence[str | int]) -> str:
+    """Return where a value is in the file, without pydantic's names of the types it was tried as."""
+    tried = r"(list|literal|dict)\[.*\]|str|int"
+    return ".".join(str(piece) for piece in location if not re.fullmatch(tried, str(piece)))
 
 
 def expand(suite: Suite, only: Sequence[str] = (), data_root: Path | None = None) -> Plan:
@@ -189,19 +210,20 @@ def expand(suite: Suite, only: Sequence[str] = (), data_root: Path | None = None
     """
     matrix = _resolve(suite)
     restrictions = [_restriction(text, matrix, suite) for text in only]
+    excluded = [_rule(entry) for entry in suite.exclude]
     combinations = [
         combination
         for combination in itertools.chain(_combine(matrix, suite.star), _included(suite, matrix))
-        if not any(_matches(combination, rule) for rule in suite.exclude)
+        if not any(_matches(combination, rule) for rule in excluded)
         and all(_selected(combination, axis, values) for axis, values in restrictions)
     ]
     if not combinations:
         raise BenchError(f"suite {suite.name!r} has no cell left")
     build = _Builder(suite)
     missing = _missing(build, combinations, data_root)
-    if missing and not suite.skip_missing_data:
-        raise BenchError(next(iter(missing.values())))
     present = [combination for combination in combinations if combination["dataset"] not in missing]
+    if missing and not (suite.skip_missing_data and present):
+        raise BenchError(next(iter(missing.values())))
     cells = {cell.key: cell for cell in map(build.cell, _with_clean(present))}
     return Plan(suite.name, tuple(cells.values()), tuple(missing.values()))
 
@@ -213,7 +235,11 @@ def _resolve(suite: Suite) -> dict[str, list[str | int]]:
         values = suite.matrix.get(axis)
         if values is None or values == []:
             raise BenchError(f"suite {suite.name!r}: [matrix] says nothing of the axis {axis!r}")
-        matrix[axis] = list(entries(axis)) if values == ALL else [_label(axis, value) for value in values]
+        if values == ALL and axis != "seed":
+            matrix[axis] = list(entries(axis))
+        else:
+            listed = [values] if isinstance(values, str) else values
+            matrix[axis] = [_label(axis, value) for value in listed]
     return matrix
 
 
@@ -270,7 +296,9 @@ def _restriction(
         raise unknown("axis in --only", axis, AXES)
     labels = [*matrix[axis], *(_label(axis, entry[axis]) for entry in suite.include if axis in entry)]
     known = {str(label) for label in labels} | {_name(label) for label in labels}
-    wanted = tuple(value.strip() for value in values.split(","))
+    # A comma in parentheses is between parameters.
+    pieces = [piece.strip() for piece in re.split(r",(?![^(]*\))", values)]
+    wanted = tuple(piece if axis == "seed" else Choice.parse(piece).label for piece in pieces)
     for value in wanted:
         if value not in known:
             raise unknown(f"{axis} in --only (of suite {suite.name!r}):", value, known)
@@ -283,6 +311,14 @@ def _name(label: str | int) -> str:
 
 def _selected(combination: Labels, axis: str, values: Sequence[str]) -> bool:
     return str(combination[axis]) in values or _name(combination[axis]) in values
+
+
+def _rule(entry: Labels) -> dict[str, str | int]:
+    """Return an exclusion with its labels in the canonical spelling, every part of it known."""
+    for axis, value in entry.items():
+        if axis != "seed":
+            locate(axis, Choice.parse(str(value)).name)
+    return {axis: _label(axis, value) for axis, value in entry.items()}
 
 
 def _matches(combination: Labels, rule: Labels) -> bool:
@@ -309,7 +345,11 @@ class _Builder:
         if (axis, label) not in self._parts:
             choice = Choice.parse(str(label))
             defaults = self._suite.params.get(axis, {}).get(choice.name, {})
-            self._parts[axis, label] = Named(choice, make(axis, choice, defaults))
+            part = make(axis, choice, defaults)
+            for name, value in asdict(part).items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise BenchError(f"{axis} {choice.name!r}: {name} = {value} is refused: it is not finite")
+            self._parts[axis, label] = Named(choice, part)
         return self._parts[axis, label]
 
     def cell(self, labels: Labels) -> Cell:

@@ -1,7 +1,7 @@
 """The board of a small set of made-up records, byte for byte, with its numbers worked out by hand.
 
-After a wanted change of the page: ``MTLUE_UPDATE_GOLDEN=1 pytest tests/golden/test_leaderboard.py``, then read
-the difference before committing it.
+After a wanted change of the page: ``MTLUE_UPDATE_GOLDEN=1 pytest tests/golden/test_leaderboard.py``, then
+read the difference before committing it.
 """
 
 import csv
@@ -45,8 +45,8 @@ def digits() -> list[Record]:
     zeros = {"none": (0.0, 0.0), "jpeg(quality=30)": (0.0, 0.0)}
     learned = {
         "clean": zeros,
-        "em": {"none": (0.9, 1.0), "jpeg(quality=30)": (0.3, 0.5)},
-        "mtl-ue-em": {"none": (0.8, 0.8), "jpeg(quality=30)": (0.6, 0.7)},
+        "em": {"none": (0.9, 1.0), "jpeg(quality=30)": (0.32, 0.5)},
+        "mtl-ue-em": {"none": (0.8, 0.8), "jpeg(quality=30)": (0.62, 0.7)},
     }
     return matrix(learned)
 
@@ -64,7 +64,7 @@ def rooms() -> list[Record]:
             attack=attack,
         )
 
-    return [room("clean", 0.4, 0.85, 0.97), room("em", 1.6, 0.25, 0.9), room("mtl-ue-em", 2.4, 0.4, 0.92)]
+    return [room("clean", 0.4, 0.85, 0.97), room("em", 1.5, 0.25, 0.9), room("mtl-ue-em", 2.4, 0.4, 0.92)]
 
 
 def everything() -> list[Record]:
@@ -113,8 +113,8 @@ def test_no_text_depends_on_the_order_of_the_records(seed: int) -> None:
 
 def test_protection_by_hand() -> None:
     frame = to_frame(rooms())
-    # An error: clean 0.4, floor 2. (0.4 - 1.6) / (0.4 - 2) and (0.4 - 2.4) / (0.4 - 2), which is misled.
-    assert value(frame, "protection", task="depth", attack="em") == pytest.approx(0.75)
+    # An error: clean 0.4, floor 2. (0.4 - 1.5) / (0.4 - 2) and (0.4 - 2.4) / (0.4 - 2), which is misled.
+    assert value(frame, "protection", task="depth", attack="em") == pytest.approx(0.6875)
     assert value(frame, "protection", task="depth", attack="mtl-ue-em") == pytest.approx(1.25)
     # Balanced accuracy, not the accuracy that is shown: (0.85 - 0.4) / (0.85 - 0.25).
     assert value(frame, "protection", task="label", attack="em") == pytest.approx(1.0)
@@ -147,11 +147,11 @@ def test_ranking_by_hand() -> None:
     ranked = ranking(to_frame(digits()))
     assert list(ranked["attack"]) == ["mtl-ue-em", "em", "clean"]
     assert list(ranked["rank"])[:2] == [1, 2]
-    # Seed means are 0.65, 0.67, 0.69 under jpeg, the worst; under none 0.8, 0.82, 0.84.
-    assert value(ranked, "worst", attack="mtl-ue-em") == pytest.approx(0.67)
-    assert value(ranked, "mean", attack="mtl-ue-em") == pytest.approx((0.67 + 0.82) / 2)
+    # Seed means are 0.66, 0.68, 0.70 under jpeg, the worst; under none 0.8, 0.82, 0.84.
+    assert value(ranked, "worst", attack="mtl-ue-em") == pytest.approx(0.68)
+    assert value(ranked, "mean", attack="mtl-ue-em") == pytest.approx((0.68 + 0.82) / 2)
     assert value(ranked, "spread", attack="mtl-ue-em") == pytest.approx(0.02)
-    assert value(ranked, "worst", attack="em") == pytest.approx(0.42)
+    assert value(ranked, "worst", attack="em") == pytest.approx(0.43)
     assert set(ranked["worst_defense"][:2]) == {"jpeg(quality=30)"}
     # Accuracy without a defense is 1 - 0.5 · 0.82.
     assert value(ranked, "raw_accuracy", attack="mtl-ue-em") == pytest.approx(0.59)
@@ -183,6 +183,16 @@ def test_worst_case_is_taken_where_the_other_axes_agree() -> None:
     assert set(usual_victims(frame, "digits")["defense"]) == {"none"}
 
 
+def test_spread_is_over_settings_that_were_run_under_every_seed() -> None:
+    lone = [
+        make_record({"a": score}, attack=attack, dataset="rooms")
+        for attack, score in (("clean", 1.0), ("em", 0.9))
+    ]
+    ranked = ranking(to_frame([*digits(), *lone]))
+    assert value(ranked, "spread", attack="em") == pytest.approx(0.02)
+    assert value(ranked, "worst", attack="em") == pytest.approx((0.41 + 0.43 + 0.45 + 0.2) / 4)
+
+
 def test_usual_victims_are_all_of_a_matrix_and_the_default_of_a_star() -> None:
     def victims(settings: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         records = [
@@ -204,7 +214,7 @@ def test_by_task_shows_floor_clean_and_attacks_in_the_order_of_rank() -> None:
     assert list(wide["raw"].loc["floor"]) == [2.0, 0.9, 0.9]
     # An error and an accuracy have no common mean, their protections have.
     assert wide["mean", "raw"].isna().all()
-    assert wide["mean", "protection"]["em"] == pytest.approx((0.75 + 1.0) / 2)
+    assert wide["mean", "protection"]["em"] == pytest.approx((0.6875 + 1.0) / 2)
 
 
 def test_peak_is_at_least_the_last_epoch_of_an_accuracy() -> None:
@@ -217,7 +227,7 @@ def test_many_tasks_are_rows() -> None:
     names = [f"task{i}" for i in range(10)]
     records = [make_record(dict.fromkeys(names, 0.9 - 0.4 * (a == "em")), attack=a) for a in ("clean", "em")]
     page = render(records)
-    assert "| task9  |  50.0 | 90.0 (0.00) | 50.0 (1.00) |" in page
+    assert "| task9  |    50.0 | 90.0 (0.00) | 50.0 (1.00) |" in page
 
 
 def test_craft_costs_count_once_per_poison() -> None:
@@ -239,7 +249,7 @@ def test_a_cell_without_clean_counterpart_is_unpaired() -> None:
     assert frame.query("backbone == 'large'")["protection"].isna().all()
     em = ranking(frame).query("attack == 'em'").iloc[0]
     assert (em["unpaired"], em["undefined"], em["cells"]) == (1, 0, 7)
-    assert em["worst"] == pytest.approx(0.42)
+    assert em["worst"] == pytest.approx(0.43)
 
 
 def test_the_last_finished_of_equal_cells_counts() -> None:
@@ -286,38 +296,56 @@ def test_comparison_pairs_cells_that_differ_in_the_attack_alone() -> None:
     comparison = compare(to_frame(everything()), "em", "mtl-ue-em")
     assert (comparison.cells, comparison.only_a, comparison.only_b) == (7, 1, 0)
     overall = comparison.overall
-    # none +0.15 wins, jpeg -0.25 loses, in each of three seeds; rooms is 0.875 - 1.0 in seed 0.
+    # none +0.15 wins, jpeg -0.25 loses, in each of three seeds; rooms is 0.84375 - 1.0 in seed 0.
     assert (overall.wins, overall.ties, overall.losses) == (3, 0, 4)
-    seed0 = (3 * 0.0 + 0.15 - 0.25 - 0.125) / 3
+    seed0 = (0.15 - 0.25 - 0.15625) / 3
     assert overall.mean == pytest.approx((seed0 - 0.05 - 0.05) / 3)
-    assert comparison.verdict.startswith("mtl-ue-em protects more than em by 0.06") or (
-        "the interval includes 0" in comparison.verdict
+    # The other seeds give -0.05: standard error 0.0118, t(0.975; 2) = 4.303.
+    assert comparison.verdict == (
+        "mtl-ue-em protects more than em by 0.06 [0.01, 0.11] over 7 paired cells, 3 seeds."
+    )
+
+
+def test_an_interval_with_zero_settles_nothing() -> None:
+    scores = {"em": (0.6, 0.6), "mtl-ue-em": (0.5, 0.65)}
+    records = [make_record({"a": 1.0}, attack="clean", seed=seed) for seed in (0, 1)]
+    for attack, pair in scores.items():
+        records += [make_record({"a": score}, attack=attack, seed=seed) for seed, score in enumerate(pair)]
+    # Protection 0.8 and 0.8 against 1.0 and 0.7: -0.2 and 0.1; t(0.975; 1) = 12.706, standard error 0.15.
+    assert compare(to_frame(records), "em", "mtl-ue-em").verdict == (
+        "em and mtl-ue-em cannot be told apart: protection differs by -0.05 [-1.96, 1.86] "
+        "over 2 paired cells, 2 seeds, and the interval includes 0."
     )
 
 
 def test_comparison_along_another_axis() -> None:
     comparison = compare(to_frame(digits()), "none", "jpeg(quality=30)", axis="defense")
-    assert comparison.verdict.startswith("Protection is higher under none than under jpeg(quality=30) by 0.")
+    # The six attacked cells differ by 0.97 - 0.43 and 0.82 - 0.68; clean, 0 under both, would dilute that.
+    assert comparison.cells == 6
+    assert comparison.overall.mean == pytest.approx((0.54 + 0.14) / 2)
+    assert comparison.verdict.startswith(
+        "Protection is higher under none than under jpeg(quality=30) by 0.34 ["
+    )
 
 
 def test_one_seed_gives_no_interval() -> None:
     comparison = compare(to_frame(rooms()), "em", "mtl-ue-em")
     assert comparison.overall.interval is None
-    # (0.75 + 1) / 2 against (1.25 + 0.75) / 2.
+    # (0.6875 + 1) / 2 against (1.25 + 0.75) / 2.
     assert comparison.verdict == (
-        "mtl-ue-em protects more than em by 0.12 over 1 paired cell (one seed: no interval)."
+        "mtl-ue-em protects more than em by 0.16 over 1 paired cell (one seed: no interval)."
     )
 
 
 @pytest.mark.parametrize(
     ("a", "b", "axis", "message"),
     [
-        ("me", "mtl-ue-em", "attack", "did you mean 'em'"),
+        ("emm", "mtl-ue-em", "attack", "did you mean 'em'"),
         ("em", "mtl-ue", "attack", "did you mean 'mtl-ue-em'"),
         ("em", "mtl-ue-em", "atack", "did you mean 'attack'"),
         ("em", "em", "attack", "both sides"),
         ("0", "1", "seed", "seeds"),
-        ("small", "dense|18", "backbone", "no cell with backbone 'small' has a counterpart"),
+        ("small", "dense|18", "backbone", "no attacked cell with backbone 'small' has a counterpart"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_is_refused(a: str, b: str, axis: str, message: str) -> None:

@@ -1,0 +1,408 @@
+"""What every part of the catalog keeps to, and what its axis asks of it."""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench import api
+from bench.api import MISSING, Batch, Split
+from bench.backbones.small import Small
+from bench.catalog import CATALOG, Choice, describe, load, make, settings
+from bench.datasets import digits
+from bench.engine.pipeline import seeded
+from bench.errors import BenchError
+from bench.net import MultiTaskNet
+from bench.tasks import Classification
+from bench.training import task_losses
+
+PROTOCOLS: dict[str, Any] = {
+    "dataset": api.Dataset,
+    "attack": api.Attack,
+    "backbone": api.Backbone,
+    "weighting": api.Weighting,
+    "defense": api.Defense,
+    "regime": api.Regime,
+}
+
+SMALL_DATASETS: dict[str, dict[str, Any]] = {
+    "digits": {"train": 60, "test": 20},
+    "utkface": {"size": 24, "limit": 60},
+}
+"""Dataset → parameters that make it small; a dataset that is not here is loaded with its defaults."""
+
+parts = pytest.mark.parametrize(
+    ("axis", "name"), [(axis, name) for axis, shelf in CATALOG.items() for name in shelf]
+)
+
+
+def each(axis: str) -> pytest.MarkDecorator:
+    """Run a test for every part of an axis."""
+    return pytest.mark.parametrize("name", CATALOG[axis])
+
+
+# All axes
+
+
+@parts
+def test_a_part_is_a_frozen_value(axis: str, name: str) -> None:
+    part = make(axis, name)
+    assert isinstance(part, PROTOCOLS[axis])
+    assert dataclasses.is_dataclass(part)
+    assert load(axis, name).__dataclass_params__.frozen
+    assert part == make(axis, name)
+    assert hash(part) == hash(make(axis, name))
+    assert pickle.loads(pickle.dumps(part)) == part
+
+
+@parts
+def test_a_part_has_a_version_which_is_no_parameter(axis: str, name: str) -> None:
+    part = make(axis, name)
+    assert type(part.version) is int
+    assert part.version >= 1
+    assert "version" not in {field.name for field in dataclasses.fields(part)}
+
+
+@parts
+def test_a_part_can_be_written_into_a_key(axis: str, name: str) -> None:
+    choice = Choice(name)
+    written = json.dumps(settings(choice, make(axis, choice)), allow_nan=False)
+    params = json.loads(written)["params"]
+    assert make(axis, Choice(name, tuple(p for p in params.items() if p[1] is not None))) == make(
+        axis, choice
+    )
+
+
+@parts
+def test_a_part_says_what_it_is_and_where_it_is_from(axis: str, name: str) -> None:
+    description = describe(axis, name)
+    assert description.summary.endswith((".", ":", ";"))
+    assert description.source or "Not from a paper" in description.docstring
+    for method in vars(PROTOCOLS[axis]):
+        if not method.startswith("_") and callable(getattr(PROTOCOLS[axis], method)):
+            assert getattr(load(axis, name), method).__doc__, f"{method} has no docstring"
+
+
+@parts
+def test_every_parameter_is_described_with_its_default(axis: str, name: str) -> None:
+    description, kind = describe(axis, name), load(axis, name)
+    attributes = description.docstring.partition("Attributes:")[2]
+    described = {parameter: default for parameter, _, default in description.parameters}
+    fields = dataclasses.fields(kind)
+    assert list(described) == [field.name for field in fields]
+    for field in fields:
+        assert f"\n    {field.name}: " in attributes
+        assert ast.literal_eval(described[field.name]) == field.default
+
+
+def test_the_catalog_is_described_without_importing_torch() -> None:
+    program = (
+        "import sys; from bench.catalog import CATALOG, describe\n"
+        "for axis, shelf in CATALOG.items():\n"
+        "    for name in shelf: assert describe(axis, name).summary\n"
+        "print(sorted({'torch', 'torchvision', 'numpy', 'sklearn', 'pandas', 'pydantic'} & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "[]"
+
+
+# Backbones
+
+
+@each("backbone")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("sides", [(16, 16), (17, 15), (33, 40)])
+def test_a_backbone_is_as_wide_as_it_says_and_trains_all_its_parameters(
+    name: str, channels: int, sides: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    encoder, width = make("backbone", name).build(channels)
+    features = encoder(torch.rand(6, channels, *sides))
+    assert features.shape == (6, width)
+    (features * torch.randn(features.shape)).sum().backward()
+    for parameter_name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, f"{parameter_name} gets no gradient"
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.any(), f"{parameter_name} gets a zero gradient"
+
+
+@each("backbone")
+def test_a_backbone_is_new_every_time_and_the_same_under_the_same_seed(name: str) -> None:
+    def weights(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(make("backbone", name).build(3)[0].parameters())
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+    first, second = (make("backbone", name).build(3)[0] for _ in range(2))
+    assert not {p.data_ptr() for p in first.parameters()} & {p.data_ptr() for p in second.parameters()}
+
+
+@each("backbone")
+def test_a_backbone_scores_every_image_on_its_own(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = make("backbone", name).build(3)[0].eval()
+    images = torch.rand(5, 3, 20, 20)
+    with torch.no_grad():
+        alone = torch.cat([encoder(image[None]) for image in images])
+        assert torch.allclose(encoder(images), alone, atol=1e-4, rtol=1e-4)
+
+
+# Weightings
+
+TASKS = (
+    Classification("two", ("a", "b")),
+    Classification("three", ("a", "b", "c")),
+    Classification("four", ("a", "b", "c", "d")),
+)
+
+
+def losses_and_net(tasks: tuple[Classification, ...], seed: int) -> tuple[Tensor, MultiTaskNet]:
+    """The losses of an untrained network on random images and labels."""
+    torch.manual_seed(seed)
+    net = MultiTaskNet(Small(width=2), tasks, 3)
+    targets = {task.name: torch.randint(0, task.classes, (8,)) for task in tasks}
+    return task_losses(net, tasks, torch.rand(8, 3, 16, 16), targets), net
+
+
+@each("weighting")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_weighting_reaches_every_parameter_and_tells_its_weights(name: str, count: int) -> None:
+    tasks = TASKS[:count]
+    balancer = make("weighting", name).start(tasks)
+    for step in range(3):
+        losses, net = losses_and_net(tasks, step)
+        before = losses.detach().clone()
+        weights = balancer.backward(losses, net.shared_parameters())
+        assert weights.shape == (count,)
+        assert weights.isfinite().all()
+        assert torch.equal(losses.detach(), before)
+        for parameter in net.parameters():
+            assert parameter.grad is not None
+            assert parameter.grad.isfinite().all()
+        assert all(head.weight.grad.any() for head in net.heads)  # type: ignore[union-attr, operator]
+
+
+@each("weighting")
+def test_a_weighting_starts_every_training_run_afresh(name: str) -> None:
+    weighting = make("weighting", name)
+
+    def run() -> list[list[float]]:
+        balancer = weighting.start(TASKS)
+        torch.manual_seed(0)
+        steps = [losses_and_net(TASKS, step) for step in range(4)]
+        return [balancer.backward(losses, net.shared_parameters()).tolist() for losses, net in steps]
+
+    assert run() == run()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_equal_weights_are_the_gradient_of_the_mean_loss(count: int) -> None:
+    tasks = TASKS[:count]
+    losses, net = losses_and_net(tasks, 0)
+    wanted = torch.autograd.grad(losses.sum() / count, list(net.parameters()), retain_graph=True)
+    weights = make("weighting", "ew").start(tasks).backward(losses, net.shared_parameters())
+    assert weights.tolist() == pytest.approx([1 / count] * count)
+    for parameter, gradient in zip(net.parameters(), wanted, strict=True):
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, gradient, atol=1e-7)
+
+
+# Defenses
+
+
+@each("defense")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_purifying_keeps_the_shape_and_the_type_and_its_input(name: str, channels: int) -> None:
+    images = torch.randint(0, 256, (5, channels, 17, 15), generator=torch.Generator().manual_seed(0))
+    released = images.to(torch.uint8)
+    with seeded("purify", 0):
+        purified = make("defense", name).purify(released)
+    assert (purified.shape, purified.dtype) == (released.shape, torch.uint8)
+    assert torch.equal(released.int(), images.int())
+    with seeded("purify", 0):
+        assert torch.equal(make("defense", name).purify(released), purified)
+
+
+@each("defense")
+def test_augmenting_keeps_the_shape_and_the_type_and_its_input(name: str) -> None:
+    torch.manual_seed(0)
+    net = MultiTaskNet(Small(width=2), TASKS, 3)
+    targets = {task.name: torch.randint(0, task.classes, (8,)) for task in TASKS}
+    batch = Batch(torch.rand(8, 3, 16, 16), targets, torch.arange(8))
+    images = batch.images.clone()
+    seen = make("defense", name).augment(batch, net)
+    assert (seen.images.shape, seen.images.dtype) == (images.shape, images.dtype)
+    assert seen.images.isfinite().all()
+    assert set(seen.targets) == set(targets)
+    assert torch.equal(batch.images, images)
+
+
+# Regimes
+
+
+@each("regime")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_regime_trains_every_task_once(name: str, count: int) -> None:
+    groups = make("regime", name).groups(TASKS[:count])
+    assert all(groups)
+    assert sorted(task.name for group in groups for task in group) == sorted(
+        task.name for task in TASKS[:count]
+    )
+
+
+# Datasets
+
+
+def load_small(name: str, request: pytest.FixtureRequest, cache: Path) -> api.MultiTaskData:
+    """Load a dataset at a small size; skip where it needs images that are not here."""
+    dataset = make("dataset", name, SMALL_DATASETS.get(name))
+    root = request.getfixturevalue("data_root") if dataset.missing(None) else None
+    if missing := dataset.missing(root):
+        pytest.skip(missing)
+    data: api.MultiTaskData = dataset.load(root, cache)
+    return data
+
+
+@each("dataset")
+def test_a_dataset_has_images_and_a_label_of_every_task(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    data = load_small(name, request, tmp_path)
+    names = [task.name for task in data.tasks]
+    assert len(set(names)) == len(names) > 0
+    assert all(isinstance(task, api.Task) for task in data.tasks)
+    assert data.train.images.shape[1:] == data.test.images.shape[1:]
+    if data.augmentation.crop is not None:
+        assert data.augmentation.crop <= min(data.train.images.shape[2:])
+    for split in (data.train, data.test):
+        assert split.images.dtype == torch.uint8
+        assert len(split) > 0
+        assert set(split.targets) == set(names)
+        for task in data.tasks:
+            target = split.targets[task.name]
+            assert (target.shape, target.dtype) == ((len(split),), torch.int64)
+            assert isinstance(task, Classification)
+            assert ((target >= 0) & (target < task.classes) | (target == MISSING)).all()
+
+
+@each("dataset")
+def test_a_dataset_is_the_same_every_time_and_leaves_chance_alone(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    first = load_small(name, request, tmp_path / "first")
+    drawn = torch.rand(3)
+    second = load_small(name, request, tmp_path / "second")
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), drawn)
+    for one, other in ((first.train, second.train), (first.test, second.test)):
+        assert torch.equal(one.images, other.images)
+        assert all(torch.equal(one.targets[task], other.targets[task]) for task in one.targets)
+
+
+@each("dataset")
+def test_a_dataset_says_what_is_missing(name: str, tmp_path: Path) -> None:
+    dataset = make("dataset", name, SMALL_DATASETS.get(name))
+    for root in (None, tmp_path):
+        missing = dataset.missing(root)
+        if missing is None:
+            assert len(dataset.load(root, tmp_path / "cache").train)
+        else:
+            assert "--data-root" in missing
+            with pytest.raises(BenchError, match="--data-root"):
+                dataset.load(root, tmp_path / "cache")
+
+
+# The embedded dataset
+
+
+def content(split: Split) -> str:
+    """A hash of a split's images and labels."""
+    pieces = [split.images, *(split.targets[task] for task in sorted(split.targets))]
+    return hashlib.sha256(b"".join(piece.contiguous().numpy().tobytes() for piece in pieces)).hexdigest()[:16]
+
+
+def test_digits_are_the_same_on_every_machine(tmp_path: Path) -> None:
+    data = make("dataset", "digits(train=60, test=20)").load(None, tmp_path)
+    assert (content(data.train), content(data.test)) == ("747c5ab8b28bb996", "f2aa8ac636340aa6")
+
+
+def test_digits_of_another_data_seed_are_others(tmp_path: Path) -> None:
+    first, second = (
+        make("dataset", f"digits(train=60, test=20, data_seed={seed})").load(None, tmp_path)
+        for seed in (0, 1)
+    )
+    assert content(first.train) != content(second.train)
+    assert content(first.test) != content(second.test)
+
+
+def test_labels_of_digits_agree_with_each_other(tmp_path: Path) -> None:
+    data = make("dataset", "digits(train=500, test=200)").load(None, tmp_path)
+    assert [task.name for task in data.tasks] == ["left", "right", "larger", "sum-odd"]
+    for split in (data.train, data.test):
+        rows = [split.targets[task].tolist() for task in ("left", "right", "larger", "sum-odd")]
+        for left, right, larger, odd in zip(*rows, strict=True):
+            assert larger == (1 if right > left else 0)
+            assert odd == (1 if (left + right) % 2 else 0)
+        assert set(rows[0]) == set(rows[1]) == set(range(10))
+
+
+def numbered(monkeypatch: pytest.MonkeyPatch) -> NDArray[np.float64]:
+    """Give every source digit its own number as its label, and return the digits [n 8 8]."""
+    glyphs, labels = load_digits(return_X_y=True)
+    numbers = np.arange(len(labels))
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda **_: (glyphs, numbers))
+    return glyphs.reshape(-1, 8, 8)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("data_seed", [0, 1, 2])
+def test_no_source_digit_is_in_both_splits(
+    data_seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    glyphs = numbered(monkeypatch)
+    dataset = make("dataset", f"digits(train=3000, test=3000, data_seed={data_seed})")
+    data = dataset.load(None, tmp_path)
+    used = [
+        set(split.targets["left"].tolist()) | set(split.targets["right"].tolist())
+        for split in (data.train, data.test)
+    ]
+    assert not used[0] & used[1]
+    assert len(used[0]) + len(used[1]) > 0.9 * len(glyphs)
+
+
+def test_every_canvas_shows_the_digits_it_is_labelled_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    glyphs = torch.from_numpy(numbered(monkeypatch)).float()[:, None]
+    monkeypatch.setattr(digits, "GRAIN", 0.0)
+    data = make("dataset", "digits(train=20, test=20)").load(None, tmp_path)
+    for split in (data.train, data.test):
+        for row, image in enumerate(split.images.float()):
+            for task, half in (("left", image[:, :, :16]), ("right", image[:, :, 16:])):
+                shown = functional.interpolate(
+                    glyphs[split.targets[task][row]][None], scale_factor=2, mode="bilinear"
+                )[0, 0]
+                assert best_correlation(half.mean(0), shown) > 0.98
+
+
+def best_correlation(half: Tensor, glyph: Tensor) -> float:
+    """The largest correlation of a digit with its half of the canvas, over the heights it may stand at."""
+    canvases = torch.zeros(17, 32, 16)
+    for top, canvas in enumerate(canvases):
+        canvas[top : top + 16] = glyph
+    pairs = [torch.stack([half.flatten(), canvas.flatten()]) for canvas in canvases]
+    return max(float(torch.corrcoef(pair)[0, 1]) for pair in pairs)

@@ -1,0 +1,282 @@
+"""Executors: lazy, in order or as they finish, and a worker that dies takes nothing else with it."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.api import Progress
+from bench.engine import executors
+from bench.engine.executors import Inline, Outcome, Processes, describe_failure
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 60
+"""A wait ends when what it is for happens; this only keeps a broken test from going on for ever."""
+
+
+def silent(*_: object) -> None:
+    """Take progress and say nothing of it."""
+
+
+def wait_for(condition: Any) -> None:
+    for _ in range(PATIENCE_S * 50):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+# -- work, at the top of the module since workers find it by its name ---------------------------------------
+
+
+def square(item: int, progress: Progress) -> int:
+    progress("step", 0, 2)
+    if item < 0:
+        raise ValueError(f"{item} is negative")
+    progress("step", 2, 2)
+    return item**2
+
+
+def warn(item: str, progress: Progress) -> None:
+    logging.getLogger("bench.somewhere").warning(item)
+    logging.getLogger("bench.somewhere").info("not worth a line")
+    logging.getLogger("another.library").warning("not ours")
+
+
+def threads(item: int, progress: Progress) -> tuple[int, int]:
+    import torch
+
+    return torch.get_num_threads(), os.getpid()
+
+
+def die_or_not(item: tuple[str, str], progress: Progress) -> str:
+    """Return at once, or be killed; ``slow`` is under way when another one is, the first time."""
+    what, folder = item
+    if what == "slow":
+        started = Path(folder, "started")
+        if not started.exists():
+            started.touch()
+            time.sleep(PATIENCE_S)
+    if what == "die":
+        wait_for(Path(folder, "started").exists)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return what
+
+
+def die_while_reporting(item: str, progress: Progress) -> str:
+    reports: Any = executors._reports
+    if item == "die":
+        reports._wlock.acquire(block=False)  # the second time it is held by the first, dead, worker
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def sleep(item: str, progress: Progress) -> str:
+    """Note the process; ``first`` returns as soon as ``second`` sleeps."""
+    folder, name = Path(item).parent, Path(item).name
+    (folder / f"{name}.tmp").write_text(str(os.getpid()))
+    (folder / f"{name}.tmp").rename(item)
+    if name == "first":
+        wait_for((folder / "second").exists)
+        return item
+    time.sleep(PATIENCE_S)
+    return item
+
+
+# -- inline -------------------------------------------------------------------------------------------------
+
+
+def test_inline_is_lazy_and_in_order() -> None:
+    begun = []
+
+    def work(item: int, progress: Progress) -> int:
+        begun.append(item)
+        return item
+
+    with Inline() as executor:
+        outcomes = executor.map(work, [3, 1, 2], silent)
+        assert begun == []
+        assert next(outcomes).item == 3
+        assert begun == [3]
+        assert [outcome.item for outcome in outcomes] == [1, 2]
+
+
+def test_inline_keeps_failures_and_goes_on() -> None:
+    told: list[tuple[int, str, int, int]] = []
+    with Inline() as executor:
+        outcomes = list(executor.map(square, [2, -1, 3], lambda *step: told.append(step)))
+    check_squares(outcomes)
+    assert told == [
+        (2, "step", 0, 2),
+        (2, "step", 2, 2),
+        (-1, "step", 0, 2),
+        (3, "step", 0, 2),
+        (3, "step", 2, 2),
+    ]
+
+
+def check_squares(outcomes: list[Outcome[int, int]]) -> None:
+    by_item = {outcome.item: outcome for outcome in outcomes}
+    assert len(outcomes) == len(by_item) == 3
+    assert (by_item[2].result, by_item[2].failure) == (4, None)
+    assert (by_item[3].result, by_item[3].failure) == (9, None)
+    failure = by_item[-1].failure
+    assert by_item[-1].result is None
+    assert failure is not None
+    assert (failure["type"], failure["message"]) == ("ValueError", "-1 is negative")
+    assert "in square" in failure["traceback"]
+    assert all(outcome.seconds >= 0 for outcome in outcomes)
+
+
+def test_inline_can_be_interrupted() -> None:
+    def work(item: int, progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with Inline() as executor, pytest.raises(KeyboardInterrupt):
+        list(executor.map(work, [1], silent))
+
+
+def test_a_failure_without_a_message_has_its_type() -> None:
+    failure = describe_failure(MemoryError())
+    assert (failure["type"], failure["message"]) == ("MemoryError", "MemoryError")
+
+
+# -- processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Processes]:
+    with Processes(2, threads=3) as executor:
+        yield executor
+
+
+def test_processes_keep_failures_and_go_on(pool: Processes) -> None:
+    told: list[tuple[int, str, int, int]] = []
+    check_squares(list(pool.map(square, [2, -1, 3], lambda *step: told.append(step))))
+    expected = {
+        (2, "step", 0, 2),
+        (2, "step", 2, 2),
+        (-1, "step", 0, 2),
+        (3, "step", 0, 2),
+        (3, "step", 2, 2),
+    }
+    wait_for(lambda: set(told) == expected)
+    for item in (2, 3):
+        assert [step[2] for step in told if step[0] == item] == [0, 2]
+
+
+def test_workers_are_kept_and_have_their_threads(pool: Processes) -> None:
+    found = [outcome.result for wave in range(2) for outcome in pool.map(threads, [1, 2, 3], silent)]
+    assert None not in found
+    assert {count for count, _ in filter(None, found)} == {3}
+    pids = {pid for _, pid in filter(None, found)}
+    assert os.getpid() not in pids
+    assert len(pids) <= 2
+
+
+def test_no_items_are_no_outcomes(pool: Processes) -> None:
+    assert list(pool.map(square, [], silent)) == []
+
+
+def test_workers_warnings_reach_this_process(pool: Processes, caplog: pytest.LogCaptureFixture) -> None:
+    assert [outcome.failure for outcome in pool.map(warn, ["mind the gap"], silent)] == [None]
+    wait_for(lambda: caplog.messages)
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [("bench", "mind the gap")]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_fails_its_own_item_alone(tmp_path: Path) -> None:
+    items = [(what, str(tmp_path)) for what in ("slow", "die", "first after", "second after")]
+    with Processes(2) as executor:
+        outcomes = list(executor.map(die_or_not, items, silent))
+    assert sorted(outcome.item for outcome in outcomes) == sorted(items)
+    for outcome in outcomes:
+        if outcome.item[0] == "die":
+            assert outcome.failure is not None
+            assert outcome.failure["type"] == "WorkerDied"
+            assert "killed" in outcome.failure["message"]
+        else:
+            assert (outcome.result, outcome.failure) == (outcome.item[0], None)
+
+
+@pytest.mark.slow
+def test_processes_are_lazy_and_end_with_their_block(tmp_path: Path) -> None:
+    items = [str(tmp_path / name) for name in ("first", "second", "third")]
+    with Processes(2) as executor:
+        outcomes = executor.map(sleep, items, silent)
+        assert next(outcomes).result == items[0]
+        pids = [int(Path(item).read_text()) for item in items[:2]]
+        assert is_alive(pids[1])
+        assert not Path(items[2]).exists()  # nothing new starts before the first outcome could be saved
+    assert not any(is_alive(pid) for pid in pids)
+    assert not Path(items[2]).exists()
+
+
+def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+KILLED = """
+import sys
+from bench.engine.executors import Processes
+from tests.engine.test_executors import silent, sleep
+if __name__ == "__main__":
+    with Processes(2) as executor:
+        list(executor.map(sleep, sys.argv[1:], silent))
+"""
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
+    items = [str(tmp_path / name) for name in ("second", "third")]
+    with python(KILLED, *items) as parent:
+        try:
+            wait_for(lambda: all(Path(item).exists() for item in items) or parent.poll() is not None)
+            assert parent.poll() is None
+            children = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
+        finally:
+            parent.kill()
+    assert {int(Path(item).read_text()) for item in items} <= set(children)
+    wait_for(lambda: not any(is_alive(pid) for pid in children))
+
+
+STUCK = """
+from bench.engine.executors import Processes
+from tests.engine.test_executors import die_while_reporting, silent
+if __name__ == "__main__":
+    with Processes(1) as executor:
+        for outcome in executor.map(die_while_reporting, ["die", "live"], silent):
+            print(outcome.item, outcome.failure and outcome.failure["type"], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_it_reports_holds_nobody_up() -> None:
+    with python(STUCK) as parent:
+        try:
+            out, errors = parent.communicate(timeout=PATIENCE_S)
+        finally:
+            parent.kill()
+    assert (out.splitlines(), parent.returncode) == (["die WorkerDied", "live None"], 0), errors

@@ -1,0 +1,115 @@
+"""A run that is killed again and again ends with the numbers of one that was not."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from pandas import DataFrame
+from pandas.testing import assert_frame_equal
+
+from bench.engine.store import POISONS, SURROGATES
+from leaderboard.frame import to_frame
+from leaderboard.tables import ranking
+from tests.engine import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+MATRIX = {"attack": ["clean", "tap"], "defense": ["none", "grayscale", "jpeg"], "seed": [0, 1]}
+EXECUTORS = ("inline", "processes", "inline", "processes", "inline")
+"""The executor of each run that is killed; the last run, which is not, is inline."""
+
+PATIENCE_S = 60
+
+
+def start(suite: Path, out: Path, executor: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-c", "from bench.cli import main; main()", "run", "--suite", str(suite)),
+            *("--out", str(out), "--executor", executor, "--jobs", "2", "--device", "cpu", "--no-track"),
+        ],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def kill_after(run: "subprocess.Popen[str]", finished: int, seconds: float) -> None:
+    """Kill a run so many seconds after it has told of so many finished things, and see its workers end."""
+    lines = iter(run.stderr or ())
+    seen = [next(lines)]
+    while sum(bool(re.match(r"(surrogates|poisons|cells) \d+/\d+ ", line)) for line in seen) < finished:
+        line = next(lines, None)
+        assert line is not None, f"the run ended by itself: {seen}"
+        seen.append(line)
+    time.sleep(seconds)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
+    assert [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def scores(out: Path) -> DataFrame:
+    """Return the rows of the csv without what is measured in seconds and bytes."""
+    frame = to_frame(tiny.records(out).values())
+    return frame[[column for column in frame.columns if not column.endswith(("_s", "_mb"))]]
+
+
+def ranks(out: Path) -> DataFrame:
+    table = ranking(to_frame(tiny.records(out).values()))
+    return table[[column for column in table.columns if not column.startswith("craft_")]]
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again(tmp_path: Path) -> None:
+    plan = tiny.plan(matrix=MATRIX)
+    unbroken, out = tmp_path / "unbroken", tmp_path / "out"
+    assert tiny.run(plan, unbroken).counts == (len(plan.cells), 0, 0)
+
+    suite = tmp_path / "tiny.toml"
+    suite.write_text(tiny.TOML)
+    for axis, values in MATRIX.items():
+        text = suite.read_text()
+        suite.write_text(re.sub(rf"^{axis} = .*$", f"{axis} = {values}", text, count=1, flags=re.MULTILINE))
+
+    rng = random.Random(4)
+    written: dict[Path, tuple[bytes, int]] = {}
+    counts = []
+    for executor in EXECUTORS:
+        with start(suite, out, executor) as run:
+            try:
+                kill_after(run, rng.randint(1, 4), rng.random() * 0.15)
+            finally:
+                run.kill()
+        records = tiny.records(out)  # every file that has a record's name is a whole record
+        assert {record.status for record in records.values()} <= {"done"}
+        counts.append(len(records))
+        for path, before in written.items():
+            assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+        found = (out / "records").glob("*.json")
+        written |= {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+
+    assert counts[-1] > 0
+    assert counts == sorted(counts)
+    with start(suite, out, "inline") as run:
+        _, told = run.communicate()
+    assert run.returncode == 0, told
+    assert f"cells: {len(plan.cells) - counts[-1]} done, {counts[-1]} cached, 0 failed" in told
+    for path, before in written.items():
+        assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+    assert tiny.results(out) == tiny.results(unbroken)
+    assert_frame_equal(scores(out), scores(unbroken), check_exact=True)
+    assert_frame_equal(ranks(out), ranks(unbroken), check_exact=True)
+    # Nothing half-written is left, and nothing was made that an unbroken run does not make.
+    for kind in (POISONS, SURROGATES, "records"):
+        assert {path.name for path in (out / kind).iterdir()} == {
+            path.name for path in (unbroken / kind).iterdir()
+        }

@@ -1,0 +1,232 @@
+"""The training loop against steps written out by hand."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.api import Augmentation, Batch, Split
+from bench.backbones.small import Small
+from bench.catalog import CATALOG, make
+from bench.net import MultiTaskNet
+from bench.tasks import Classification
+from bench.training import Recipe, TrainedEpoch, batches, fit, predict, score, take, task_losses
+from bench.weightings.ew import EqualWeights
+
+CPU = torch.device("cpu")
+TASKS = (Classification("two", ("a", "b")), Classification("three", ("a", "b", "c")))
+WHOLE = Augmentation()
+
+
+def random_split(count: int, side: int = 16, seed: int = 0) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, side, side), generator=generator).to(torch.uint8)
+    targets = {t.name: torch.randint(0, t.classes, (count,), generator=generator) for t in TASKS}
+    return Split(images, targets)
+
+
+def new_net(seed: int = 0) -> MultiTaskNet:
+    torch.manual_seed(seed)
+    return MultiTaskNet(Small(width=2), TASKS, 3)
+
+
+def train(
+    net: MultiTaskNet, split: Split, recipe: Recipe, augmentation: Augmentation = WHOLE, seed: int = 5
+) -> list[TrainedEpoch]:
+    torch.manual_seed(seed)
+    no_defense = make("defense", "none")
+    return list(fit(net, split, TASKS, recipe, augmentation, EqualWeights(), no_defense, CPU))
+
+
+def mean_loss(net: nn.Module, split: Split, rows: Tensor) -> Tensor:
+    """The mean of the tasks' losses, without the training loop's help."""
+    outputs = net(split.images[rows].float() / 255)
+    two, three = (split.targets[task.name][rows] for task in TASKS)
+    return (
+        nn.functional.binary_cross_entropy_with_logits(outputs[0][:, 0], two.float())
+        + nn.functional.cross_entropy(outputs[1], three)
+    ) / 2
+
+
+def adam_by_hand(
+    net: nn.Module, split: Split, orders: Sequence[Tensor], rates: Sequence[float], recipe: Recipe
+) -> Iterator[float]:
+    """Train in place: clip the gradient's norm, add the L2 term, take Adam's step; yield the losses."""
+    parameters = list(net.parameters())
+    first = [torch.zeros_like(p) for p in parameters]
+    second = [torch.zeros_like(p) for p in parameters]
+    net.train()
+    for step, (rows, rate) in enumerate(zip(orders, rates, strict=True), start=1):
+        loss = mean_loss(net, split, rows)
+        gradients = torch.autograd.grad(loss, parameters)
+        norm = sum(float(g.square().sum()) for g in gradients) ** 0.5
+        shrink = min(1.0, recipe.clip_norm / norm)
+        with torch.no_grad():
+            for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
+                total = g * shrink + recipe.weight_decay * p
+                m.copy_(0.9 * m + 0.1 * total)
+                v.copy_(0.999 * v + 0.001 * total**2)
+                p.sub_(rate * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8))
+        yield loss.item()
+
+
+@pytest.mark.parametrize("clip_norm", [0.05, 1e6])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_step_is_adam_on_the_clipped_gradient_of_the_mean_loss(clip_norm: float, steps: int) -> None:
+    split, net = random_split(8 * steps), new_net()
+    by_hand = copy.deepcopy(net)
+    recipe = Recipe(epochs=1, batch=8, weight_decay=0.01, clip_norm=clip_norm)
+    (epoch,) = train(net, split, recipe)
+
+    torch.manual_seed(5)
+    orders = torch.randperm(len(split)).split(8)
+    losses = list(adam_by_hand(by_hand, split, orders, [recipe.learning_rate] * steps, recipe))
+    assert epoch.train_loss == pytest.approx(sum(losses) / steps, rel=1e-5)
+    assert epoch.weights == pytest.approx({"two": 0.5, "three": 0.5})
+    start = nn.utils.parameters_to_vector(new_net().parameters())
+    ours, theirs = (nn.utils.parameters_to_vector(one.parameters()) for one in (net, by_hand))
+    assert (ours - start).abs().max() > recipe.learning_rate / 2
+    assert torch.allclose(ours, theirs, atol=recipe.learning_rate / 100)
+
+
+def test_the_learning_rate_of_every_epoch_is_the_one_its_steps_take() -> None:
+    split, net = random_split(8), new_net()
+    by_hand = copy.deepcopy(net)
+    recipe = Recipe(epochs=4, batch=8, milestones=(0.5, 0.75), gamma=0.1)
+    epochs = train(net, split, recipe)
+    rates = [1e-3, 1e-3, 1e-4, 1e-5]
+    assert [epoch.learning_rate for epoch in epochs] == pytest.approx(rates)
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4]
+
+    torch.manual_seed(5)
+    orders = [torch.randperm(8) for _ in range(4)]
+    losses = list(adam_by_hand(by_hand, split, orders, rates, recipe))
+    assert [epoch.train_loss for epoch in epochs] == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first", "second"), [(60, 36, 48), (10, 6, 8), (5, 3, 4), (3, 2, 2), (2, 1, 2), (1, 1, 1)]
+)
+def test_the_learning_rate_drops_after_60_and_80_percent_of_the_epochs(
+    epochs: int, first: int, second: int
+) -> None:
+    steps = train(new_net(), random_split(4, side=8), Recipe(epochs=epochs, batch=4))
+    assert [step.learning_rate for step in steps] == pytest.approx(
+        [1e-3 * 0.1 ** ((epoch > first) + (epoch > second)) for epoch in range(1, epochs + 1)]
+    )
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_samples_with_an_uneven_last_batch() -> None:
+    split, net = random_split(10), new_net()
+    still = Recipe(epochs=1, batch=8, learning_rate=1e-12)
+    (epoch,) = train(copy.deepcopy(net), split, still)
+    torch.manual_seed(5)
+    rows = torch.randperm(10)
+    net.train()
+    wanted = 0.8 * mean_loss(net, split, rows[:8]) + 0.2 * mean_loss(net, split, rows[8:])
+    assert epoch.train_loss == pytest.approx(wanted.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("backbone", CATALOG["backbone"])
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_a_last_batch_of_one_image_does_not_stop_training(backbone: str, side: int) -> None:
+    torch.manual_seed(0)
+    net = MultiTaskNet(make("backbone", backbone), TASKS, 3)
+    (epoch,) = train(net, random_split(5, side), Recipe(epochs=1, batch=4))
+    assert 0 < epoch.train_loss < 100
+
+
+def test_training_is_the_same_under_the_same_seed_and_another_under_another() -> None:
+    def trained(seed: int) -> Tensor:
+        net = new_net()
+        recipe, augmentation = Recipe(epochs=2, batch=8), Augmentation(13, flip=True)
+        train(net, random_split(24), recipe, augmentation, seed=seed)
+        return nn.utils.parameters_to_vector(net.parameters())
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.equal(trained(1), trained(2))
+
+
+class Spy:
+    """A defense that keeps what a network is shown, and shows it something else."""
+
+    version: ClassVar[int] = 1
+
+    def __init__(self) -> None:
+        self.shown: list[Batch] = []
+
+    def purify(self, images: Tensor) -> Tensor:
+        return images
+
+    def augment(self, batch: Batch, net: nn.Module) -> Batch:
+        assert net.training
+        self.shown.append(batch)
+        return replace(batch, images=torch.zeros_like(batch.images))
+
+
+def test_a_defense_sees_cropped_batches_and_decides_what_the_network_sees() -> None:
+    split, spy, net = random_split(10), Spy(), new_net()
+    seen: list[Tensor] = []
+    net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    torch.manual_seed(5)
+    list(fit(net, split, TASKS, Recipe(epochs=2, batch=4), Augmentation(13), EqualWeights(), spy, CPU))
+    assert [len(batch.images) for batch in spy.shown] == [4, 4, 2, 4, 4, 2]
+    assert {batch.images.shape[1:] for batch in spy.shown} == {(3, 13, 13)}
+    for epoch in (spy.shown[:3], spy.shown[3:]):
+        rows = torch.cat([batch.index for batch in epoch])
+        assert sorted(rows.tolist()) == list(range(10))
+        for task in TASKS:
+            labels = torch.cat([batch.targets[task.name] for batch in epoch])
+            assert torch.equal(labels, split.targets[task.name][rows])
+    assert not any(images.any() for images in seen)
+
+
+def test_batches_hold_every_row_once_as_floats_in_0_to_1() -> None:
+    split = random_split(10)
+    straight = list(batches(split, 4, CPU, shuffle=False))
+    assert torch.equal(torch.cat([batch.images for batch in straight]), split.images.float() / 255)
+    assert torch.cat([batch.index for batch in straight]).tolist() == list(range(10))
+    batch = take(split, torch.tensor([7, 2]), CPU)
+    assert torch.equal(batch.images, split.images[[7, 2]].float() / 255)
+    assert torch.equal(batch.targets["three"], split.targets["three"][[7, 2]])
+
+
+def test_scoring_is_on_central_crops_in_evaluation_mode_and_changes_nothing() -> None:
+    net = new_net()
+    train(net, random_split(16), Recipe(epochs=1, batch=8))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    split = random_split(9, side=16, seed=1)
+    outputs = predict(net, split, Augmentation(12, flip=True), CPU)
+    net.eval()
+    with torch.no_grad():
+        alone = [net(image[None, :, 2:14, 2:14].float() / 255) for image in split.images]
+    for task, out in enumerate(outputs):
+        assert not out.requires_grad
+        assert torch.allclose(out, torch.cat([one[task] for one in alone]), atol=1e-5)
+    scores = score(net, split, TASKS, Augmentation(12, flip=True), CPU)
+    assert scores == {
+        t.name: t.metrics(o, split.targets[t.name]) for t, o in zip(TASKS, outputs, strict=True)
+    }
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_task_losses_are_in_the_order_of_the_tasks() -> None:
+    split, net = random_split(6), new_net().eval()
+    images = split.images.float() / 255
+    losses = task_losses(net, TASKS, images, split.targets)
+    outputs = net(images)
+    for i, task in enumerate(TASKS):
+        assert torch.equal(losses[i], task.loss(outputs[i], split.targets[task.name]))
+    assert torch.allclose(losses.mean(), mean_loss(net, split, torch.arange(6)))
+
+
+def test_heads_are_not_shared_and_all_else_is() -> None:
+    net = new_net()
+    shared = {id(p) for p in net.shared_parameters()}
+    heads = {id(p) for p in net.heads.parameters()}
+    assert not shared & heads
+    assert shared | heads == {id(p) for p in net.parameters()}

@@ -1,0 +1,100 @@
+"""Crops and flips are nothing but crops and flips, whatever the image's and the crop's sides."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bench.api import Augmentation
+from bench.augmentation import augment, center
+
+
+@st.composite
+def images_and_crops(draw: st.DrawFn) -> tuple[Tensor, int | None]:
+    """Images [b c h w] of which every pixel is different, and a crop that fits."""
+    count, channels, height, width = (draw(st.integers(1, top)) for top in (4, 3, 9, 9))
+    crop = draw(st.none() | st.integers(1, min(height, width)))
+    size = count * channels * height * width
+    return torch.arange(size, dtype=torch.float32).view(count, channels, height, width), crop
+
+
+def seen_rows_and_columns(out: Tensor, image: Tensor) -> tuple[list[int], list[int]]:
+    """Where the rows and the columns of an augmented image [c s s'] come from, or fail."""
+    channels, height, width = image.shape
+    place = (out - image.min()).long()
+    columns, rows, channel = place % width, place // width % height, place // (width * height)
+    assert torch.equal(channel, torch.arange(channels)[:, None, None].expand_as(channel))
+    assert torch.equal(rows, rows[:1, :, :1].expand_as(rows))
+    assert torch.equal(columns, columns[:1, :1].expand_as(columns))
+    return rows[0, :, 0].tolist(), columns[0, 0].tolist()
+
+
+def is_run(places: list[int]) -> bool:
+    """Whether these are neighbours, in rising order."""
+    return places == list(range(places[0], places[0] + len(places)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=images_and_crops(), flip=st.booleans(), seed=st.integers(0, 2**32))
+def test_an_augmented_image_is_a_crop_of_the_image_maybe_mirrored(
+    case: tuple[Tensor, int | None], flip: bool, seed: int
+) -> None:
+    images, crop = case
+    before = images.clone()
+    torch.manual_seed(seed)
+    out = augment(images, Augmentation(crop, flip))
+    assert out.shape == (*images.shape[:2], *((crop, crop) if crop else images.shape[2:]))
+    for one, image in zip(out, images, strict=True):
+        rows, columns = seen_rows_and_columns(one, image)
+        assert is_run(rows)
+        assert is_run(columns) or (flip and is_run(columns[::-1]))
+    assert torch.equal(images, before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=images_and_crops(), flip=st.booleans(), seed=st.integers(0, 2**32))
+def test_gradients_reach_the_pixels_that_are_seen_and_only_those(
+    case: tuple[Tensor, int | None], flip: bool, seed: int
+) -> None:
+    images, crop = case
+    places = images.clone().requires_grad_(True)
+    torch.manual_seed(seed)
+    out = augment(places, Augmentation(crop, flip))
+    (out * (out.detach() + 1)).sum().backward()
+    assert places.grad is not None
+    seen = torch.isin(images, out)
+    assert torch.equal(places.grad, torch.where(seen, images + 1, 0.0))
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=images_and_crops(), flip=st.booleans())
+def test_the_central_crop_is_in_the_middle_and_never_mirrored(
+    case: tuple[Tensor, int | None], flip: bool
+) -> None:
+    images, crop = case
+    out = center(images, Augmentation(crop, flip))
+    assert torch.equal(out, center(images, Augmentation(crop, flip)))
+    for one, image in zip(out, images, strict=True):
+        for places, side in zip(seen_rows_and_columns(one, image), image.shape[1:], strict=True):
+            assert is_run(places)
+            before, after = places[0], side - 1 - places[-1]
+            assert abs(before - after) <= 1
+
+
+def test_every_place_of_the_crop_and_both_directions_are_drawn_equally_often() -> None:
+    count, height, width, crop = 6000, 7, 6, 5
+    torch.manual_seed(0)
+    image = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
+    corner = augment(image.expand(count, -1, -1, -1), Augmentation(crop, flip=True))[:, 0, 0, 0].long()
+    # Of 3 tops × 2 lefts × 2 directions every one puts another pixel into the corner.
+    seen = corner.bincount()
+    assert seen.count_nonzero() == 12
+    assert seen[seen > 0].float() == pytest.approx(count / 12, rel=0.2)
+
+
+def test_images_of_a_batch_are_cropped_and_mirrored_on_their_own() -> None:
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 12, 12)
+    out = augment(image.expand(8, -1, -1, -1), Augmentation(9, flip=True))
+    assert any(not torch.equal(out[0], other) for other in out[1:])

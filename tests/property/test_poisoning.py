@@ -1,0 +1,164 @@
+"""The seam where δ becomes released images, whatever an attack returns."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+
+from bench.api import Batch, Split
+from bench.engine.poisoning import CHUNK, quantise, release
+from bench.errors import BenchError
+
+CPU = torch.device("cpu")
+STEPS = (
+    st.floats(-20, 20, width=32)
+    | st.integers(-20, 20).map(float)
+    | st.sampled_from([8.5, -8.5, 7.5, -7.5, 1e-30, 3e38, -3e38])
+)
+"""δ in steps of 1/255: around the budget, on the edges of rounding, and absurd."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Noise that returns what it is given."""
+
+    make: Callable[[Batch], Tensor]
+
+    def delta(self, batch: Batch) -> Tensor:
+        return self.make(batch)
+
+
+def table(delta: Tensor) -> Given:
+    """One row of δ per image."""
+    return Given(lambda batch: delta[batch.index])
+
+
+@st.composite
+def images_and_noise(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Images uint8 [n c h w], often black or white, and δ [n c h w] in steps of 1/255."""
+    shape = tuple(draw(st.integers(1, top)) for top in (3, 3, 4, 4))
+    pixels = st.integers(0, 255) | st.sampled_from([0, 1, 254, 255])
+    images = draw(hnp.arrays(np.uint8, shape, elements=pixels))
+    steps = draw(hnp.arrays(np.float32, shape, elements=STEPS))
+    return torch.from_numpy(images), torch.from_numpy(steps)
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=images_and_noise(), epsilon=st.integers(1, 16))
+def test_any_finite_delta_is_released_rounded_within_budget_and_range(
+    case: tuple[Tensor, Tensor], epsilon: int
+) -> None:
+    images, steps = case
+    before = images.clone()
+    noise = table((steps.double() / 255).float())
+    change, statistics = quantise(noise, Split(images, {}), epsilon, CPU, "any")
+    released = release(images, change, epsilon, "any")
+
+    assert change.dtype == torch.int8
+    assert released.dtype == torch.uint8
+    assert (released.int() - images.int()).abs().max() <= epsilon
+    wanted = (images + steps.double().clamp(-epsilon, epsilon)).clamp(0, 255)
+    assert ((released.double() - wanted).abs() <= 0.5 + 1e-4).all()
+    assert statistics["linf"] == (released.int() - images.int()).abs().max()
+    assert torch.equal(images, before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=images_and_noise(), epsilon=st.integers(1, 16))
+def test_the_statistics_are_those_of_the_released_images(case: tuple[Tensor, Tensor], epsilon: int) -> None:
+    images, steps = case
+    change, statistics = quantise(table(steps / 255), Split(images, {}), epsilon, CPU, "any")
+    moved = change.numpy().astype(np.float64)
+    square = np.mean(moved**2)
+    assert statistics["l0"] == pytest.approx(np.mean(moved != 0))
+    assert statistics["l2"] == pytest.approx(
+        np.mean([np.linalg.norm(one.ravel() / 255) for one in moved]), rel=1e-5
+    )
+    if square:
+        assert statistics["psnr"] == pytest.approx(10 * math.log10(255**2 / square))
+    else:
+        assert statistics["psnr"] is None
+    beyond = (steps.abs() > epsilon + 0.501).float().mean()
+    at_most = (steps.abs() > epsilon + 0.499).float().mean()
+    clamped = statistics["clamped"]
+    assert clamped is not None
+    assert float(beyond) - 1e-6 <= clamped <= float(at_most) + 1e-6
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    images=hnp.arrays(np.uint8, (2, 1, 2, 2)),
+    change=hnp.arrays(np.int8, (2, 1, 2, 2), elements=st.integers(-10, 10) | st.sampled_from([-128, 127])),
+    epsilon=st.integers(1, 10),
+)
+def test_the_audit_lets_through_what_is_within_budget_and_range_and_nothing_else(
+    images: np.ndarray, change: np.ndarray, epsilon: int
+) -> None:
+    moved = images.astype(int) + change.astype(int)
+    fine = (np.abs(change.astype(int)) <= epsilon).all() and (moved >= 0).all() and (moved <= 255).all()
+    clean, steps = torch.from_numpy(images), torch.from_numpy(change)
+    if fine:
+        assert np.array_equal(release(clean, steps, epsilon, "any").numpy(), moved)
+    else:
+        with pytest.raises(BenchError, match=f"'any' breaks the budget of {epsilon}/255"):
+            release(clean, steps, epsilon, "any")
+
+
+@pytest.mark.parametrize("rows", [1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+def test_nothing_depends_on_the_images_that_are_worked_on_together(rows: int) -> None:
+    draw = torch.Generator().manual_seed(rows)
+    images = torch.randint(0, 256, (rows, 1, 2, 2), generator=draw).to(torch.uint8)
+    delta = torch.randn(images.shape, generator=draw) * 6 / 255
+    change, statistics = quantise(table(delta), Split(images, {}), 8, CPU, "any")
+    clean = images.float()
+    wanted = (clean + (delta * 255).round().clamp(-8, 8)).clamp(0, 255)
+    assert torch.equal(release(images, change, 8, "any").float(), wanted)
+    assert statistics["l2"] == pytest.approx(
+        float(((wanted - clean) / 255).flatten(1).norm(dim=1).mean()), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_refused_by_name(bad: float) -> None:
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    delta = torch.zeros(images.shape)
+    delta[2, 0, 1, 1] = bad
+    with pytest.raises(BenchError, match="attack 'em\\(steps=3\\)' returned δ with NaN or infinite values"):
+        quantise(table(delta), Split(images, {}), 8, CPU, "em(steps=3)")
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 2, 3), (3, 3, 2, 2), (1, 1, 2, 2), (3, 2, 2), ()])
+def test_delta_of_another_shape_is_refused_by_name_even_if_it_broadcasts(shape: tuple[int, ...]) -> None:
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(BenchError, match="attack 'em' returned δ of shape"):
+        quantise(Given(lambda batch: torch.zeros(shape)), Split(images, {}), 8, CPU, "em")
+
+
+def test_poison_made_for_other_images_is_refused() -> None:
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(BenchError, match="the poison of 'em' was made for images"):
+        release(images, torch.zeros(2, 1, 2, 2, dtype=torch.int8), 8, "em")
+
+
+def test_without_a_change_the_clean_images_are_released() -> None:
+    images = torch.arange(12, dtype=torch.uint8).view(3, 1, 2, 2)
+    assert torch.equal(release(images, None, 8, "clean"), images)
+
+
+def test_an_attack_that_writes_into_its_batch_moves_no_more_than_it_returns() -> None:
+    """δ is added to the images of the split, not to what an attack left in the batch."""
+    images = torch.full((3, 1, 2, 2), 250, dtype=torch.uint8)
+
+    def careless(batch: Batch) -> Tensor:
+        batch.images.add_(20 / 255).clamp_(0, 1)
+        return torch.full_like(batch.images, 5 / 255)
+
+    change, _ = quantise(Given(careless), Split(images, {}), 8, CPU, "careless")
+    assert torch.equal(change, torch.full_like(change, 5))
