@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -36,12 +37,10 @@ def cells(count: int, height: int, width: int) -> list[Cell]:
     rows = max(1, round(count**0.5))
     cut: list[Cell] = []
     tops = [height * r // rows for r in range(rows + 1)]
-    for row, (top, bottom) in enumerate(zip(tops, tops[1:], strict=False)):
+    for row, (top, bottom) in enumerate(pairwise(tops)):
         columns = count // rows + (row < count % rows)
         lefts = [width * c // columns for c in range(columns + 1)]
-        cut += [
-            Cell(top, left, bottom - top, right - left) for left, right in zip(lefts, lefts[1:], strict=False)
-        ]
+        cut += [Cell(top, left, bottom - top, right - left) for left, right in pairwise(lefts)]
     return cut
 
 

@@ -6,6 +6,8 @@ through entry points in the group ``mtlue_bench.AXIS``.
 
 import ast
 import dataclasses
+import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -77,9 +79,14 @@ class Choice:
         return f"{self.name}({inner})" if inner else self.name
 
 
+_STRING = r'"(?:\\.|[^"\\])*"'
+_ITEM = re.compile(rf'(?:{_STRING}|\[(?:{_STRING}|[^\]"])*\]|[^,"\[])+')
+"""One ``key=value``: commas inside of strings and lists do not end it."""
+
+
 def _read_params(inner: str, text: str) -> dict[str, Any]:
     params: dict[str, Any] = {}
-    for item in filter(None, (piece.strip() for piece in re.split(r",(?![^\[]*\])", inner))):
+    for item in filter(None, (piece.strip() for piece in _ITEM.findall(inner))):
         key, equals, value = item.partition("=")
         if not equals:
             raise BenchError(f"cannot read {item!r} in {text!r}; write key=value")
@@ -88,7 +95,7 @@ def _read_params(inner: str, text: str) -> dict[str, Any]:
 
 
 def read_value(text: str) -> Any:
-    """Read a value in TOML's spelling (``3``, ``0.5``, ``true``, ``[1, 2]``, ``"x"``), else as a bare word."""
+    """Read a value in TOML's spelling (``3``, ``0.5``, ``true``, ``[1]``, ``"x"``), else as a bare word."""
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
@@ -96,7 +103,16 @@ def read_value(text: str) -> Any:
 
 
 def _spell(value: Any) -> str:
+    """Spell a value so that `read_value` returns it."""
+    if isinstance(value, str) and (read_value(value) != value or not re.fullmatch(r"[\w.:/-]+", value)):
+        return _quote(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_quote(item) if isinstance(item, str) else _spell(item) for item in value)}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def axes() -> tuple[str, ...]:
@@ -155,9 +171,13 @@ def make(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = N
     kind = load(axis, choice.name)
     params = {**(defaults or {}), **dict(choice.params)}
     known = [f.name for f in dataclasses.fields(kind)]
-    for key in params:
+    for key, value in params.items():
         if key not in known:
             raise unknown(f"parameter of {axis} {choice.name!r}:", key, known)
+        # Two things pydantic would take: true for a number, and infinity or NaN.
+        boolean = isinstance(value, bool) and "bool" not in str(kind.__dataclass_fields__[key].type)
+        if boolean or (isinstance(value, float) and not math.isfinite(value)):
+            raise BenchError(f"{axis} {choice.name!r}: {key} = {value!r} is refused: not a finite number")
     try:
         return TypeAdapter(kind).validate_python(params)
     except ValidationError as error:
@@ -193,7 +213,10 @@ class Description:
 def describe(axis: str, name: str) -> Description:
     """Read a part's docstring and fields from its source, without importing it."""
     module, _, attribute = locate(axis, name).partition(":")
-    spec = find_spec(module)
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
     if spec is None or spec.origin is None:
         raise BenchError(f"cannot find {module}, where {axis} {name!r} should be")
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))

@@ -38,8 +38,9 @@ class Digits:
     """Two real handwritten digits on a 32×32 colour canvas; ships with the package, needs no data root.
 
     The 8×8 digits of the UCI set, enlarged to 16 px, one in each half at a random height, each in an ink a
-    little brighter than the common ground, under sensor noise. Tasks: *left* and *right* (which digit), *larger* (is the right digit
-    larger than the left?) and *sum-odd* (is the sum odd?), which need both. No source digit is in both splits.
+    little brighter than the common ground, under sensor noise. Tasks: *left* and *right* (which digit),
+    *larger* (is the right digit larger than the left?) and *sum-odd* (is the sum odd?), which need both. No
+    source digit is in both splits.
 
     Source: Alpaydin & Kaynak, UCI "Optical Recognition of Handwritten Digits", 1998; two digits on one
     canvas as in MultiMNIST, Sabour et al., NeurIPS 2017, arXiv:1710.09829

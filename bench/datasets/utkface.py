@@ -88,7 +88,7 @@ class UTKFace:
             raise BenchError(f"dataset 'utkface': crop = {self.crop} is larger than size = {self.size}")
 
     def missing(self, root: Path | None) -> str | None:
-        """Return one sentence on what is not there and where it is expected; None where the folder is there."""
+        """Return one sentence on what is not there and where it is expected, None where it is there."""
         if root is None:
             return f"dataset 'utkface' needs images on disk; pass --data-root with {LAYOUT} under it"
         if not (root / FOLDER).is_dir():

@@ -62,7 +62,7 @@ def learned() -> Callable[[str], float]:
 
 
 def test_digits_are_learned_from_clean_images(learned: Callable[[str], float]) -> None:
-    assert learned("clean") > 0.6
+    assert learned("clean") > 0.5
 
 
 @pytest.mark.parametrize("attack", [EM, MTL_UE], ids=["em", "mtl-ue-em"])
