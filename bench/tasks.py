@@ -104,12 +104,15 @@ class Classification:
     def _auroc(self, outputs: Tensor, target: Tensor, occurring: Tensor) -> float | None:
         if len(occurring) < 2:
             return None
+        outputs = outputs.double()
         if self.outputs == 1:
-            return float(binary_auroc(outputs[:, 0], target))
-        # Softmax first: one class's logit alone does not rank samples, its probability does.
-        probability = outputs.softmax(1)
-        areas = [binary_auroc(probability[:, c], (target == c).long()) for c in occurring.tolist()]
-        return float(torch.stack(areas).mean())
+            return _area(outputs[:, 0], target == 1)
+        # One class's logit alone does not rank samples: its odds against all others do.
+        areas = []
+        for label in occurring.tolist():
+            others = torch.cat([outputs[:, :label], outputs[:, label + 1 :]], dim=1)
+            areas.append(_area(outputs[:, label] - others.logsumexp(1), target == label))
+        return sum(areas) / len(areas)
 
     def describe(self, train: Int64[Tensor, " n"], test: Int64[Tensor, " m"]) -> dict[str, Any]:
         """Return the task's `bench.record.TaskInfo`.
@@ -132,3 +135,13 @@ class Classification:
             "perfect": {"accuracy": 1.0, "balanced_accuracy": 1.0, "auroc": 1.0},
             "test": len(test),
         }
+
+
+def _area(scores: Tensor, positive: Tensor) -> float:
+    """Return the area under the ROC curve.
+
+    The scores' ranks are passed on, not the scores: the library takes a sigmoid of what is not in [0, 1], and
+    confident logits would all become 1.
+    """
+    _, ranks = scores.unique(return_inverse=True)
+    return float(binary_auroc(ranks.double() / len(ranks), positive.long()))

@@ -62,9 +62,12 @@ def take(split: Split, index: Tensor, device: torch.device) -> Batch:
 
 
 def batches(split: Split, size: int, device: torch.device, shuffle: bool) -> Iterator[Batch]:
-    """Yield the split once in batches, the last one maybe smaller, shuffled by torch's global generator."""
+    """Yield the split once in batches, the last one smaller or one larger, shuffled by torch's global generator."""
     order = torch.randperm(len(split)) if shuffle else torch.arange(len(split))
-    for index in order.split(size):
+    chunks = list(order.split(size))
+    if len(chunks) > 1 and len(chunks[-1]) == 1:  # batch normalisation cannot train on a single image
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    for index in chunks:
         yield take(split, index, device)
 
 
