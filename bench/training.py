@@ -62,7 +62,7 @@ def take(split: Split, index: Tensor, device: torch.device) -> Batch:
 
 
 def batches(split: Split, size: int, device: torch.device, shuffle: bool) -> Iterator[Batch]:
-    """Yield the split once in batches, the last one smaller or one larger, shuffled by torch's global generator."""
+    """Yield the split once in batches, in a random order if asked; the last may be smaller, or one larger."""
     order = torch.randperm(len(split)) if shuffle else torch.arange(len(split))
     chunks = list(order.split(size))
     if len(chunks) > 1 and len(chunks[-1]) == 1:  # batch normalisation cannot train on a single image
