@@ -5,43 +5,55 @@ Their product gives the attacks: a table of rows × error minimisation is EM, a 
 minimisation is MTL-UE + EM, and so on.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bench.api import Batch, CraftContext, Noise, Split
-from bench.training import batches
+from bench.training import Passes, batches
 
 LossOfDelta = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, ""]]
-"""The attacker's loss, to be made small, as a function of δ."""
+"""The attacker's loss against one surrogate, a mean over the batch, as a function of δ."""
+
+State = dict[str, Any]
+"""Tensors and plain values, enough to go on from."""
 
 
 @runtime_checkable
 class Objective(Protocol):
     """Which labels, against which surrogates."""
 
-    surrogate_first: bool
-
-    def loss(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-        """Return the attacker's loss of δ on a batch; small is good for the attacker."""
-
-    def train_surrogate(self, noise: Noise) -> None:
-        """Train the surrogate a little on the perturbed images; does nothing for a pretrained one."""
+    def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
+        """Return the attacker's losses on a batch; it is their mean that is to be made small."""
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return, per sample, the share of tasks on which the attacker has not reached his aim yet."""
+
+    def before_round(self, noise: Noise) -> None:
+        """Called before every pass of noise improvement."""
+
+    def after_batch(self, batch: Batch, noise: Noise) -> None:
+        """Called after the noise was improved on a batch."""
+
+    def after_round(self, noise: Noise) -> None:
+        """Called after every pass of noise improvement."""
+
+    def state(self) -> State:
+        """Return what changes while crafting."""
+
+    def load_state(self, state: State) -> None:
+        """Take up a state."""
 
 
 @runtime_checkable
 class Perturber(Noise, Protocol):
     """How δ is held, and improved on a batch."""
 
-    def improve(self, batch: Batch, loss: LossOfDelta) -> None:
-        """Make the loss of δ smaller on this batch."""
+    def improve(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
+        """Make the mean of the losses of δ smaller on this batch."""
 
     def finish_round(self) -> None:
         """Called after every pass over the training set, before the next one."""
@@ -49,11 +61,34 @@ class Perturber(Noise, Protocol):
     def finish(self) -> None:
         """Called once, when crafting is over."""
 
+    def craft_state(self) -> State:
+        """Return what changes while crafting."""
+
+    def load_craft_state(self, state: State) -> None:
+        """Take up a state."""
+
 
 def perturb(images: Float[Tensor, "b c h w"], delta: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Return x + δ in [0, 1]; the gradient passes the clipping as if it were not there."""
     moved = images + delta
     return moved + (moved.clamp(0, 1) - moved).detach()
+
+
+def gradient(
+    losses: Sequence[LossOfDelta], delta: Float[Tensor, "b c h w"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b c h w"]]:
+    """Return the mean of the losses and its gradient by δ.
+
+    One surrogate is differentiated after the other, so that one graph is held at a time however many there
+    are.
+    """
+    leaf = delta.detach().requires_grad_(True)
+    total, mean = torch.zeros((), device=leaf.device), torch.zeros_like(leaf)
+    for loss in losses:
+        value = loss(leaf)
+        mean += torch.autograd.grad(value, leaf)[0] / len(losses)
+        total += value.detach() / len(losses)
+    return total, mean
 
 
 def craft(
@@ -63,11 +98,13 @@ def craft(
     perturber: Perturber,
     *,
     rounds: int,
-    stop_error: float,
+    stop_error: float | None,
     batch_size: int,
     shuffle: bool,
 ) -> Noise:
     """Alternate surrogate training and passes of noise improvement until the error is low enough.
+
+    Goes on from ``context.bookmark`` where there is one, as if it had never stopped.
 
     Args:
         train: the clean training set.
@@ -75,29 +112,62 @@ def craft(
         objective: labels × surrogates.
         perturber: holder of δ; it is also what is returned.
         rounds: cap on the passes over the training set.
-        stop_error: stop once the mean of ``objective.error`` over the training set is at most this.
+        stop_error: stop once the mean of ``objective.error`` over the training set is at most this;
+            None: make all rounds.
         batch_size: images per step.
         shuffle: draw a new order for every pass.
     """
+    passes = Passes(train, batch_size, context.device, shuffle)
+    done = _go_on(context, objective, perturber, passes)
 
-    def improve() -> None:
-        for batch in batches(train, batch_size, context.device, shuffle):
-            perturber.improve(batch, partial(objective.loss, batch))
+    def state() -> State:
+        return {
+            "done": done,
+            "passes": passes.state(),
+            "objective": objective.state(),
+            "perturber": perturber.craft_state(),
+            "cpu_random": torch.get_rng_state(),
+            "device_random": torch.cuda.get_rng_state(context.device) if _on_cuda(context) else None,
+        }
+
+    context.progress("step", done * len(passes) + passes.position, rounds * len(passes))
+    while done < rounds:
+        if passes.position == 0:
+            objective.before_round(perturber)
+        for batch in passes:
+            perturber.improve(batch, objective.losses(batch))
+            objective.after_batch(batch, perturber)
+            context.progress("step", done * len(passes) + passes.position, rounds * len(passes))
+            if passes.position < len(passes):
+                context.bookmark.save(state)
+        passes.position = 0
         perturber.finish_round()
-
-    def train_surrogate() -> None:
-        objective.train_surrogate(perturber)
-
-    order = (train_surrogate, improve) if objective.surrogate_first else (improve, train_surrogate)
-    context.progress("round", 0, rounds)
-    for done in range(1, rounds + 1):
-        for phase in order:
-            phase()
-        context.progress("round", done, rounds)
-        if done < rounds and _mean_error(train, context, objective, perturber, batch_size) <= stop_error:
-            break
+        objective.after_round(perturber)
+        done += 1
+        if stop_error is not None and done < rounds:
+            reached = _mean_error(train, context, objective, perturber, batch_size) <= stop_error
+            done = rounds if reached else done
+        context.bookmark.save(state)
     perturber.finish()
     return perturber
+
+
+def _go_on(context: CraftContext, objective: Objective, perturber: Perturber, passes: Passes) -> int:
+    """Take up what was noted last and return how many rounds were done."""
+    state = context.bookmark.load()
+    if state is None:
+        return 0
+    passes.load_state(state["passes"])
+    objective.load_state(state["objective"])
+    perturber.load_craft_state(state["perturber"])
+    torch.set_rng_state(state["cpu_random"])
+    if state["device_random"] is not None:
+        torch.cuda.set_rng_state(state["device_random"], context.device)
+    return int(state["done"])
+
+
+def _on_cuda(context: CraftContext) -> bool:
+    return context.device.type == "cuda"
 
 
 @torch.no_grad()

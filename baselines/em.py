@@ -1,14 +1,30 @@
-"""EM: error-minimising noise."""
+"""EM: error-minimising noise, one δ per image or one pattern per class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt
+import torch
+from annotated_types import Ge, Gt, Le
 
+from baselines.classwise import ClasswiseTable
 from baselines.craft import craft
+from baselines.lift import Lift, lift
 from baselines.objectives import ErrorMinimising, SurrogateTraining
 from baselines.samplewise import Table
 from bench.api import CraftContext, Noise, Split
+from bench.tasks import classification_only
+
+
+def _surrogate_training(steps: int, batch: int, learning_rate: float) -> SurrogateTraining:
+    return SurrogateTraining(
+        steps=steps,
+        batch=batch,
+        optimizer="sgd",
+        learning_rate=learning_rate,
+        weight_decay=5e-4,
+        clip_norm=5.0,
+        shuffle=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -39,24 +55,78 @@ class EM:
     batch: Annotated[int, Ge(1)] = 128
     learning_rate: Annotated[float, Gt(0)] = 0.1
     needs_surrogate: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
-        training = SurrogateTraining(
-            steps=self.surrogate_steps,
-            batch=self.batch,
-            optimizer="sgd",
-            learning_rate=self.learning_rate,
-            weight_decay=5e-4,
-            clip_norm=5.0,
-            shuffle=False,
-        )
+        training = _surrogate_training(self.surrogate_steps, self.batch, self.learning_rate)
         return craft(
             train,
             context,
-            ErrorMinimising(train, context, training, augmented=False, surrogate_first=True),
+            ErrorMinimising(train, context, training, view="image", surrogate_first=True),
             Table(train, epsilon=context.epsilon, steps=self.steps, step_size=self.step_size / 255),
+            rounds=self.rounds,
+            stop_error=self.stop_error,
+            batch_size=self.batch,
+            shuffle=False,
+        )
+
+
+@dataclass(frozen=True)
+class ClasswiseEM:
+    """Error-minimising noise, class-wise: one pattern for every class, crafted on a part of the images.
+
+    Source: Huang et al., ICLR 2021, arXiv:2101.04898, section 3.3, class-wise noise; several tasks' patterns
+    share an image as in Yu et al., ICML 2025
+
+    Departs from the paper: a cap on the rounds; the part the noise is crafted on is drawn at random, not
+    class by class, since an image has as many classes as there are tasks.
+
+    Attributes:
+        rounds: cap on the alternations of surrogate training and noise improvement.
+        surrogate_steps: mini-batches of surrogate training per round (M).
+        step_size: α of the one step per batch, in 1/255.
+        stop_error: stop when the surrogate's error on the perturbed images is at most this.
+        portion: share of the training images the patterns are crafted on.
+        batch: images per step.
+        learning_rate: the surrogate's, SGD.
+        lift: how the patterns of several tasks share an image.
+    """
+
+    rounds: Annotated[int, Ge(1)] = 50
+    surrogate_steps: Annotated[int, Ge(1)] = 10
+    step_size: Annotated[float, Gt(0)] = 0.8
+    stop_error: Annotated[float, Ge(0)] = 0.1
+    portion: Annotated[float, Gt(0), Le(1)] = 0.2
+    batch: Annotated[int, Ge(1)] = 128
+    learning_rate: Annotated[float, Gt(0)] = 0.1
+    lift: Lift = "patch"
+    needs_surrogate: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+
+    def craft(self, train: Split, context: CraftContext) -> Noise:
+        """Craft one pattern per task and class."""
+        rows = torch.randperm(len(train))[: max(1, round(self.portion * len(train)))].sort().values
+        part = replace(
+            train,
+            images=train.images[rows],
+            targets={name: labels[rows] for name, labels in train.targets.items()},
+        )
+        training = _surrogate_training(self.surrogate_steps, self.batch, self.learning_rate)
+        channels = train.images.shape[1]
+
+        def zeros(classes: int, rows: int, columns: int) -> torch.Tensor:
+            return torch.zeros(classes, channels, rows, columns, device=context.device)
+
+        tasks = classification_only(context.tasks, "attack 'em-classwise'")
+        start = lift(tasks, self.lift, train, zeros)
+        return craft(
+            part,
+            context,
+            ErrorMinimising(part, context, training, view="image", surrogate_first=True),
+            ClasswiseTable(start, epsilon=context.epsilon, step_size=self.step_size / 255),
             rounds=self.rounds,
             stop_error=self.stop_error,
             batch_size=self.batch,

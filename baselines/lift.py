@@ -1,32 +1,57 @@
-"""Lifting class-wise patterns to many tasks: which pixels carry which task's pattern."""
+"""Lifting single-task noise to many tasks: which pixels carry which task's signal."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from bench.api import Batch
+from baselines.samplewise import Rows
+from bench.api import MISSING, Batch, CraftContext, Split
+from bench.errors import BenchError
 from bench.tasks import Classification
 
-Lift = Literal["patch", "average"]
-"""``patch``: every task has a cell of the image; ``average``: the mean of whole-image patterns."""
+Lift = Literal["patch", "average", "patch-official"]
+"""``patch``: every task has a cell of the image; ``average``: the mean of whole-image signals;
+``patch-official``: the cells of the public code, see `official_cells`."""
 
 Draw = Callable[[int, int, int], Tensor]
 """Draws patterns [k c h w] for k classes at a height and a width."""
 
+Signal = Callable[[Int64[Tensor, " m"], Int64[Tensor, " m"]], Tensor]
+"""A task's own signals [m c h w] for these rows of the training set and their labels, none of them missing,
+at the size its cell is `drawn`."""
+
+CHUNK = 512
+"""Images drawn and laid out at a time; changes memory, and which draws an image gets."""
+
 
 @dataclass(frozen=True)
 class Cell:
-    """A rectangle of the image, in pixels."""
+    """A rectangle of the image, in pixels; of the signal drawn for it, it shows every ``stride``-th value."""
 
     top: int
     left: int
     height: int
     width: int
+    stride: int = 1
+
+    @property
+    def drawn(self) -> tuple[int, int]:
+        """Height and width at which a signal is drawn for the cell."""
+        return self.height * self.stride, self.width * self.stride
+
+    def show(self, signal: Float[Tensor, "*m H W"]) -> Float[Tensor, "*m h w"]:
+        """Return what the cell shows of a signal."""
+        return signal[..., :: self.stride, :: self.stride]
+
+    def of(self, images: Float[Tensor, "*m H W"]) -> Float[Tensor, "*m h w"]:
+        """Return the cell's part of images, as a view."""
+        return images[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def cells(count: int, height: int, width: int) -> list[Cell]:
@@ -44,6 +69,64 @@ def cells(count: int, height: int, width: int) -> list[Cell]:
     return cut
 
 
+def official_cells(count: int, height: int, width: int) -> list[Cell]:
+    """Cut an image as the public code does.
+
+    A centred grid of N = 2^⌈log2⌈√count⌉⌉ cells a side, filled row by row. A signal is drawn at the size of
+    the whole grid, and its cell shows every N-th row and column of it. This destroys what neighbouring pixels
+    have to do with each other (the recurrence of AR, the patches of LSP become N times smaller), and leaves
+    cells without noise (24 of 64 for 40 tasks).
+
+    Source: public code of Yu et al., ICML 2025 (MTL-UE), "patch"
+    """
+    side = 1 << math.ceil(math.log2(math.ceil(math.sqrt(count))))
+    tall, wide = height // side, width // side
+    top, left = (height - tall * side) // 2, (width - wide * side) // 2
+    places = (divmod(number, side) for number in range(count))
+    return [Cell(top + row * tall, left + column * wide, tall, wide, side) for row, column in places]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which task's signal lies where.
+
+    Attributes:
+        tasks: those that have a label somewhere in the training set; the others get no room.
+        places: one cell per task.
+        scale: factor of every signal.
+    """
+
+    tasks: tuple[Classification, ...]
+    places: tuple[Cell, ...]
+    scale: float
+
+
+def lay_out(tasks: Sequence[Classification], mode: Lift, train: Split) -> Layout:
+    """Give every task that has a label somewhere in the training set its place in the images.
+
+    Source: Yu et al., ICML 2025 (MTL-UE), section 5.1, baselines "patch" and "average"
+
+    Departs from the paper: the paper's ``patch`` is that of `official_cells`; here ``patch`` uses all pixels
+    and draws each task's signal at its cell's own size, so that its inner structure is kept.
+
+    Raises:
+        BenchError: when the image has too few pixels for so many cells.
+    """
+    labelled = tuple(task for task in tasks if bool((train.targets[task.name] != MISSING).any()))
+    height, width = train.images.shape[-2:]
+    if not labelled or mode == "average":
+        whole = Cell(0, 0, height, width)
+        return Layout(labelled, (whole,) * len(labelled), 1 / max(1, len(labelled)))
+    cut = cells if mode == "patch" else official_cells
+    places = tuple(cut(len(labelled), height, width))
+    if min(min(place.height, place.width) for place in places) == 0:
+        raise BenchError(
+            f"images of {height}×{width} have no pixel for each of {len(labelled)} tasks; "
+            f'set lift = "average" instead of "{mode}"'
+        )
+    return Layout(labelled, places, 1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class ClasswiseNoise:
     """One pattern per task and class, laid over the image by the sample's labels.
@@ -51,7 +134,7 @@ class ClasswiseNoise:
     Attributes:
         names: the tasks' names.
         places: one cell per task.
-        patterns: per task [k+1 c h w]; the last row is zero, for a missing label.
+        patterns: per task [k+1 c h w], at its cell's size; the last row is zero, for a missing label.
         scale: factor of every pattern.
     """
 
@@ -64,32 +147,40 @@ class ClasswiseNoise:
         """Return δ: every task adds the pattern of its label in its cell."""
         delta = torch.zeros_like(batch.images)
         for name, place, pattern in zip(self.names, self.places, self.patterns, strict=True):
-            rows = slice(place.top, place.top + place.height)
-            columns = slice(place.left, place.left + place.width)
-            delta[:, :, rows, columns] += self.scale * pattern[batch.targets[name]]
+            place.of(delta).add_(self.scale * pattern[batch.targets[name]])
         return delta
 
 
-def lift(tasks: Sequence[Classification], mode: Lift, height: int, width: int, draw: Draw) -> ClasswiseNoise:
-    """Draw a pattern for every task and class and lay them out over the image.
-
-    ``patch`` draws each task's patterns at its cell's own size, so that a pattern's inner structure is kept;
-    ``average`` draws them at the size of the image and takes their mean over tasks.
-
-    Source: Yu et al., ICML 2025 (MTL-UE), section 5.1, baselines "patch" and "average"
-
-    Departs from the paper: the paper's ``patch`` uses a square grid of 2^m cells, which leaves cells of the
-    image without noise (24 of 64 for 40 tasks); here all pixels are used.
-    """
-    whole = Cell(0, 0, height, width)
-    places = cells(len(tasks), height, width) if mode == "patch" else [whole] * len(tasks)
+def lift(tasks: Sequence[Classification], mode: Lift, train: Split, draw: Draw) -> ClasswiseNoise:
+    """Draw a pattern for every class of every labelled task and lay them out over the image."""
+    layout = lay_out(tasks, mode, train)
     patterns = []
-    for task, place in zip(tasks, places, strict=True):
-        drawn = draw(task.classes, place.height, place.width)
-        patterns.append(torch.cat([drawn, torch.zeros_like(drawn[:1])]))
-    return ClasswiseNoise(
-        tuple(task.name for task in tasks),
-        tuple(places),
-        tuple(patterns),
-        scale=1.0 if mode == "patch" else 1 / len(tasks),
-    )
+    for task, place in zip(layout.tasks, layout.places, strict=True):
+        shown = place.show(draw(task.classes, *place.drawn))
+        patterns.append(torch.cat([shown, torch.zeros_like(shown[:1])]))
+    names = tuple(task.name for task in layout.tasks)
+    return ClasswiseNoise(names, layout.places, tuple(patterns), layout.scale)
+
+
+def lift_samples(train: Split, layout: Layout, signals: Sequence[Signal], context: CraftContext) -> Rows:
+    """Draw a signal for every image and task of the layout, where it has a label, and lay them out.
+
+    Args:
+        train: the training set.
+        layout: which task's signal lies where.
+        signals: one per task of the layout.
+        context: the attacker's means.
+    """
+    noise = Rows(train)
+    context.progress("image", 0, len(train))
+    for index in torch.arange(len(train)).split(CHUNK):
+        delta = torch.zeros(len(index), *train.images.shape[1:], device=context.device)
+        for task, place, signal in zip(layout.tasks, layout.places, signals, strict=True):
+            labels = train.targets[task.name][index]
+            chosen = labels != MISSING
+            if chosen.any():
+                shown = place.show(signal(index[chosen], labels[chosen]))
+                place.of(delta)[chosen.to(context.device)] += layout.scale * shown
+        noise.put(index, delta)
+        context.progress("image", int(index[-1]) + 1, len(train))
+    return noise

@@ -1,4 +1,4 @@
-"""Random noise, one pattern per class."""
+"""Random noise: one pattern per class, and one per image."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,9 +6,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from baselines.lift import ClasswiseNoise, Lift, lift
+from baselines.lift import CHUNK, ClasswiseNoise, Lift, lift
+from baselines.samplewise import Rows
 from bench.api import CraftContext, Split
 from bench.tasks import classification_only
+
+
+def uniform(epsilon: float, *shape: int) -> Tensor:
+    """Return values drawn uniformly from [−ε, ε]."""
+    return torch.rand(*shape).mul_(2).sub_(1).mul_(epsilon)
 
 
 @dataclass(frozen=True)
@@ -23,14 +29,35 @@ class ClasswiseRandom:
 
     lift: Lift = "patch"
     needs_surrogate: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> ClasswiseNoise:
         """Draw the patterns."""
-        _, channels, height, width = train.images.shape
 
         def draw(classes: int, rows: int, columns: int) -> Tensor:
-            uniform = torch.rand(classes, channels, rows, columns).mul_(2).sub_(1)
-            return (uniform * context.epsilon).to(context.device)
+            drawn = uniform(context.epsilon, classes, train.images.shape[1], rows, columns)
+            return drawn.to(context.device)
 
-        return lift(classification_only(context.tasks, "attack 'random'"), self.lift, height, width, draw)
+        return lift(classification_only(context.tasks, "attack 'random'"), self.lift, train, draw)
+
+
+@dataclass(frozen=True)
+class SamplewiseRandom:
+    """Uniform random noise in [−ε, ε], drawn anew for every image: the negative control.
+
+    It has nothing to do with the labels, so a victim should learn the tasks in spite of it.
+
+    Source: Huang et al., ICLR 2021, arXiv:2101.04898, section 4, sample-wise random noise
+    """
+
+    needs_surrogate: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+
+    def craft(self, train: Split, context: CraftContext) -> Rows:
+        """Draw a row for every image."""
+        noise = Rows(train)
+        for index in torch.arange(len(train)).split(CHUNK):
+            noise.put(index, uniform(context.epsilon, len(index), *train.images.shape[1:]))
+        return noise

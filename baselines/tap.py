@@ -1,4 +1,4 @@
-"""TAP: targeted adversarial poisoning."""
+"""TAP: targeted adversarial poisoning, and its untargeted sibling."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 
 from baselines.craft import craft
-from baselines.objectives import Targeted
+from baselines.objectives import Aim, Pretrained
 from baselines.samplewise import Table
 from bench.api import CraftContext, Noise, Split
 
@@ -18,30 +18,53 @@ class TAP:
     Source: Fowl et al., NeurIPS 2021, arXiv:2106.10807, section 4; many tasks by the mean of their losses as
     in Yu et al., ICML 2025
 
-    Departs from the paper: one start from zero instead of the best of eight random ones, and labels are
-    shifted by half the classes (Yu et al.) instead of by one.
+    Departs from the paper: labels are shifted by half the classes (Yu et al.) instead of by one, which for
+    two classes is the same, and of several starts the best is kept batch by batch, not for the whole set.
 
     Attributes:
         steps: gradient steps per image.
         step_size: α of one step, in 1/255.
+        restarts: random starts, of which the one with the lowest loss is kept.
         batch: images per step.
     """
 
     steps: Annotated[int, Ge(1)] = 250
     step_size: Annotated[float, Gt(0)] = 0.4
+    restarts: Annotated[int, Ge(1)] = 8
     batch: Annotated[int, Ge(1)] = 512
+    aim: ClassVar[Aim] = "shifted"
     needs_surrogate: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    bounded: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
         return craft(
             train,
             context,
-            Targeted(context),
-            Table(train, epsilon=context.epsilon, steps=self.steps, step_size=self.step_size / 255),
+            Pretrained(context, context.checkpoints(1), view="crop", aim=self.aim),
+            Table(
+                train,
+                epsilon=context.epsilon,
+                steps=self.steps,
+                step_size=self.step_size / 255,
+                start="normal",
+                restarts=self.restarts,
+            ),
             rounds=1,
-            stop_error=0.0,
+            stop_error=None,
             batch_size=self.batch,
             shuffle=False,
         )
+
+
+@dataclass(frozen=True)
+class UntargetedTAP(TAP):
+    """Adversarial poisoning without a target: away from the true label, wherever that leads.
+
+    Source: Fowl et al., NeurIPS 2021, arXiv:2106.10807, section 4, untargeted; its authors call it brittle
+
+    Departs from the paper: of several starts the best is kept batch by batch, not for the whole set.
+    """
+
+    aim: ClassVar[Aim] = "away"

@@ -12,9 +12,9 @@ A *part* is a frozen dataclass: its fields are its hyperparameters with the pape
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -129,6 +129,34 @@ class Noise(Protocol):
         """Return δ for these samples. The budget is enforced where δ is added, not here."""
 
 
+@runtime_checkable
+class Generative(Noise, Protocol):
+    """Noise that also serves images it was not crafted on, and so is kept with its poison."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors from which the attack's ``restore(state, context)`` makes the noise again."""
+
+
+class Bookmark(Protocol):
+    """Where a long crafting notes how far it has come, to go on from there after a kill."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state noted last, None at the start."""
+
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Note a state, a tree of tensors and plain values; skipped where the last one is recent."""
+
+
+class NoBookmark:
+    """Notes nothing."""
+
+    def load(self) -> None:
+        """Return None."""
+
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True, eq=False)
 class CraftContext:
     """What an attacker has besides the images.
@@ -138,30 +166,49 @@ class CraftContext:
         augmentation: what the attacker expects a victim to do to the images.
         epsilon: the budget ε in [0, 1] pixel units.
         new_surrogate: builds an untrained multi-task network of the surrogate's architecture.
-        checkpoints: the same network trained on the clean data, oldest checkpoint first; empty unless the
-            attack sets ``needs_surrogate``.
+        checkpoints: ``checkpoints(n)`` returns the same network at n (or all there are, if fewer)
+            equidistant points of its training on the clean data, the trained one last; only for an attack
+            that sets ``needs_surrogate``.
         device: where to compute.
         progress: to be called once per step that takes noticeable time.
+        bookmark: where to note how far the crafting has come.
     """
 
     tasks: tuple[Task, ...]
     augmentation: Augmentation
     epsilon: float
     new_surrogate: Callable[[], nn.Module]
-    checkpoints: Sequence[nn.Module]
+    checkpoints: Callable[[int], Sequence[nn.Module]]
     device: torch.device
     progress: Progress
+    bookmark: Bookmark = field(default_factory=NoBookmark)
 
 
 @runtime_checkable
 class Attack(Protocol):
-    """Whoever publishes the images, and changes them first."""
+    """Whoever publishes the images, and changes them first.
+
+    Attributes:
+        needs_surrogate: a network trained on the clean data is needed, ``context.checkpoints``.
+        bounded: δ is held to the budget; else the attack is in a track of its own, without a budget.
+    """
 
     version: ClassVar[int]
     needs_surrogate: ClassVar[bool]
+    bounded: ClassVar[bool]
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft the noise for this training set; all randomness comes from torch's global generator."""
+
+
+@runtime_checkable
+class RestoringAttack(Attack, Protocol):
+    """An attack whose noise is `Generative`."""
+
+    def restore(
+        self, state: Mapping[str, Tensor], context: CraftContext, shape: tuple[int, int, int]
+    ) -> Noise:
+        """Make the noise again from its ``state()``, for images [c h w] of the shape it was crafted on."""
 
 
 @runtime_checkable

@@ -7,11 +7,18 @@ from torch import Tensor
 from bench.api import Augmentation
 
 
-def augment(images: Float[Tensor, "b c h w"], augmentation: Augmentation) -> Float[Tensor, "b c s s2"]:
+def augment(
+    images: Float[Tensor, "b c h w"], augmentation: Augmentation, *, shared: bool = False
+) -> Float[Tensor, "b c s s2"]:
     """Return a random crop of every image, flipped left-right with probability one half.
 
-    Gradients pass through; every output pixel is one input pixel.
+    Gradients pass through; every output pixel is one input pixel. With ``shared`` one crop and one flip are
+    drawn for all images.
     """
+    if shared:
+        count, channels, height, width = images.shape
+        together = augment(images.reshape(1, count * channels, height, width), augmentation)
+        return together.reshape(count, channels, *together.shape[2:])
     count, _, height, width = images.shape
     side = augmentation.crop
     if side is not None:

@@ -30,9 +30,24 @@ CATALOG: dict[str, dict[str, str]] = {
     "attack": {
         "clean": "baselines.clean:Clean",
         "random": "baselines.random_noise:ClasswiseRandom",
+        "random-samplewise": "baselines.random_noise:SamplewiseRandom",
+        "lsp": "baselines.lsp:LSP",
+        "ar": "baselines.ar:AR",
+        "ops": "baselines.ops:OPS",
+        "cuda": "baselines.cuda:CUDA",
         "em": "baselines.em:EM",
+        "em-classwise": "baselines.em:ClasswiseEM",
+        "rem": "baselines.rem:REM",
         "tap": "baselines.tap:TAP",
-        "mtl-ue-em": "mtlue.attack:MTLUE",
+        "tap-untargeted": "baselines.tap:UntargetedTAP",
+        "sep": "baselines.sep:SEP",
+        "sep-fa": "baselines.sep:FeatureAlignedSEP",
+        "sep-fa-vr": "baselines.sep:VarianceReducedSEP",
+        "pil": "baselines.pil:PIL",
+        "uc": "baselines.uc:UC",
+        "mtl-ue-em": "mtlue.attack:MTLUEEM",
+        "mtl-ue-tap": "mtlue.attack:MTLUETAP",
+        "mtl-ue-sep": "mtlue.attack:MTLUESEP",
     },
     "backbone": {
         "resnet18": "bench.backbones.resnet:ResNet18",
@@ -50,6 +65,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "mtl": "bench.regimes:MultiTask",
     },
 }
+
+
+REQUIRED = {"attack": ("version", "needs_surrogate", "bounded")}
+"""Axis → class variables a part must have; of the other axes, ``version``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +188,9 @@ def make(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = N
 
     choice = Choice.parse(choice) if isinstance(choice, str) else choice
     kind = load(axis, choice.name)
+    for variable in REQUIRED.get(axis, ("version",)):
+        if not hasattr(kind, variable):
+            raise BenchError(f"{axis} {choice.name!r} ({kind.__name__}) has no class variable {variable!r}")
     params = {**(defaults or {}), **dict(choice.params)}
     known = [f.name for f in dataclasses.fields(kind)]
     for key, value in params.items():
@@ -220,26 +242,33 @@ def describe(axis: str, name: str) -> Description:
     if spec is None or spec.origin is None:
         raise BenchError(f"cannot find {module}, where {axis} {name!r} should be")
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == attribute:
-            return _describe_class(node)
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    if attribute in classes:
+        return _describe_class(attribute, classes)
     raise BenchError(f"{module} has no class {attribute}, which {axis} {name!r} should be")
 
 
-def _describe_class(node: ast.ClassDef) -> Description:
-    docstring = ast.get_docstring(node) or ""
+def _describe_class(name: str, classes: Mapping[str, ast.ClassDef]) -> Description:
+    """Describe a class; parameters it has from a class of the same file come first."""
+    docstring = ast.get_docstring(classes[name]) or ""
     source = re.search(r"^Source: (.+?)(?:\n\s*\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
-    fields = [
-        (item.target.id, ast.unparse(item.annotation), ast.unparse(item.value))
-        for item in node.body
-        if isinstance(item, ast.AnnAssign)
-        and isinstance(item.target, ast.Name)
-        and item.value is not None
-        and "ClassVar" not in ast.unparse(item.annotation)
-    ]
     return Description(
         summary=docstring.partition("\n")[0],
         source=" ".join(source.group(1).split()) if source else "",
         docstring=docstring,
-        parameters=tuple(fields),
+        parameters=tuple(_fields(name, classes).values()),
     )
+
+
+def _fields(name: str, classes: Mapping[str, ast.ClassDef]) -> dict[str, tuple[str, str, str]]:
+    """Return field → (field, type, default) in a dataclass's order, what a base defines included."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for base in classes[name].bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            found |= _fields(base.id, classes)
+    for item in classes[name].body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value is not None:
+            annotation = ast.unparse(item.annotation)
+            if "ClassVar" not in annotation:
+                found[item.target.id] = (item.target.id, annotation, ast.unparse(item.value))
+    return found

@@ -199,8 +199,8 @@ def plan(
     chosen = select(planned, workshop.store, rerun)
     workers = _jobs(jobs, workshop.device)
     rows = [
-        (wave, count + chosen.cached[wave], chosen.cached[wave], count, _expected(seconds, count))
-        for wave, count, seconds in forecast(chosen, workshop.store, workers)
+        (wave, count + chosen.cached[wave], chosen.cached[wave], count, _expected(seconds, count, untimed))
+        for wave, count, seconds, untimed in forecast(chosen, workshop.store, workers)
     ]
     print(tabulate(rows, ("wave", "distinct", "cached", "to do", f"expected, {workers} at a time"), "github"))
     for sentence in (*planned.left_out, *chosen.notices):
@@ -211,12 +211,14 @@ def plan(
         print("\n" + tabulate(listed, ("key", "state", "cell"), "github"))
 
 
-def _expected(seconds: float | None, count: int) -> str:
+def _expected(seconds: float, count: int, untimed: int) -> str:
     from bench.engine.console import duration
 
     if not count:
         return "-"
-    return "unknown: nothing like it was timed yet" if seconds is None else f"~{duration(seconds)}"
+    if untimed == count:
+        return "unknown: nothing like it was timed yet"
+    return f"~{duration(seconds)}" + (f", and {untimed} like which nothing was timed yet" if untimed else "")
 
 
 @app.command()
@@ -322,6 +324,39 @@ def show(
         print(tabulate(found.parameters, ("parameter", "type", "default"), "github", disable_numparse=True))
     else:
         print("no parameters")
+
+
+@app.command()
+def conform(
+    attack: Annotated[
+        str,
+        typer.Argument(
+            help="The attack, as a suite names it. It is crafted some twenty times on 48 small images; small "
+            "parameters make that quick: 'em(rounds=2, steps=2, surrogate_steps=2)'."
+        ),
+    ],
+) -> None:
+    """Run the contract tests on an attack, also one of your own package, and say what fails: exit code 1."""
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bench.engine.conformance import TOTAL, render
+    from bench.engine.conformance import conform as run_checks
+    from bench.engine.trial import Trial
+
+    torch.set_num_threads(1)
+    trial = Trial(attack)
+    verdicts = []
+    screen = Console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        bar = progress.add_task(attack, total=TOTAL)
+        for verdict in run_checks(trial):
+            verdicts.append(verdict)
+            progress.update(bar, advance=1, description=verdict.check)
+    print(render(trial.choice.label, verdicts))
+    if any(verdict.failure for verdict in verdicts):
+        sys.exit(1)
 
 
 @app.command()

@@ -26,8 +26,13 @@ class MultiTaskNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """Return one output [b o] per task, in the order of the tasks."""
-        shared = self.representation(self.encoder(images))
+        shared = self.represent(images)
         return [head(shared) for head in self.heads]
+
+    def represent(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Return the representation all heads read."""
+        shared: Tensor = self.representation(self.encoder(images))
+        return shared
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the parameters every task depends on: all but the heads'."""

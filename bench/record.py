@@ -56,6 +56,49 @@ class Epoch(TypedDict):
     scores: Scores
 
 
+class TaskNoise(TypedDict):
+    """What a poison's δ, as released, says of one task, over the images that have its label.
+
+    Attributes:
+        intra_spread: the root of the mean squared ℓ2 distance of an image's δ from the mean δ of its class,
+            averaged over the classes, in [0, 1] pixel units; 0 for one pattern per class.
+        inter_distance: the ℓ2 distance between the mean δ of two classes, averaged over all pairs of classes,
+            in the same unit; None with fewer than two classes.
+        linear_accuracy: accuracy of a linear classifier that was fitted to δ alone, on images it has not
+            seen; None where it has fewer than two classes to learn.
+        linear_balanced_accuracy: the mean of its recall over the classes.
+        linear_floor: accuracy of always answering the commonest class.
+    """
+
+    intra_spread: float | None
+    inter_distance: float | None
+    linear_accuracy: float | None
+    linear_balanced_accuracy: float | None
+    linear_floor: float | None
+
+
+class NoiseReport(TypedDict, total=False):
+    """What is known of a poison's δ as released; absent entries were not measured.
+
+    Attributes:
+        linf: the largest change of a pixel value, in steps of 1/255.
+        l2: the mean ℓ2 norm of an image's δ, in [0, 1] pixel units.
+        l0: the share of pixel values that changed.
+        psnr: peak signal-to-noise ratio in dB; None where nothing changed.
+        clamped: the share of pixel values the attack wanted outside the budget; None without a budget.
+        ssim: the mean structural similarity of clean and released images, 1 where nothing changed.
+        tasks: classification task → `TaskNoise`; empty where nothing changed.
+    """
+
+    linf: float | None
+    l2: float | None
+    l0: float | None
+    psnr: float | None
+    clamped: float | None
+    ssim: float | None
+    tasks: dict[str, TaskNoise]
+
+
 class Cost(TypedDict):
     """What a phase cost: wall seconds, images through it per second, peaks of memory in MiB."""
 
@@ -86,12 +129,14 @@ class Record:
         victim: hash of every setting of the victim. Cells that differ in the attack alone share it, so the
             clean counterpart of a cell is the one with the same victim and the attack ``clean``.
         poison: key of the poison trained on.
-        settings: every setting, resolved: axis → {name, version, params}, recipe, surrogate, epsilon.
+        settings: every setting, resolved: axis → {name, version, params}, recipe, surrogate, ``epsilon``
+            (None in the unbounded track), ``rate`` (share of the images that are perturbed, 1 where absent)
+            and ``protected`` (names of the protected tasks, all where empty or absent).
         tasks: task → `TaskInfo`.
         scores: scores after the last epoch, the headline of the field.
         peak: per task and metric the best value over all epochs (an oracle's early stopping).
         curve: one `Epoch` per epoch.
-        noise: statistics of δ as released (``linf``, ``l2``, ``l0``, ``psnr``, ...), in steps of 1/255.
+        noise: what is known of δ as released.
         cost: phase → `Cost`; ``surrogate`` and ``craft`` are those of the shared poison, measured once.
         environment: versions, device, threads, machine.
         error: set where the status is ``failed``.
@@ -109,7 +154,7 @@ class Record:
     scores: Scores = field(default_factory=dict)
     peak: Scores = field(default_factory=dict)
     curve: list[Epoch] = field(default_factory=list)
-    noise: dict[str, float | None] = field(default_factory=dict)
+    noise: NoiseReport = field(default_factory=NoiseReport)
     cost: dict[str, Cost] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     error: Failure | None = None
@@ -128,8 +173,8 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file aside and rename it, so that a reader sees the old file or the new one.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file aside and rename it, so that a reader sees the old file or the new one.
 
     Raises:
         BenchError: when the folder cannot be written to.
@@ -137,8 +182,8 @@ def write_atomically(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with aside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -61,14 +61,57 @@ def take(split: Split, index: Tensor, device: torch.device) -> Batch:
     return Batch(images.float().div_(255), targets, index)
 
 
+class Passes:
+    """A split in batches, pass after pass; the position can be noted and taken up again.
+
+    Iterating goes on from the position to the end of the pass. A pass that begins draws its order.
+
+    Attributes:
+        position: batches of the current pass that were handed out.
+    """
+
+    def __init__(self, split: Split, size: int, device: torch.device, shuffle: bool) -> None:
+        self.position = 0
+        self._split, self._size, self._device, self._shuffle = split, size, device, shuffle
+        self._order = torch.arange(len(split))
+
+    def __len__(self) -> int:
+        """Return the number of batches in a pass."""
+        return len(_chunks(self._order, self._size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the rest of the pass."""
+        if self.position == 0 and self._shuffle:
+            self._order = torch.randperm(len(self._split))
+        for index in _chunks(self._order, self._size)[self.position :]:
+            self.position += 1
+            yield take(self._split, index, self._device)
+
+    def endless(self) -> Iterator[Batch]:
+        """Yield pass after pass, for ever."""
+        while True:
+            yield from self
+            self.position = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return the position."""
+        return {"position": self.position, "order": self._order}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a position."""
+        self.position, self._order = int(state["position"]), state["order"]
+
+
 def batches(split: Split, size: int, device: torch.device, shuffle: bool) -> Iterator[Batch]:
     """Yield the split once in batches, in a random order if asked; the last may be smaller, or one larger."""
-    order = torch.randperm(len(split)) if shuffle else torch.arange(len(split))
+    return iter(Passes(split, size, device, shuffle))
+
+
+def _chunks(order: Tensor, size: int) -> list[Tensor]:
     chunks = list(order.split(size))
     if len(chunks) > 1 and len(chunks[-1]) == 1:  # batch normalisation cannot train on a single image
         chunks[-2:] = [torch.cat(chunks[-2:])]
-    for index in chunks:
-        yield take(split, index, device)
+    return chunks
 
 
 def task_losses(net: nn.Module, tasks: Sequence[Task], images: Tensor, targets: Targets) -> Tensor:

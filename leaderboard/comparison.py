@@ -7,7 +7,7 @@ from pandas import DataFrame
 
 from bench.errors import BenchError, unknown
 from bench.record import AXES
-from leaderboard.frame import CLEAN
+from leaderboard.frame import CLEAN, whole
 from leaderboard.statistics import TIE, Paired, compare_pairs
 
 
@@ -24,6 +24,7 @@ class Comparison:
             (A - B, mean over seeds), ``low``, ``high`` (95 % interval, NaN with one seed), ``wins``,
             ``ties``, ``losses``, ``pairs``.
         cells: cells that have a counterpart; ``only_a`` and ``only_b`` count those that have none.
+        unbounded: the side that is an attack of the unbounded track, where the other one is not.
     """
 
     axis: str
@@ -34,6 +35,7 @@ class Comparison:
     cells: int
     only_a: int
     only_b: int
+    unbounded: str | None
 
     @property
     def verdict(self) -> str:
@@ -65,7 +67,8 @@ class Comparison:
 def compare(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Comparison:
     """Compare two labels of an axis over the cells that are equal in all other axes.
 
-    Along any axis but the attack the clean cells, whose protection is 0 on both sides, are left out.
+    Along any axis but the attack the clean cells, whose protection is 0 on both sides, and attacks on some of
+    the images or tasks only are left out.
 
     Args:
         frame: from `leaderboard.frame.to_frame`.
@@ -78,6 +81,7 @@ def compare(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Compariso
     """
     _check(frame, a, b, axis)
     if axis != "attack":
+        frame = whole(frame)
         frame = frame[frame["attack"] != CLEAN]
     others = [other for other in AXES if other != axis]
     columns = ["key", "position", "headline", "raw", "protection"]
@@ -102,6 +106,7 @@ def compare(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Compariso
         cells=len(per_cell),
         only_a=sides[0]["key"].nunique() - pairs["key_a"].nunique(),
         only_b=sides[1]["key"].nunique() - pairs["key_b"].nunique(),
+        unbounded=_unbounded(frame, a, b) if axis == "attack" else None,
     )
 
 
@@ -117,6 +122,11 @@ def _check(frame: DataFrame, a: str, b: str, axis: str) -> None:
     for label in (a, b):
         if label not in set(frame[axis]):
             raise unknown(f"{axis} in these results:", label, set(frame[axis]))
+
+
+def _unbounded(frame: DataFrame, a: str, b: str) -> str | None:
+    free = [label for label in (a, b) if not frame.loc[frame["attack"] == label, "bounded"].all()]
+    return free[0] if len(free) == 1 else None
 
 
 def _by_task(pairs: DataFrame) -> DataFrame:

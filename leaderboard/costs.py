@@ -27,13 +27,14 @@ def costs(frame: DataFrame) -> DataFrame:
 
     A phase is listed by the first axis it depends on, and by the others of `DEPENDS_ON` that have more than
     one value, over cells that differ in that axis (see `varied`). Making a poison counts once per poison.
+    Victims that train on a part of the images alone are left out.
 
     Returns:
         Columns ``phase``, ``dataset``, ``axis``, ``part`` (label on that axis), ``s`` (seconds),
         ``images_per_s``, ``host_mb``, ``device_mb`` (peaks, MiB) and ``measured`` (how many were averaged);
         NaN where nothing was measured.
     """
-    once = cells(frame)
+    once = cells(frame[~frame["clean_part"]])
     found = [column.removesuffix("_s") for column in once.columns if column.endswith("_s")]
     phases = [name for name in found if f"{name}_host_mb" in once.columns and once[f"{name}_s"].notna().any()]
     tables = []

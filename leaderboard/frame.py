@@ -10,7 +10,11 @@ from bench.errors import BenchError
 from bench.record import AXES, Record
 
 CLEAN = "clean"
-"""Label of the attack that changes nothing; protection is measured against it."""
+"""Label of the attack that changes nothing; protection is measured against it.
+
+With a rate, ``clean(rate=0.5)``, it is the reference of partial protection: it publishes only the images
+that an attack at that rate leaves alone.
+"""
 
 MIN_HEADROOM = 0.05
 """Least part of the range from floor to perfect that a clean victim must have learned.
@@ -30,11 +34,26 @@ COSTS = {
 }
 """Field of `bench.record.Cost` → suffix of its column, as in ``craft_s``."""
 
-_TASK_COLUMNS = (
-    *("task", "position", "headline", "raw", "raw_peak", "floor_raw"),
-    *("scored", "score", "floor", "perfect"),
+NOISE = ("linf", "l2", "l0", "psnr", "ssim", "clamped")
+"""Numbers of `bench.record.NoiseReport` that are columns of every row of a cell."""
+
+TASK_NOISE = (
+    *("intra_spread", "inter_distance"),
+    *("linear_accuracy", "linear_balanced_accuracy", "linear_floor"),
 )
-_CELL_COLUMNS = (*AXES, "key", "victim", "poison", "suite", "linf", "peak_host_mb", "peak_device_mb")
+"""Numbers of `bench.record.TaskNoise`, columns of the task's row."""
+
+_TASK_COLUMNS = (
+    *("task", "position", "is_protected", "headline", "raw", "raw_peak", "floor_raw"),
+    *("scored", "score", "floor", "perfect"),
+    *TASK_NOISE,
+)
+_CELL_COLUMNS = (
+    *(*AXES, "key", "victim", "poison", "suite", "bounded", "rate", "partial", "clean_part"),
+    *(*NOISE, "peak_host_mb", "peak_device_mb"),
+)
+_TEXTS = frozenset({*AXES, "key", "victim", "poison", "suite", "task", "headline", "scored"})
+_FLAGS = frozenset({"bounded", "partial", "clean_part", "is_protected"})
 
 
 @dataclass(frozen=True)
@@ -85,13 +104,18 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
 
     Columns:
         the axes, ``key``, ``victim``, ``poison``, ``suite``: the cell;
-        ``task``, ``position`` (of the task in its dataset);
+        ``bounded`` (False in the unbounded track), ``rate`` (share of the images that are perturbed),
+        ``partial`` (some images or tasks only: not to be ranked), ``clean_part`` (the victim finds nothing
+        but the images that an attack at this rate leaves alone);
+        ``task``, ``position`` (of the task in its dataset), ``is_protected`` (False for a task the attack
+        leaves alone);
         ``headline`` (the field's metric), ``raw`` (its last value), ``raw_peak``, ``floor_raw``;
         ``scored`` (the metric of protection), ``score``, ``floor``, ``perfect``;
         ``clean_score``, ``clean_raw``: of the clean counterpart, which has the same victim;
         ``paired`` (there is one), ``defined``, ``protection``;
-        ``linf`` (steps of 1/255), ``peak_host_mb``, ``peak_device_mb`` (MiB, over all phases), and per phase
-        ``PHASE_s``, ``PHASE_images_per_s``, ``PHASE_host_mb``, ``PHASE_device_mb``.
+        `NOISE` and, of the task, `TASK_NOISE`: see `bench.record.NoiseReport`;
+        ``peak_host_mb``, ``peak_device_mb`` (MiB, over all phases), and per phase ``PHASE_s``,
+        ``PHASE_images_per_s``, ``PHASE_host_mb``, ``PHASE_device_mb``.
 
     Protection is (clean - score) / (clean - floor): 1 where nothing was learned, 0 where the attack had no
     effect, above 1 where the victim was misled, and 0 for the clean attack. It is NaN where it is undefined:
@@ -106,9 +130,19 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     costs = [f"{phase}_{suffix}" for phase in (*PHASES, *phases) for suffix in COSTS.values()]
     rows = [row for record in done for row in _rows(record)]
     frame = DataFrame(rows, columns=[*_CELL_COLUMNS, *_TASK_COLUMNS, *costs])
-    texts = {*AXES, "key", "victim", "poison", "suite", "task", "headline", "scored"}
-    numbers = [column for column in frame.columns if column not in texts]
-    return _protect(frame.astype(dict.fromkeys(numbers, float)).astype({"position": int, "seed": int}))
+    numbers = [column for column in frame.columns if column not in _TEXTS | _FLAGS]
+    types = dict.fromkeys(numbers, float) | dict.fromkeys(_FLAGS, bool) | {"position": int, "seed": int}
+    return _protect(frame.astype(types))
+
+
+def is_clean(attack: str) -> bool:
+    """Return whether an attack's label is that of ``clean``, with or without a rate."""
+    return attack.partition("(")[0].strip() == CLEAN
+
+
+def whole(frame: DataFrame) -> DataFrame:
+    """Return the rows that may stand beside each other: those of attacks on all images and tasks."""
+    return frame[~frame["partial"]]
 
 
 def cells(frame: DataFrame) -> DataFrame:
@@ -140,13 +174,19 @@ def _labels(record: Record) -> tuple[str | int, ...]:
 
 
 def _rows(record: Record) -> Iterator[dict[str, Any]]:
+    noise: Mapping[str, Any] = record.noise
+    rate, protected = record.settings.get("rate", 1.0), record.settings.get("protected", [])
     cell: dict[str, Any] = {
         **record.cell,
         "key": record.key,
         "victim": record.victim,
         "poison": record.poison,
         "suite": record.suite,
-        "linf": record.noise.get("linf"),
+        "bounded": record.settings.get("epsilon", ...) is not None,
+        "rate": rate,
+        "partial": rate < 1 or bool(protected and set(record.tasks) - set(protected)),
+        "clean_part": rate < 1 and is_clean(str(record.cell["attack"])),
+        **{name: noise.get(name) for name in NOISE},
         "peak_host_mb": _highest(cost["peak_host_mb"] for cost in record.cost.values()),
         "peak_device_mb": _highest(cost["peak_device_mb"] for cost in record.cost.values()),
     }
@@ -159,6 +199,7 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         yield cell | {
             "task": task,
             "position": position,
+            "is_protected": not protected or task in protected,
             "headline": headline,
             "raw": scores.get(headline),
             "raw_peak": record.peak.get(task, {}).get(headline),
@@ -167,6 +208,7 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
             "score": scores.get(scored),
             "floor": info["floor"].get(scored),
             "perfect": info["perfect"].get(scored),
+            **{name: noise.get("tasks", {}).get(task, {}).get(name) for name in TASK_NOISE},
         }
 
 
@@ -183,11 +225,11 @@ def _protect(frame: DataFrame) -> DataFrame:
     frame = frame.merge(clean, on=["victim", "task"], how="left")
     learned = frame["clean_score"] - frame["floor"]
     room = (frame["perfect"] - frame["floor"]).where(lambda width: width != 0)
-    is_clean = frame["attack"] == CLEAN
-    defined = is_clean | ((learned / room >= MIN_HEADROOM) & frame["score"].notna())
-    protection = (frame["clean_score"] - frame["score"]) / learned.where(defined & ~is_clean)
+    reference = frame["attack"] == CLEAN
+    defined = reference | ((learned / room >= MIN_HEADROOM) & frame["score"].notna())
+    protection = (frame["clean_score"] - frame["score"]) / learned.where(defined & ~reference)
     return frame.assign(
         paired=frame["victim"].isin(clean["victim"]),
         defined=defined,
-        protection=protection.mask(is_clean, 0.0),
+        protection=protection.mask(reference, 0.0),
     )

@@ -4,35 +4,35 @@ The text depends on the records alone, not on their order, so that a committed p
 """
 
 import json
-import math
-import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pandas import DataFrame, isna
-from tabulate import tabulate
 
 from bench.record import AXES, Record
 from leaderboard.comparison import Comparison
 from leaderboard.costs import costs
-from leaderboard.frame import CLEAN, MIN_HEADROOM, Selection, cells, select, to_frame
-from leaderboard.tables import (
-    by_axis,
-    by_task,
-    peak_vs_last,
-    ranking,
-    usual_victims,
-    varying_axes,
+from leaderboard.frame import CLEAN, MIN_HEADROOM, Selection, cells, select, to_frame, whole
+from leaderboard.noise import render_noise
+from leaderboard.partial import render_partial
+from leaderboard.tables import by_axis, by_task, marks, peak_vs_last, ranking, usual_victims, varying_axes
+from leaderboard.writing import (
+    DAGGER,
+    MAX_TASK_COLUMNS,
+    MISSING,
+    count,
+    escape,
+    is_missing,
+    metric_name,
+    number,
+    protection,
+    raw_score,
+    steps,
+    table,
+    transpose,
+    whole_number,
+    without_empty,
 )
-
-MISSING = "–"
-"""Stands for a value that there is not."""
-
-PERCENTAGES = frozenset({"accuracy", "balanced_accuracy", "auroc", "miou", "pixel_accuracy"})
-"""Metrics between 0 and 1 that the field prints as percentages."""
-
-MAX_TASK_COLUMNS = 8
-"""A dataset with more tasks has them as rows: a table of 40 columns cannot be read."""
 
 PROTECTION = (
     "**Protection** of a task is (clean - poisoned) / (clean - floor), where *clean* is the score of the "
@@ -55,10 +55,10 @@ def render(records: Iterable[Record], left_out: Sequence[str] = ()) -> str:
     chosen, frame = select(records), to_frame(records)
     sections = [_head(chosen, frame)]
     if len(frame):
-        sections += [_ranking(frame)]
-        sections += [_dataset(frame, dataset) for dataset in sorted(set(frame["dataset"]))]
+        sections += [_ranking(frame), _unbounded(frame)]
+        sections += [_dataset(frame, dataset) for dataset in sorted(set(whole(frame)["dataset"]))]
         sections += [_axis(frame, axis) for axis in varying_axes(frame)]
-        sections += [_peaks(frame), _costs(frame)]
+        sections += [_peaks(frame), render_partial(frame), render_noise(frame), _costs(frame)]
     sections += [_failed(chosen.failed), _notes(frame, chosen, left_out)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -74,10 +74,10 @@ def render_comparison(comparison: Comparison) -> str:
             comparison.b: protection(row["protection_b"]),
             "difference": _with_interval(row["protection"], row["low"], row["high"]),
             f"{comparison.a} wins/ties/losses": f"{row['wins']}/{row['ties']}/{row['losses']}",
-            "metric": _metric(row["metric"]),
-            f"raw {comparison.a}": _raw(row["raw_a"], row["metric"]),
-            f"raw {comparison.b}": _raw(row["raw_b"], row["metric"]),
-            "raw difference": _raw(row["raw"], row["metric"]),
+            "metric": metric_name(row["metric"]),
+            f"raw {comparison.a}": raw_score(row["raw_a"], row["metric"]),
+            f"raw {comparison.b}": raw_score(row["raw_b"], row["metric"]),
+            "raw difference": raw_score(row["raw"], row["metric"]),
         }
         for row in comparison.tasks.to_dict("records")
     ]
@@ -89,6 +89,11 @@ def render_comparison(comparison: Comparison) -> str:
     )
     if overall.p_value is not None:
         counts += f" Sign-flip test over seeds: p = {overall.p_value:.2g}."
+    if comparison.unbounded is not None:
+        counts += (
+            f" {escape(comparison.unbounded)} keeps to no budget and is in a track of its own: "
+            "this does not rank the two."
+        )
     return "\n\n".join([f"# {a} against {b}", escape(comparison.verdict), table(rows), counts]) + "\n"
 
 
@@ -103,58 +108,8 @@ def to_json(frame: DataFrame) -> str:
     return json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows with the same keys as a markdown table, escaped, with columns of numbers to the right."""
-    columns = list(rows[0])
-    body = [[escape(str(row[column])) for column in columns] for row in rows]
-    aligned = ["right" if all(_is_number(line[i]) for line in body) else "left" for i in range(len(columns))]
-    headers = [escape(column) for column in columns]
-    return tabulate(body, headers=headers, tablefmt="pipe", colalign=aligned, disable_numparse=True)
-
-
-def escape(text: str) -> str:
-    """Return text in one line with the signs that markdown would read as its own defused."""
-    return re.sub(r"([\\|<>*`])", r"\\\1", " ".join(text.split()))
-
-
-def protection(value: float | None, spread: float | None = None) -> str:
-    """Return a protection with two decimals, and its spread over seeds where there is one."""
-    if _is_missing(value):
-        return MISSING
-    return f"{value:z.2f}" if _is_missing(spread) else f"{value:z.2f} ± {spread:.2f}"
-
-
-def number(value: float | None) -> str:
-    """Return a measured quantity with about three digits."""
-    if value is None or _is_missing(value):
-        return MISSING
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.1f}M"
-    if abs(value) >= 1e4:
-        return f"{value / 1e3:.1f}k"
-    return f"{value:z.{1 if abs(value) >= 10 else 2}f}" if abs(value) < 100 else f"{value:.0f}"
-
-
-def _raw(value: float | None, metric: str) -> str:
-    if value is None or _is_missing(value):
-        return MISSING
-    return f"{100 * value:z.1f}" if metric in PERCENTAGES else number(value)
-
-
-def _metric(metric: str) -> str:
-    return f"{metric.replace('_', ' ')}{' %' if metric in PERCENTAGES else ''}"
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(rf"({MISSING}|[-+±]?\d)[^a-zA-Z]*[kM]?", text))
-
-
 def _with_interval(mean: float | None, low: float | None, high: float | None) -> str:
-    if _is_missing(mean) or _is_missing(low):
+    if is_missing(mean) or is_missing(low):
         return protection(mean)
     return f"{mean:z.2f} [{low:z.2f}, {high:z.2f}]"
 
@@ -165,7 +120,7 @@ def _head(chosen: Selection, frame: DataFrame) -> str:
     suites = ", ".join(sorted({record.suite for record in chosen.done}))
     seeds = frame["seed"].nunique()
     facts = (
-        f"{len(chosen.done)} cells of suite {escape(suites)}, {_count(seeds, 'seed')}, "
+        f"{len(chosen.done)} cells of suite {escape(suites)}, {count(seeds, 'seed')}, "
         f"protocol {chosen.done[0].protocol}."
     )
     return f"# Leaderboard\n\n{facts}\n\n{PROTECTION}"
@@ -173,8 +128,8 @@ def _head(chosen: Selection, frame: DataFrame) -> str:
 
 def _ranking(frame: DataFrame) -> str:
     ranked = ranking(frame)
-    metrics = sorted(set(frame["headline"]))
-    rows = [_ranking_row(row, metrics) for row in ranked.to_dict("records")]
+    if not len(ranked):
+        return ""
     spread = "; ± is the standard deviation over seeds" if ranked["spread"].notna().any() else ""
     legend = (
         "The defender picks the defense: *worst case* is the least protection over the defenses, averaged "
@@ -184,7 +139,24 @@ def _ranking(frame: DataFrame) -> str:
         f"is the peak while crafting, l∞ the largest change of a pixel. {CLEAN} is the reference and is not "
         "ranked."
     )
-    return "\n\n".join(["## Ranking", table(_without_empty(rows)), legend])
+    return "\n\n".join(["## Ranking", _ranked(ranked), legend])
+
+
+def _unbounded(frame: DataFrame) -> str:
+    ranked = ranking(frame, bounded=False)
+    if not (ranked["attack"] != CLEAN).any():
+        return ""
+    legend = (
+        "Attacks that keep to no budget: what they change may be plain to see, so they are ranked among "
+        f"themselves only. Columns as above. {DAGGER} marks them in the tables that all attacks share."
+    )
+    return "\n\n".join(["## Ranking, unbounded track", _ranked(ranked), legend])
+
+
+def _ranked(ranked: DataFrame) -> str:
+    raw = [str(column) for column in ranked if str(column).startswith("raw_")]
+    metrics = sorted(column.removeprefix("raw_") for column in raw)
+    return table(without_empty([_ranking_row(row, metrics) for row in ranked.to_dict("records")]))
 
 
 def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[str, str]:
@@ -196,15 +168,15 @@ def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[st
         "worst defense": MISSING if reference or isna(row["worst_defense"]) else row["worst_defense"],
         "defenses": _span(row["defenses_min"], row["defenses_max"]),
         "mean": protection(row["mean"]),
-        **{_metric(metric): _raw(row[f"raw_{metric}"], metric) for metric in metrics},
+        **{metric_name(metric): raw_score(row[f"raw_{metric}"], metric) for metric in metrics},
         "cells": str(row["cells"]),
         "undefined": str(row["undefined"]),
         # The clean "attack" copies the images; what that takes says nothing.
         "craft s": MISSING if reference else number(row["craft_s"]),
         "craft img/s": MISSING if reference else number(row["craft_images_per_s"]),
-        "host MiB": MISSING if reference else _whole(row["craft_host_mb"]),
-        "device MiB": MISSING if reference else _whole(row["craft_device_mb"]),
-        "l∞ /255": MISSING if _is_missing(row["linf"]) else f"{row['linf']:.3g}",
+        "host MiB": MISSING if reference else whole_number(row["craft_host_mb"]),
+        "device MiB": MISSING if reference else whole_number(row["craft_device_mb"]),
+        "l∞ /255": steps(row["linf"]),
     }
 
 
@@ -215,31 +187,31 @@ def _dataset(frame: DataFrame, dataset: str) -> str:
     tasks = list(wide["raw"].columns)
     one = metrics.nunique() == 1
     lines = []
+    marked = marks(frame)
     for attack, values in wide.iterrows():
-        line = {"attack": str(attack)}
+        line = {"attack": marked(str(attack))}
         for task in tasks:
             line[task] = _cell(values["raw", task], metrics[task], values["protection", task])
         if len(tasks) > 1:
             line["mean"] = _cell(values["mean", "raw"], metrics.iloc[0], values["mean", "protection"])
         lines.append(line)
     if len(tasks) > MAX_TASK_COLUMNS:
-        lines = _transpose(lines)
+        lines = transpose(lines)
     what = "; ".join(
-        _metric(metric) + ("" if one else f" of {escape(', '.join(metrics.index[metrics == metric]))}")
+        metric_name(metric) + ("" if one else f" of {escape(', '.join(metrics.index[metrics == metric]))}")
         for metric in metrics.unique()
     )
     legend = f"Last epoch: {what}; protection in parentheses. {_victims(rows)}"
     return "\n\n".join([f"## {escape(dataset)}: every task", table(lines), legend])
 
 
-def _transpose(lines: list[dict[str, str]]) -> list[dict[str, str]]:
-    columns = [column for column in lines[0] if column != "attack"]
-    return [{"task": column, **{line["attack"]: line[column] for line in lines}} for column in columns]
-
-
 def _cell(raw: float, metric: str, value: float) -> str:
-    shown = _raw(raw, metric)
-    return shown if _is_missing(value) else f"{shown} ({protection(value)})"
+    shown = raw_score(raw, metric)
+    return shown if is_missing(value) else f"{shown} ({protection(value)})"
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
 
 
 def _victims(rows: DataFrame) -> str:
@@ -248,31 +220,35 @@ def _victims(rows: DataFrame) -> str:
         labels = sorted(set(rows[axis]))
         plural = axis if len(labels) == 1 else f"{axis}s"
         parts.append(f"{plural} {escape(', '.join(labels))}")
-    return f"Victims: {'; '.join(parts)}; {_count(rows['seed'].nunique(), 'seed')}."
+    return f"Victims: {'; '.join(parts)}; {count(rows['seed'].nunique(), 'seed')}."
 
 
 def _axis(frame: DataFrame, axis: str) -> str:
     means = by_axis(frame, axis)
     if not len(means):
         return ""
+    marked = marks(frame)
     rows = [
-        {"attack": str(attack), **{str(label): protection(value) for label, value in values.items()}}
+        {"attack": marked(str(attack)), **{str(label): protection(value) for label, value in values.items()}}
         for attack, values in means.iterrows()
     ]
     return f"## Protection by {axis}\n\n{table(rows)}"
 
 
 def _peaks(frame: DataFrame) -> str:
+    marked = marks(frame)
     rows = [
         {
             "dataset": row["dataset"],
-            "attack": row["attack"],
-            "metric": _metric(row["metric"]),
-            "last": _raw(row["last"], row["metric"]),
-            "best": _raw(row["peak"], row["metric"]),
+            "attack": marked(row["attack"]),
+            "metric": metric_name(row["metric"]),
+            "last": raw_score(row["last"], row["metric"]),
+            "best": raw_score(row["peak"], row["metric"]),
         }
         for row in peak_vs_last(frame).to_dict("records")
     ]
+    if not rows:
+        return ""
     legend = (
         "Mean over tasks of the raw score after the last epoch and at each task's best epoch, picked on the "
         "test set: what early stopping could give an exploiter at most. Victims as in the tables above."
@@ -289,8 +265,8 @@ def _costs(frame: DataFrame) -> str:
             "part": row["part"],
             "s": number(row["s"]),
             "img/s": number(row["images_per_s"]),
-            "host MiB": _whole(row["host_mb"]),
-            "device MiB": _whole(row["device_mb"]),
+            "host MiB": whole_number(row["host_mb"]),
+            "device MiB": whole_number(row["device_mb"]),
             "measured": str(row["measured"]),
         }
         for row in costs(frame).to_dict("records")
@@ -300,7 +276,7 @@ def _costs(frame: DataFrame) -> str:
     legend = (
         "Means over what was measured: each poison once, all else per cell. Memory is the peak of the phase."
     )
-    return "\n\n".join(["## Costs", table(_without_empty(rows)), legend])
+    return "\n\n".join(["## Costs", table(without_empty(rows)), legend])
 
 
 def _failed(failed: Sequence[Record]) -> str:
@@ -324,20 +300,20 @@ def _notes(frame: DataFrame, chosen: Selection, left_out: Sequence[str]) -> str:
     notes = []
     if undefined:
         notes.append(
-            f"{_count(undefined, 'score')} of tasks left out of all means of protection: the clean victim is "
+            f"{count(undefined, 'score')} of tasks left out of all means of protection: the clean victim is "
             f"less than {MIN_HEADROOM:.0%} of the way from the floor to a perfect score, or a score is "
             "missing."
         )
     if unpaired:
-        notes.append(f"{_count(unpaired, 'cell')} without a clean counterpart, so without protection.")
+        notes.append(f"{count(unpaired, 'cell')} without a clean counterpart, so without protection.")
     if chosen.superseded:
         notes.append(
-            f"{_count(chosen.superseded, 'older record')} left out: the same cell was finished later with "
+            f"{count(chosen.superseded, 'older record')} left out: the same cell was finished later with "
             "other settings."
         )
     if chosen.failed:
-        notes.append(f"{_count(len(chosen.failed), 'cell')} failed.")
-    if _uneven(once):
+        notes.append(f"{count(len(chosen.failed), 'cell')} failed.")
+    if _uneven(whole(once)):
         notes.append("The attacks were not all run on the same cells; `bench compare` pairs them.")
     notes += [escape(sentence) for sentence in left_out]
     return "## Notes\n\n" + "\n".join(f"- {note}" for note in notes) if notes else ""
@@ -348,20 +324,3 @@ def _uneven(once: DataFrame) -> bool:
     others = [axis for axis in AXES if axis != "attack"]
     attacks = once[once["attack"] != CLEAN].groupby("attack")
     return len({frozenset(rows[others].itertuples(index=False, name=None)) for _, rows in attacks}) > 1
-
-
-def _without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    empty = {column for column in rows[0] if all(row[column] == MISSING for row in rows)}
-    return [{column: text for column, text in row.items() if column not in empty} for row in rows]
-
-
-def _whole(value: float | None) -> str:
-    return MISSING if _is_missing(value) else f"{value:.0f}"
-
-
-def _span(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}–{high}"
-
-
-def _count(amount: int, what: str) -> str:
-    return f"{amount} {what}" + ("" if amount == 1 else "s")

@@ -12,9 +12,9 @@ from pandas import DataFrame
 
 from bench.errors import BenchError
 from bench.record import AXES, Record, digest, write_atomically
-from leaderboard.frame import CLEAN, select, to_frame
-from leaderboard.markdown import MISSING, number, table
+from leaderboard.frame import is_clean, select, to_frame
 from leaderboard.statistics import seed_means, seed_spread
+from leaderboard.writing import MISSING, number, table
 
 REFERENCE_SCHEMA = 1
 """Version of the reference file's layout."""
@@ -258,7 +258,7 @@ def _score(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[M
         sum(cell["tasks"][task]["learned"] for task in shared) / len(shared) for cell in (then, now)
     )
     tolerance = max(SCORE_TOLERANCE, SPREADS * (then["spread"] or 0.0))
-    gain = after - before if then["attack"] == CLEAN else before - after
+    gain = after - before if is_clean(then["attack"]) else before - after
     verdict: Verdict = "regressed" if gain < -tolerance else "improved" if gain > tolerance else "ok"
     return [Move(name, "score", before, after, tolerance, verdict)]
 

@@ -1,12 +1,15 @@
 """The tables of the leaderboard, as data frames; `leaderboard.markdown` writes them out."""
 
+from collections.abc import Callable
+
 import pandas as pd
 from pandas import DataFrame, Series
 
 from bench.errors import unknown
 from bench.record import AXES
 from leaderboard.costs import varied
-from leaderboard.frame import CLEAN, cells
+from leaderboard.frame import CLEAN, cells, whole
+from leaderboard.writing import DAGGER
 
 NO_DEFENSE = "none"
 """Label of the defense that does nothing; raw scores are shown under it, as the papers do."""
@@ -17,11 +20,16 @@ FLOOR = "floor"
 _DRAW = ["dataset", "backbone", "weighting", "regime", "seed"]
 
 
-def ranking(frame: DataFrame) -> DataFrame:
-    """Rank the attacks by their worst case: the defender picks the defense.
+def ranking(frame: DataFrame, bounded: bool = True) -> DataFrame:
+    """Rank the attacks of one track by their worst case: the defender picks the defense.
 
     For every dataset, backbone, weighting, regime and seed the least protection over the defenses that were
     run there is taken, then the mean over all of these. A setting with one defense counts with that one.
+    Attacks on some of the images or tasks only are in no ranking.
+
+    Args:
+        frame: from `leaderboard.frame.to_frame`.
+        bounded: rank the attacks that keep to the budget, else those that have none.
 
     Returns:
         One row per attack, best first, ``clean`` last:
@@ -32,8 +40,10 @@ def ranking(frame: DataFrame) -> DataFrame:
         (under defense ``none`` where it was run), ``craft_s``, ``craft_images_per_s``, ``craft_host_mb``,
         ``craft_device_mb`` (means over distinct poisons) and ``linf`` (largest, in steps of 1/255).
     """
-    once = cells(frame)
-    rows = [_rank_row(rows, frame[frame["attack"] == attack]) for attack, rows in once.groupby("attack")]
+    frame = whole(frame)
+    frame = frame[(frame["bounded"] == bounded) | (frame["attack"] == CLEAN)]
+    groups = cells(frame).groupby("attack")
+    rows = [_rank_row(rows, frame[frame["attack"] == attack]) for attack, rows in groups]
     if not rows:
         return DataFrame(columns=["rank", "attack", "worst"])
     table = DataFrame(rows)
@@ -81,9 +91,15 @@ def _raw_means(tasks: DataFrame) -> dict[str, float]:
 
 
 def attack_order(frame: DataFrame) -> list[str]:
-    """Return the attacks of a frame as the ranking lists them, but ``clean`` first where there is one."""
-    attacks = [str(attack) for attack in ranking(frame)["attack"]]
-    return sorted(attacks, key=lambda attack: attack != CLEAN)
+    """Return the attacks as the rankings list them: ``clean``, those with a budget, those without."""
+    attacks = [str(attack) for bounded in (True, False) for attack in ranking(frame, bounded)["attack"]]
+    return sorted(dict.fromkeys(attacks), key=lambda attack: attack != CLEAN)
+
+
+def marks(frame: DataFrame) -> Callable[[str], str]:
+    """Return what marks the attacks of the unbounded track."""
+    free = set(frame.loc[~frame["bounded"], "attack"])
+    return lambda attack: f"{attack} {DAGGER}" if attack in free else attack
 
 
 def by_axis(frame: DataFrame, axis: str) -> DataFrame:
@@ -97,13 +113,13 @@ def by_axis(frame: DataFrame, axis: str) -> DataFrame:
     """
     if axis not in AXES or axis == "attack":
         raise unknown("axis", axis, set(AXES) - {"attack"})
-    once = varied(cells(frame), axis)
+    once = varied(cells(whole(frame)), axis)
     table = once.pivot_table(index="attack", columns=axis, values="protection", aggfunc="mean", dropna=False)
     return table.reindex([attack for attack in attack_order(frame) if attack != CLEAN])
 
 
 def usual_victims(frame: DataFrame, dataset: str) -> DataFrame:
-    """Return a dataset's rows under defense ``none`` and the usual backbone, weighting and regime.
+    """Return a dataset's whole attacks under defense ``none`` and the usual backbone, weighting and regime.
 
     The usual value of an axis is the one that occurs with the most settings of the others: the default
     where one axis is varied at a time, and every value of a full matrix.
@@ -113,7 +129,7 @@ def usual_victims(frame: DataFrame, dataset: str) -> DataFrame:
     """
     if dataset not in set(frame["dataset"]):
         raise unknown("dataset", dataset, set(frame["dataset"]))
-    rows = frame[frame["dataset"] == dataset]
+    rows = whole(frame[frame["dataset"] == dataset])
     settings = rows[["backbone", "weighting", "defense", "regime"]].drop_duplicates()
     kept = rows
     for axis in settings.columns:
@@ -161,7 +177,7 @@ def peak_vs_last(frame: DataFrame) -> DataFrame:
     Returns:
         Columns ``dataset``, ``metric``, ``attack``, ``last``, ``peak``.
     """
-    datasets = sorted(set(frame["dataset"]))
+    datasets = sorted(set(whole(frame)["dataset"]))
     columns = {"headline": "metric", "raw": "last", "raw_peak": "peak"}
     if not datasets:
         return DataFrame(columns=["dataset", "metric", "attack", "last", "peak"])
@@ -178,4 +194,5 @@ def peak_vs_last(frame: DataFrame) -> DataFrame:
 
 def varying_axes(frame: DataFrame) -> list[str]:
     """Return the axes, attack and seed apart, that take more than one value."""
-    return [axis for axis in AXES if axis not in ("attack", "seed") and frame[axis].nunique() > 1]
+    rows = whole(frame)
+    return [axis for axis in AXES if axis not in ("attack", "seed") and rows[axis].nunique() > 1]

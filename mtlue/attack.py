@@ -1,19 +1,53 @@
 """MTL-UE: δ from a generator that knows the image and the labels of all its tasks."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.craft import LossOfDelta, craft
-from baselines.objectives import ErrorMinimising, SurrogateTraining
+from baselines.craft import LossOfDelta, Objective, State, craft, gradient
+from baselines.objectives import ErrorMinimising, Pretrained, SurrogateTraining, View
 from bench.api import Batch, CraftContext, Noise, Split
 from bench.tasks import classification_only
-from mtlue.generator import Generator
+from mtlue.generator import Generator, Inputs
 from mtlue.regularizers import embedding_regularizers
+
+OFFICIAL_EPSILON = 0.0314 / (8 / 255)
+"""The public code's clamp, 0.0314, in units of the budget."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the paper and its public code do not agree on.
+
+    Attributes:
+        intra: λ1, weight of the intra-task regulariser.
+        inter: λ2, weight of the inter-task regulariser.
+        per_task: the intra-task regulariser is averaged within a task first, and 1 is added.
+        shared_crop: one crop and flip for a whole batch.
+        away_if_binary: TAP on a task with two classes makes the true label's loss large.
+        clamp: of δ, in units of the budget.
+    """
+
+    intra: float
+    inter: float
+    per_task: bool
+    shared_crop: bool
+    away_if_binary: bool
+    clamp: float
+
+
+PROFILES = {
+    "paper": Profile(20.0, 100.0, per_task=False, shared_crop=False, away_if_binary=False, clamp=1.0),
+    "official": Profile(
+        10.0, 200.0, per_task=True, shared_crop=True, away_if_binary=True, clamp=OFFICIAL_EPSILON
+    ),
+}
 
 
 class GeneratedNoise:
@@ -24,11 +58,18 @@ class GeneratedNoise:
     """
 
     def __init__(
-        self, generator: Generator, *, intra: float, inter: float, learning_rate: float, rounds: int
+        self,
+        generator: Generator,
+        *,
+        intra: float,
+        inter: float,
+        learning_rate: float,
+        rounds: int,
+        per_task: bool = False,
     ) -> None:
         """Take λ1 as ``intra`` and λ2 as ``inter``; ``rounds`` is what the schedule is laid over."""
         self.generator = generator
-        self._intra, self._inter = intra, inter
+        self._intra, self._inter, self._per_task = intra, inter, per_task
         self._optimizer = torch.optim.Adam(generator.parameters(), lr=learning_rate, weight_decay=1e-4)
         self._schedule = torch.optim.lr_scheduler.MultiStepLR(
             self._optimizer, [round(0.6 * rounds), round(0.8 * rounds)], gamma=0.1
@@ -39,13 +80,17 @@ class GeneratedNoise:
         """Return δ as it would be released: the generator in evaluation mode."""
         return self.generator.eval()(batch.images, batch.targets)  # type: ignore[no-any-return]
 
-    def improve(self, batch: Batch, loss: LossOfDelta) -> None:
+    def improve(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
         """Take one step of the generator."""
         self.generator.train()
-        intra, inter = embedding_regularizers(self.generator.class_embeddings())
-        total = loss(self.generator(batch.images, batch.targets)) + self._intra * intra + self._inter * inter
+        delta = self.generator(batch.images, batch.targets)
         self._optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        # However many surrogates there are, the generator is differentiated once.
+        delta.backward(gradient(losses, delta)[1])
+        embeddings = self.generator.class_embeddings()
+        if embeddings:
+            intra, inter = embedding_regularizers(embeddings, per_task=self._per_task)
+            (self._intra * intra + self._inter * inter).backward()
         self._optimizer.step()
 
     def finish_round(self) -> None:
@@ -56,53 +101,131 @@ class GeneratedNoise:
         """Freeze the generator in evaluation mode."""
         self.generator.eval().requires_grad_(False)
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the generator's weights."""
+        return dict(self.generator.state_dict())
+
+    def craft_state(self) -> State:
+        """Return the generator, its optimiser and its schedule."""
+        return {
+            "generator": self.generator.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def load_craft_state(self, state: State) -> None:
+        """Take up a state."""
+        self.generator.load_state_dict(state["generator"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+
 
 @dataclass(frozen=True)
-class MTLUE:
-    """MTL-UE with EM as base: a generator with class embeddings makes every task's labels easy at once.
+class MTLUE(ABC):
+    """What MTL-UE has in common whatever its base: a generator with class embeddings of all tasks.
 
-    Source: Yu et al., ICML 2025 (MTL-UE), Alg. 1, with the base of Huang et al., ICLR 2021, arXiv:2101.04898;
-    the weights λ1 = 20 and λ2 = 100 are the paper's (its public code has 10 and 200)
-
-    Departs from the paper: a crop and a flip are drawn for every image, not once for a batch, and x + δ is
-    clipped to [0, 1] with the gradient passed straight through.
+    Source: Yu et al., ICML 2025 (MTL-UE), Alg. 1
 
     Attributes:
-        rounds: cap on the alternations of generator and surrogate training.
-        surrogate_steps: mini-batches of surrogate training per round.
-        stop_error: stop when the surrogate's error on the perturbed images is at most this.
-        intra: λ1, weight of the intra-task regulariser.
-        inter: λ2, weight of the inter-task regulariser.
+        profile: ``paper``: λ = (20, 100), every pair of classes weighs the same, exact budget, a crop and a
+            flip per image, targeted TAP; ``official``, the public code: λ = (10, 200), averaged per task plus
+            1, δ up to 0.0314 before rounding, one crop and flip per batch, TAP untargeted on binary tasks.
+        inputs: what the generator is given: ``both``, ``embeddings`` only or the ``image`` only (ablations).
+        intra: λ1, weight of the intra-task regulariser; None: the profile's, 0: ablated.
+        inter: λ2, weight of the inter-task regulariser; None: the profile's, 0: ablated.
+        rounds: cap on the passes over the training set.
         batch: images per step.
-        learning_rate: the generator's and the surrogate's, Adam.
+        stop_error: stop when the share of tasks on which the surrogate does not see what it shall is at most
+            this.
+        learning_rate: the generator's (and a trained-along surrogate's), Adam.
         width: channels of the generator's first block; the published generator is slow on a CPU.
         embedding_channels: channels of one class embedding.
     """
 
+    profile: Literal["paper", "official"] = "paper"
+    inputs: Inputs = "both"
+    intra: Annotated[float, Ge(0)] | None = None
+    inter: Annotated[float, Ge(0)] | None = None
     rounds: Annotated[int, Ge(1)] = 100
-    surrogate_steps: Annotated[int, Ge(1)] = 2
-    stop_error: Annotated[float, Ge(0)] = 0.01
-    intra: Annotated[float, Ge(0)] = 20.0
-    inter: Annotated[float, Ge(0)] = 100.0
     batch: Annotated[int, Ge(1)] = 512
+    stop_error: Annotated[float, Ge(0)] = 1e-4
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     width: Annotated[int, Ge(2)] = 64
     embedding_channels: Annotated[int, Ge(1)] = 16
-    needs_surrogate: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    needs_surrogate: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Train the generator; the noise returned can make δ for images it has not seen."""
-        _, channels, height, width = train.images.shape
-        generator = Generator(
+        profile, shape = self._profile, train.images.shape[1:]
+        noise = GeneratedNoise(
+            self._generator(context, *shape),
+            intra=profile.intra if self.intra is None else self.intra,
+            inter=profile.inter if self.inter is None else self.inter,
+            per_task=profile.per_task,
+            learning_rate=self.learning_rate,
+            rounds=self.rounds,
+        )
+        return craft(
+            train,
+            context,
+            self._objective(train, context),
+            noise,
+            rounds=self.rounds,
+            stop_error=self.stop_error,
+            batch_size=self.batch,
+            shuffle=True,
+        )
+
+    def restore(
+        self, state: Mapping[str, Tensor], context: CraftContext, shape: tuple[int, int, int]
+    ) -> Noise:
+        """Return the noise whose ``state()`` was kept, for images [c h w] of the shape it was trained on."""
+        generator = self._generator(context, *shape)
+        generator.load_state_dict(state)
+        noise = GeneratedNoise(generator, intra=0.0, inter=0.0, learning_rate=self.learning_rate, rounds=1)
+        noise.finish()
+        return noise
+
+    @property
+    def _profile(self) -> Profile:
+        return PROFILES[self.profile]
+
+    @abstractmethod
+    def _objective(self, train: Split, context: CraftContext) -> Objective:
+        """Return what the base attack aims at."""
+
+    def _generator(self, context: CraftContext, channels: int, height: int, width: int) -> Generator:
+        return Generator(
             classification_only(context.tasks, "MTL-UE"),
             channels,
             height,
             width,
-            epsilon=context.epsilon,
+            epsilon=context.epsilon * self._profile.clamp,
             base_width=self.width,
             embedding_channels=self.embedding_channels,
+            inputs=self.inputs,
         ).to(context.device)
+
+
+@dataclass(frozen=True)
+class MTLUEEM(MTLUE):
+    """MTL-UE with EM as base: the generator makes every task's labels easy for a surrogate trained along.
+
+    Source: Yu et al., ICML 2025 (MTL-UE), Alg. 1, with the base of Huang et al., ICLR 2021, arXiv:2101.04898
+
+    Departs from the paper: x + δ is clipped to [0, 1] with the gradient passed straight through.
+
+    Attributes:
+        surrogate_steps: mini-batches of surrogate training per round.
+    """
+
+    surrogate_steps: Annotated[int, Ge(1)] = 2
+    stop_error: Annotated[float, Ge(0)] = 0.01
+    needs_surrogate: ClassVar[bool] = False
+
+    def _objective(self, train: Split, context: CraftContext) -> Objective:
         training = SurrogateTraining(
             steps=self.surrogate_steps,
             batch=self.batch,
@@ -112,19 +235,46 @@ class MTLUE:
             clip_norm=5.0,
             shuffle=True,
         )
-        return craft(
-            train,
+        view: View = "shared-crop" if self._profile.shared_crop else "crop"
+        return ErrorMinimising(train, context, training, view=view, surrogate_first=False)
+
+
+@dataclass(frozen=True)
+class MTLUETAP(MTLUE):
+    """MTL-UE with TAP as base: the generator makes a clean surrogate see every label as another one.
+
+    Source: Yu et al., ICML 2025 (MTL-UE), Alg. 1, with the base of Fowl et al., NeurIPS 2021,
+    arXiv:2106.10807
+
+    Departs from the paper: x + δ is clipped to [0, 1] with the gradient passed straight through.
+    """
+
+    def _objective(self, train: Split, context: CraftContext) -> Objective:
+        return Pretrained(
             context,
-            ErrorMinimising(train, context, training, augmented=True, surrogate_first=False),
-            GeneratedNoise(
-                generator,
-                intra=self.intra,
-                inter=self.inter,
-                learning_rate=self.learning_rate,
-                rounds=self.rounds,
-            ),
-            rounds=self.rounds,
-            stop_error=self.stop_error,
-            batch_size=self.batch,
-            shuffle=True,
+            context.checkpoints(1),
+            view="shared-crop" if self._profile.shared_crop else "crop",
+            aim="away-if-binary" if self._profile.away_if_binary else "shifted",
         )
+
+
+@dataclass(frozen=True)
+class MTLUESEP(MTLUE):
+    """MTL-UE with SEP as base: the generator misleads the checkpoints of a clean surrogate at once.
+
+    Source: Yu et al., ICML 2025 (MTL-UE), Alg. 1, with the base of Chen et al., ICLR 2023, arXiv:2211.12005;
+    whole images are shown, as in the public code
+
+    Departs from the paper: x + δ is clipped to [0, 1] with the gradient passed straight through; the
+    checkpoints' losses are averaged, there summed, the regularisers once per checkpoint too.
+
+    Attributes:
+        rounds: cap on the passes over the training set.
+        checkpoints: equidistant checkpoints of the clean training run.
+    """
+
+    rounds: Annotated[int, Ge(1)] = 50
+    checkpoints: Annotated[int, Ge(1)] = 15
+
+    def _objective(self, train: Split, context: CraftContext) -> Objective:
+        return Pretrained(context, context.checkpoints(self.checkpoints), view="image")

@@ -4,6 +4,7 @@ from bench import vision  # noqa: F401 - the door comes first
 
 # isort: split
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,9 @@ from torchvision.models.resnet import BasicBlock
 
 from bench.api import Targets
 from bench.tasks import Classification
+
+Inputs = Literal["both", "embeddings", "image"]
+"""What the decoder is given: class embeddings, features of the image, or both."""
 
 
 class ClassEmbeddings(nn.Module):
@@ -49,6 +53,7 @@ class Generator(nn.Module):
         epsilon: the budget in [0, 1] pixel units.
         base_width: channels of the stem's first block; 64 in the paper.
         embedding_channels: channels of one class embedding; 16 in the paper.
+        inputs: what the decoder is given; anything but ``both`` is an ablation.
     """
 
     def __init__(
@@ -61,29 +66,34 @@ class Generator(nn.Module):
         epsilon: float,
         base_width: int,
         embedding_channels: int,
+        inputs: Inputs = "both",
     ) -> None:
         super().__init__()
-        self._names = [task.name for task in tasks]
+        self._names = [] if inputs == "image" else [task.name for task in tasks]
         self._epsilon = epsilon
-        self.stem = _stem(channels, base_width)
+        self.stem = None if inputs == "embeddings" else _stem(channels, base_width)
         rows, columns = (height + 1) // 2, (width + 1) // 2
         self.embeddings = nn.ModuleList(
-            ClassEmbeddings(task.classes, embedding_channels, rows, columns) for task in tasks
+            ClassEmbeddings(task.classes, embedding_channels, rows, columns)
+            for task in tasks
+            if task.name in self._names
         )
-        joined = 2 * base_width + embedding_channels * len(self._names)
+        joined = 2 * base_width * (self.stem is not None) + embedding_channels * len(self._names)
         self.decoder = _decoder(joined, base_width, channels)
 
     def forward(self, images: Float[Tensor, "b c h w"], targets: Targets) -> Float[Tensor, "b c h w"]:
         """Return δ for images and their labels."""
-        embedded = [embed(targets[name]) for name, embed in zip(self._names, self.embeddings, strict=True)]
-        decoded = self.decoder(torch.cat([*embedded, self.stem(images)], dim=1))
+        given = [embed(targets[name]) for name, embed in zip(self._names, self.embeddings, strict=True)]
+        if self.stem is not None:
+            given.append(self.stem(images))
+        decoded = self.decoder(torch.cat(given, dim=1))
         # The decoder doubles the stem's resolution: an odd side comes out one pixel too long.
         height, width = images.shape[2:]
         clamped: Tensor = decoded[:, :, :height, :width].clamp(-self._epsilon, self._epsilon)
         return clamped
 
     def class_embeddings(self) -> list[Float[Tensor, "k d"]]:
-        """Return every task's class embeddings, flattened: what the regularisers act on."""
+        """Return every task's class embeddings, flattened: what the regularisers act on; none without any."""
         return [embed.weight for embed in self.embeddings]  # type: ignore[misc]
 
 

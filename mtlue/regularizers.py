@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 def embedding_regularizers(
-    embeddings: Sequence[Float[Tensor, "_ d"]],
+    embeddings: Sequence[Float[Tensor, "_ d"]], *, per_task: bool = False
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Return the intra-task and the inter-task regulariser of the tasks' class embeddings.
 
@@ -21,6 +21,8 @@ def embedding_regularizers(
 
     Args:
         embeddings: one matrix [k d] per task, the same d for all.
+        per_task: take intra's mean within every task first, then over tasks, and add 1, as the public code
+            does.
 
     Returns:
         Two scalars; 0 where there is no pair.
@@ -32,6 +34,12 @@ def embedding_regularizers(
     upper = torch.ones_like(cosines, dtype=torch.bool).triu(diagonal=1)
     same = (task[:, None] == task) & upper
     other = (task[:, None] != task) & upper
-    intra = (cosines * same).sum() / same.sum().clamp(min=1)
+    if per_task:
+        pairs = torch.zeros(len(sizes), device=rows.device).index_add_(0, task, same.sum(1).float())
+        # Every entry of a task's block weighs one over its pairs.
+        weighted = cosines * same / pairs.clamp(min=1)[task][:, None]
+        intra = weighted.sum() / len(sizes) + 1
+    else:
+        intra = (cosines * same).sum() / same.sum().clamp(min=1)
     inter = (cosines.abs() * other).sum() / other.sum().clamp(min=1)
     return intra, inter

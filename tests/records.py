@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.record import AXES, Cost, Record, Scores, TaskInfo, digest
+from bench.record import AXES, Cost, NoiseReport, Record, Scores, TaskInfo, TaskNoise, digest
 
 LABELS: dict[str, str | int] = {
     "dataset": "digits",
@@ -15,8 +15,11 @@ LABELS: dict[str, str | int] = {
     "seed": 0,
 }
 
-ATTACK_COSTS = {"clean": None, "em": (10.0, 500.0), "mtl-ue-em": (20.0, 250.0)}
-"""Attack → seconds and images/s of crafting."""
+ATTACK_COSTS = {"clean": None, "em": (10.0, 500.0), "mtl-ue-em": (20.0, 250.0), "cuda": (1.0, 5000.0)}
+"""Name of the attack → seconds and images/s of crafting."""
+
+SPREADS = {"em": (1.1, 0.3), "mtl-ue-em": (0.4, 0.9), "cuda": (9.0, 4.0)}
+"""Name of the attack → spread of its noise within classes and distance between them, in a first task."""
 
 
 def task_info(
@@ -45,6 +48,9 @@ def make_record(
     *,
     tasks: Mapping[str, TaskInfo] | None = None,
     raw: Mapping[str, float | None] | None = None,
+    rate: float = 1.0,
+    protected: Sequence[str] = (),
+    bounded: bool = True,
     changes: Mapping[str, Any] | None = None,
     costs: Mapping[str, Cost] | None = None,
     **labels: Any,
@@ -55,13 +61,18 @@ def make_record(
         scores: task → value of its scored metric; of its headline too, where ``raw`` has none.
         tasks: task → what is known of it; by default binary with floor 0.5.
         raw: task → value of its headline metric; the best epoch is 0.05 higher, 1 at most.
+        rate: share of the images that are perturbed; such cells share their poison with the whole attack.
+        protected: names of the protected tasks; empty: all.
+        bounded: the attack keeps to a budget.
         changes: fields of the record to set, over all else.
         costs: phase → cost; by default those of `ATTACK_COSTS` and 30 s of training.
         labels: axis → label, `LABELS` for the rest.
     """
     cell = {**LABELS, **labels}
     infos = dict(tasks) if tasks is not None else {task: task_info() for task in scores}
-    attack = {axis: cell[axis] for axis in ("dataset", "attack", "seed")}
+    label = str(cell["attack"])
+    name = label.partition("(")[0]
+    attack = {"dataset": cell["dataset"], "attack": label if rate == 1 else name, "seed": cell["seed"]}
     victim = {axis: cell[axis] for axis in AXES if axis != "attack"}
     fields: dict[str, Any] = {
         "key": digest(cell)[:16],
@@ -70,16 +81,56 @@ def make_record(
         "cell": cell,
         "victim": digest(victim)[:16],
         "poison": digest(attack)[:16],
-        "settings": {},
+        "settings": {"epsilon": 8 if bounded else None, "rate": rate, "protected": list(protected)},
         "tasks": infos,
         "scores": _scores(scores, infos, raw or {}, 0.0),
         "peak": _scores(scores, infos, raw or {}, 0.05),
-        "noise": {"linf": 0.0 if cell["attack"] == "clean" else 8.0},
-        "cost": dict(costs) if costs is not None else _costs(str(cell["attack"])),
+        "noise": noise_report(name, list(infos), bounded),
+        "cost": dict(costs) if costs is not None else _costs(name),
         "environment": {"device": "cpu", "threads": 1},
         "finished": "2026-03-01T12:00:00+00:00",
     }
     return Record(**(fields | dict(changes or {})))
+
+
+def noise_report(attack: str, tasks: Sequence[str], bounded: bool = True) -> NoiseReport:
+    """Return what is known of an attack's noise; of the clean attack, that there is none.
+
+    The spread falls by 0.1 with each task, and the linear classifier is right in 100 %, 90 %, ... of cases.
+    """
+    if attack == "clean":
+        return {"linf": 0.0, "l2": 0.0, "l0": 0.0, "psnr": None, "clamped": 0.0, "ssim": 1.0, "tasks": {}}
+    spread, distance = SPREADS.get(attack, (1.0, 1.0))
+    by_task = {
+        task: TaskNoise(
+            intra_spread=spread - 0.1 * number,
+            inter_distance=distance,
+            linear_accuracy=1 - 0.1 * number,
+            linear_balanced_accuracy=0.9 - 0.1 * number,
+            linear_floor=0.5,
+        )
+        for number, task in enumerate(tasks)
+        if task != "depth"
+    }
+    if not bounded:
+        return {
+            "linf": 203.0,
+            "l2": 12.5,
+            "l0": 0.99,
+            "psnr": 17.0,
+            "clamped": None,
+            "ssim": 0.61,
+            "tasks": by_task,
+        }
+    return {
+        "linf": 8.0,
+        "l2": 1.25,
+        "l0": 0.95,
+        "psnr": 32.5,
+        "clamped": 0.02,
+        "ssim": 0.93,
+        "tasks": by_task,
+    }
 
 
 def fail(message: str = "out of memory", **labels: Any) -> Record:

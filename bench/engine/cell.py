@@ -80,13 +80,17 @@ class Poison:
     dataset: Named[Dataset]
     attack: Named[Attack]
     surrogate: Surrogate
-    epsilon: int
+    epsilon: int | None  # None: of an attack without a budget
     seed: int
+    protected: tuple[str, ...] = ()  # names of tasks; empty: all
 
     @property
     def label(self) -> str:
         """One line for people."""
-        return f"{self.attack.label} · {self.dataset.label} · seed {self.seed}"
+        spelled = self.attack.label
+        if self.protected and "tasks=" not in spelled:
+            spelled += f" for {', '.join(self.protected)}"
+        return f"{spelled} · {self.dataset.label} · seed {self.seed}"
 
     def settings(self) -> dict[str, Any]:
         """Return everything that can change it."""
@@ -100,6 +104,7 @@ class Poison:
             "surrogate": surrogate,
             "epsilon": self.epsilon,
             "poison_seed": self.seed,
+            "protected": list(self.protected),
         }
 
     @cached_property
@@ -119,6 +124,7 @@ class Cell:
     regime: Named[Regime]
     recipe: Recipe
     seed: int
+    rate: float = 1.0  # share of the images that carry the poison
 
     @cached_property
     def labels(self) -> dict[str, str | int]:
@@ -153,7 +159,7 @@ class Cell:
 
     def settings(self) -> dict[str, Any]:
         """Return everything that can change the result."""
-        return {**self.poison.settings(), **self.victim_settings()}
+        return {**self.poison.settings(), "rate": self.rate, **self.victim_settings()}
 
     @cached_property
     def victim(self) -> str:

@@ -15,11 +15,12 @@ SHARED_PHASES = ("surrogate", "craft")
 """Phases that a record reports but that were spent once for many cells."""
 
 
-def forecast(chosen: Selection, store: Store, jobs: int) -> Iterator[tuple[Wave, int, float | None]]:
-    """Yield per wave its name, the items to do, and the seconds expected with so many jobs.
+def forecast(chosen: Selection, store: Store, jobs: int) -> Iterator[tuple[Wave, int, float, int]]:
+    """Yield per wave its name, the items to do, the seconds expected with so many jobs, and the unknown.
 
     A cell is expected to take what cells of the same dataset and backbone took on average, a poison what
-    those of the same dataset and attack took. None where some item is like nothing that was timed.
+    those of the same dataset and attack took. The unknown are the items like which nothing was timed yet; the
+    seconds are without them.
     """
     records = [r for r in read_records(store.records) if isinstance(r, Record) and r.status == "done"]
     surrogate = _means(
@@ -56,7 +57,6 @@ def _means(timed: Iterable[tuple[Hashable, float]]) -> dict[Hashable, float]:
 
 def _expect(
     items: Sequence[Item], kind: Callable[[Item], Hashable], means: dict[Hashable, float], jobs: int
-) -> tuple[int, float | None]:
-    known = [means.get(kind(item)) for item in items]
-    total = None if None in known else sum(seconds for seconds in known if seconds is not None) / jobs
-    return len(items), total
+) -> tuple[int, float, int]:
+    known = [means[kind(item)] for item in items if kind(item) in means]
+    return len(items), sum(known) / jobs, len(items) - len(known)

@@ -17,11 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.api import CraftContext, Dataset, MultiTaskData, Progress, Split, Task
+from bench.api import (
+    Bookmark,
+    CraftContext,
+    Dataset,
+    Generative,
+    MultiTaskData,
+    NoBookmark,
+    Noise,
+    Progress,
+    RestoringAttack,
+    Split,
+    Task,
+)
 from bench.catalog import make
+from bench.engine.bookmark import FileBookmark
 from bench.engine.cell import Cell, Poison, Surrogate
 from bench.engine.metering import Meter
+from bench.engine.noise_report import noise_report
 from bench.engine.poisoning import quantise, release
+from bench.engine.scope import hide_unprotected, perturbed, rows
 from bench.engine.store import POISONS, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
@@ -50,64 +65,125 @@ class Workshop:
         return torch.device(self.device)
 
 
+CHECKPOINTS = 30
+"""Most checkpoints kept of a surrogate's training, equidistant: what the ensemble attacks ask for."""
+
+CLEAN = "clean"
+"""The attack that changes nothing; under a rate below 1 the part it leaves unprotected is all there is."""
+
+
 def train_surrogate(surrogate: Surrogate, workshop: Workshop, progress: Progress) -> dict[str, Cost]:
-    """Train a surrogate on the clean data and store it; return what it cost."""
+    """Train a surrogate on the clean data and store its checkpoints; return what it cost."""
     device = workshop.torch_device
     meter = Meter(device)
     data = _load(surrogate.dataset.part, workshop)
+    epochs = surrogate.recipe.epochs
+    kept = equidistant(epochs, CHECKPOINTS)
+    tensors: dict[str, Tensor] = {}
     with seeded("surrogate", surrogate.seed):
         net = MultiTaskNet(surrogate.backbone.part, data.tasks, data.train.images.shape[1]).to(device)
         balancer, no_defense = make("weighting", "ew").start(data.tasks), make("defense", "none")
         steps = fit(
             net, data.train, data.tasks, surrogate.recipe, data.augmentation, balancer, no_defense, device
         )
-        with meter.phase("surrogate", images=surrogate.recipe.epochs * len(data.train)):
+        with meter.phase("surrogate", images=epochs * len(data.train)):
             for step in steps:
-                progress("epoch", step.epoch, surrogate.recipe.epochs)
-    about = {"settings": surrogate.settings(), "cost": meter.costs(), "environment": environment(workshop)}
-    workshop.store.save(SURROGATES, surrogate.key, net.state_dict(), about)
+                if step.epoch in kept:
+                    weights = net.state_dict().items()
+                    tensors |= {f"{step.epoch}/{name}": value.to("cpu", copy=True) for name, value in weights}
+                progress("epoch", step.epoch, epochs)
+    about = {
+        "settings": surrogate.settings(),
+        "cost": meter.costs(),
+        "checkpoints": kept,
+        "environment": environment(workshop),
+    }
+    workshop.store.save(SURROGATES, surrogate.key, tensors, about)
     return meter.costs()
 
 
+def equidistant(last: int, count: int) -> list[int]:
+    """Return ``count`` (or all, if fewer) equidistant numbers from 1 to ``last``, the last included."""
+    count = min(count, last)
+    return [round((i + 1) * last / count) for i in range(count)]
+
+
 def craft_poison(poison: Poison, workshop: Workshop, progress: Progress) -> dict[str, Cost]:
-    """Craft a poison and store it as the change of every pixel; return what it cost."""
+    """Craft a poison and store it as the change of every pixel; return what it cost.
+
+    A generator is stored with it, for images it has not seen. A crafting that was interrupted goes on from
+    its bookmark.
+    """
     device = workshop.torch_device
     meter = Meter(device)
     data = _load(poison.dataset.part, workshop)
     name = poison.attack.label
+    train = hide_unprotected(data, poison.protected)
+    identity = {"data": fingerprint(data.train), "device": device.type}
+    bookmark = FileBookmark(workshop.store.bookmark(poison.key), identity)
     with seeded("craft", poison.seed):
-        context = _context(poison, data, workshop, progress)
-        with meter.phase("craft", images=len(data.train)):
-            noise = poison.attack.part.craft(data.train, context)
-            change, statistics = quantise(noise, data.train, poison.epsilon, device, name)
-    if not statistics["linf"] and poison.attack.name != "clean":
+        context = _context(poison, data, workshop, progress, bookmark)
+        with meter.phase("craft", images=len(train)):
+            noise = poison.attack.part.craft(train, context)
+            change, statistics = quantise(noise, train, poison.epsilon, device, name)
+    if not statistics["linf"] and poison.attack.name != CLEAN:
         raise BenchError(f"attack {name!r} changed no pixel of {poison.dataset.label!r}")
+    report = noise_report(data.train, change, data.tasks, device)
     about = {
         "settings": poison.settings(),
-        "noise": statistics,
+        "noise": {**statistics, **report},
         "cost": meter.costs(),
         "data": fingerprint(data.train),
         "environment": environment(workshop),
     }
     # Of clean, no table of zeros is stored.
-    workshop.store.save(POISONS, poison.key, {"change": change} if statistics["linf"] else {}, about)
+    tensors = {"change": change} if statistics["linf"] else {}
+    if isinstance(noise, Generative):
+        tensors |= {f"noise/{name}": value for name, value in noise.state().items()}
+    workshop.store.save(POISONS, poison.key, tensors, about)
+    bookmark.remove()
     return meter.costs()
 
 
-def _context(poison: Poison, data: MultiTaskData, workshop: Workshop, progress: Progress) -> CraftContext:
+def restore_noise(poison: Poison, workshop: Workshop) -> Noise:
+    """Return the stored generator of a poison, which can make δ for images it has not seen.
+
+    Raises:
+        BenchError: when the poison is not there or was not made by a generator.
+    """
+    state = workshop.store.load(POISONS, poison.key, "noise/")
+    if not state:
+        raise BenchError(f"attack {poison.attack.label!r} keeps nothing that serves images it has not seen")
+    data = _load(poison.dataset.part, workshop)
+    context = _context(poison, data, workshop, lambda *_: None, NoBookmark())
+    attack = cast("RestoringAttack", poison.attack.part)
+    _, channels, height, width = data.train.images.shape
+    return attack.restore(state, context, (channels, height, width))
+
+
+def _context(
+    poison: Poison, data: MultiTaskData, workshop: Workshop, progress: Progress, bookmark: Bookmark
+) -> CraftContext:
     device = workshop.torch_device
     channels = data.train.images.shape[1]
 
     def new_surrogate() -> MultiTaskNet:
         return MultiTaskNet(poison.surrogate.backbone.part, data.tasks, channels).to(device)
 
-    checkpoints = []
-    if poison.attack.part.needs_surrogate:
-        trained = new_surrogate()
-        trained.load_state_dict(workshop.store.load(SURROGATES, poison.surrogate.key))
-        checkpoints.append(trained)
+    def checkpoints(count: int) -> list[MultiTaskNet]:
+        store, key = workshop.store, poison.surrogate.key
+        stored = (store.about(SURROGATES, key) or {})["checkpoints"]
+        nets = []
+        for place in equidistant(len(stored), count):
+            with torch.random.fork_rng(devices=[]):  # its initialisation is overwritten
+                net = new_surrogate()
+            net.load_state_dict(store.load(SURROGATES, key, f"{stored[place - 1]}/"))
+            nets.append(net)
+        return nets
+
+    epsilon = 1.0 if poison.epsilon is None else poison.epsilon / 255
     return CraftContext(
-        data.tasks, data.augmentation, poison.epsilon / 255, new_surrogate, checkpoints, device, progress
+        data.tasks, data.augmentation, epsilon, new_surrogate, checkpoints, device, progress, bookmark
     )
 
 
@@ -118,9 +194,9 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
         data = _load(cell.poison.dataset.part, workshop)
         about, change = _stored_poison(cell.poison, data, workshop)
     with meter.phase("poison", images=len(data.train)):
-        images = release(data.train.images, change, cell.poison.epsilon, cell.poison.attack.label)
-    with seeded("purify", cell.seed), meter.phase("purify", images=len(data.train)):
-        purified = replace(data.train, images=cell.defense.part.purify(images))
+        published = _publish(cell, data.train, change)
+    with seeded("purify", cell.seed), meter.phase("purify", images=len(published)):
+        purified = replace(published, images=cell.defense.part.purify(published.images))
     curves = [
         _train_victim(cell, group, purified, data, number, meter, workshop, progress)
         for number, group in enumerate(cell.regime.part.groups(data.tasks))
@@ -143,6 +219,23 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
         environment={**environment(workshop), "data": about["data"]},
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _publish(cell: Cell, train: Split, change: Tensor | None) -> Split:
+    """Return the training set as the exploiter finds it.
+
+    Of ``clean`` at a rate below 1 only the images that an attack at that rate leaves alone are published: the
+    reference for what the unprotected part gives away by itself.
+    """
+    if cell.rate == 1:
+        images = release(train.images, change, cell.poison.epsilon, cell.poison.attack.label)
+        return replace(train, images=images)
+    chosen = perturbed(len(train), cell.rate, cell.poison.seed)
+    if cell.poison.attack.name == CLEAN:
+        return rows(train, ~chosen)
+    images = release(train.images, change, cell.poison.epsilon, cell.poison.attack.label)
+    images[~chosen] = train.images[~chosen]
+    return replace(train, images=images)
 
 
 def _stored_poison(
@@ -256,8 +349,8 @@ def _load(part: Dataset, workshop: Workshop) -> MultiTaskData:
 def fingerprint(split: Split) -> str:
     """Return a hash of a split's images and labels, to tell one set of files from another."""
     content = hashlib.sha256()
-    for rows in split.images.split(1024):
-        content.update(rows.contiguous().numpy().data)
+    for chunk in split.images.split(1024):
+        content.update(chunk.contiguous().numpy().data)
     for name in sorted(split.targets):
         content.update(split.targets[name].contiguous().numpy().data)
     return content.hexdigest()[:16]

@@ -137,7 +137,7 @@ class _Run:
             self._tell(RunStarted(self._plan.suite, str(self._workshop.out), waves))
             for sentence in (*self._plan.left_out, *chosen.notices):
                 self._tell(Notice(sentence))
-            self._discard(chosen)
+            self._discard(chosen, again=rerun == "all")
             self._wave("surrogates", chosen, chosen.surrogates, train_surrogate, self._keep_failure)
             self._wave("poisons", chosen, chosen.poisons, craft_poison, self._keep_failure)
             self._wave("cells", chosen, chosen.cells, run_cell, self._keep_record)
@@ -154,11 +154,13 @@ class _Run:
         for listener in self._listeners:
             listener(event)
 
-    def _discard(self, chosen: Selection) -> None:
+    def _discard(self, chosen: Selection, again: bool) -> None:
         for surrogate in chosen.surrogates:
             self._store.discard(SURROGATES, surrogate.key)
         for poison in chosen.poisons:
             self._store.discard(POISONS, poison.key)
+            if again:
+                self._store.bookmark(poison.key).unlink(missing_ok=True)
 
     def _wave(
         self,
@@ -188,11 +190,9 @@ class _Run:
 
     def _keep_failure(self, wave: Wave, outcome: Outcome[Any, Any]) -> None:
         """Surrogates and poisons are saved where they are made; only why one is missing is kept here."""
-        item, failure = outcome.item, outcome.failure
-        if failure is not None:
-            self._broken[item.key] = failure
-        error = failure["message"] if failure else None
-        self._tell(ItemFinished(wave, item.key, item.label, outcome.seconds, error=error))
+        if outcome.failure is not None:
+            self._broken[outcome.item.key] = outcome.failure
+        self._tell_end(wave, outcome, None)
 
     def _cause(self, item: Surrogate | Poison | Cell) -> Failure | None:
         """Return why what the item is made from could not be made, None where nothing is missing."""
@@ -209,8 +209,12 @@ class _Run:
             raise AssertionError(f"no record and no failure of {cell.label}")
         self._store.write(record)
         self._failed += failure is not None
+        self._tell_end(wave, outcome, record)
+
+    def _tell_end(self, wave: Wave, outcome: Outcome[Any, Any], record: Record | None) -> None:
+        item, failure = outcome.item, outcome.failure
         error = failure["message"] if failure else None
-        self._tell(ItemFinished(wave, cell.key, cell.label, outcome.seconds, record, error))
+        self._tell(ItemFinished(wave, item.key, item.label, outcome.seconds, record, error))
 
     def _failure_record(self, cell: Cell, failure: Failure) -> Record:
         return Record(

@@ -3,6 +3,7 @@
     DIR/records/KEY.json       one record per cell
     DIR/poisons/KEY/           tensors.safetensors, about.json
     DIR/surrogates/KEY/        tensors.safetensors, about.json
+    DIR/bookmarks/KEY.pt       how far the crafting of a poison has come, gone once it is there
     DIR/cache/                 decoded images
 
 Folders are written aside and renamed into place. Tensors carry a checksum; nothing is ever unpickled.
@@ -39,6 +40,7 @@ class Store:
         self.out = out
         self.records = out / "records"
         self.cache = out / "cache"
+        self.bookmarks = out / "bookmarks"
 
     def prepare(self) -> None:
         """Make the folders and remove what killed processes of this machine left half-written.
@@ -59,7 +61,7 @@ class Store:
         self._sweep()
 
     def _sweep(self) -> None:
-        for folder in (self.records, self.out / POISONS, self.out / SURROGATES):
+        for folder in (self.records, self.bookmarks, self.out / POISONS, self.out / SURROGATES):
             for left in folder.glob(".*"):
                 match = re.fullmatch(r"\.[0-9a-f]+(?:\.json)?\.(\d+)(?:\.tmp)?", left.name)
                 if match and not psutil.pid_exists(int(match.group(1))):
@@ -146,21 +148,25 @@ class Store:
             raise DamagedError(f"{path} is damaged: its checksum does not match")
         return True
 
-    def load(self, kind: str, key: str) -> dict[str, Tensor]:
-        """Return the tensors of a poison or a surrogate, memory-mapped."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    def load(self, kind: str, key: str, prefix: str = "") -> dict[str, Tensor]:
+        """Return the tensors of a poison or a surrogate whose names begin with a prefix, without it."""
+        from safetensors import SafetensorError, safe_open
 
         path = self.folder(kind, key) / _TENSORS
         try:
-            tensors: dict[str, Tensor] = load_file(path)
+            with safe_open(path, framework="pt") as file:
+                names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+                return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
         except (OSError, SafetensorError) as error:
             raise DamagedError(f"{path} is damaged: {error}") from error
-        return tensors
 
     def discard(self, kind: str, key: str) -> None:
         """Remove a poison or a surrogate, so that it is made again."""
         shutil.rmtree(self.folder(kind, key), ignore_errors=True)
+
+    def bookmark(self, key: str) -> Path:
+        """Return the file that says how far the crafting of a poison has come."""
+        return self.bookmarks / f"{key}.pt"
 
 
 def _sha256(path: Path) -> str:

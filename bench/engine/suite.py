@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from bench.api import EPSILON
 from bench.catalog import Choice, axes, entries, locate, make, read_value
 from bench.engine.cell import Cell, Named, Poison, Surrogate
+from bench.engine.scope import SCOPE, Scope, make_scope
 from bench.errors import BenchError, unknown
 from bench.record import AXES
 from bench.suites import suite_names, suite_text
@@ -224,7 +225,7 @@ def expand(suite: Suite, only: Sequence[str] = (), data_root: Path | None = None
     present = [combination for combination in combinations if combination["dataset"] not in missing]
     if missing and not (suite.skip_missing_data and present):
         raise BenchError(next(iter(missing.values())))
-    cells = {cell.key: cell for cell in map(build.cell, _with_clean(present))}
+    cells = {cell.key: cell for cell in map(build.cell, _with_clean(present, build))}
     return Plan(suite.name, tuple(cells.values()), tuple(missing.values()))
 
 
@@ -327,10 +328,16 @@ def _matches(combination: Labels, rule: Labels) -> bool:
     )
 
 
-def _with_clean(combinations: Sequence[Labels]) -> Iterator[Labels]:
-    """Yield the clean counterpart of every combination, then all of them; `expand` drops repetitions."""
+def _with_clean(combinations: Sequence[Labels], build: "_Builder") -> Iterator[Labels]:
+    """Yield the clean counterparts of every combination, then all of them; `expand` drops repetitions.
+
+    An attack on a part of the images has two: all images clean, and the part it leaves alone.
+    """
     for combination in combinations:
         yield {**combination, "attack": CLEAN}
+        rate = build.scope(combination["attack"]).rate
+        if rate < 1:
+            yield {**combination, "attack": Choice(CLEAN, (("rate", rate),)).label}
     yield from combinations
 
 
@@ -344,13 +351,29 @@ class _Builder:
     def part(self, axis: str, label: str | int) -> Named[Any]:
         if (axis, label) not in self._parts:
             choice = Choice.parse(str(label))
-            defaults = self._suite.params.get(axis, {}).get(choice.name, {})
-            part = make(axis, choice, defaults)
+            part = make(axis, Choice(choice.name), self._params(axis, choice))
             for name, value in asdict(part).items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise BenchError(f"{axis} {choice.name!r}: {name} = {value} is refused: it is not finite")
             self._parts[axis, label] = Named(choice, part)
         return self._parts[axis, label]
+
+    def _params(self, axis: str, choice: Choice, scope: bool = False) -> dict[str, Any]:
+        """Return the parameters a part is given, or those of the scope, which are not the attack's own."""
+        given = {**self._suite.params.get(axis, {}).get(choice.name, {}), **dict(choice.params)}
+        return {name: value for name, value in given.items() if (axis == "attack" and name in SCOPE) == scope}
+
+    def scope(self, label: str | int) -> Scope:
+        """Return which images and tasks an attack of this label protects."""
+        choice = Choice.parse(str(label))
+        scope = make_scope(choice.name, self._params("attack", choice, scope=True))
+        if choice.name == CLEAN and scope.tasks:
+            raise BenchError(f"attack {CLEAN!r} protects no task; leave tasks = {list(scope.tasks)} away")
+        if choice.name == CLEAN and scope.rate < 1 and not choice.params:
+            raise BenchError(
+                f"attack {CLEAN!r} is the reference; leave rate = {scope.rate} out of its params"
+            )
+        return scope
 
     def cell(self, labels: Labels) -> Cell:
         suite = self._suite
@@ -362,12 +385,14 @@ class _Builder:
             recipe=suite.surrogate.recipe or suite.recipe,
             seed=poison_seed,
         )
+        attack, scope = self.part("attack", labels["attack"]), self.scope(labels["attack"])
         poison = Poison(
             surrogate.dataset,
-            self.part("attack", labels["attack"]),
+            attack,
             surrogate,
-            suite.budget.epsilon,
+            suite.budget.epsilon if attack.part.bounded else None,
             poison_seed,
+            scope.tasks,
         )
         victim = {axis: self.part(axis, labels[axis]) for axis in VICTIM_AXES}
-        return Cell(poison=poison, recipe=suite.recipe, seed=seed, **victim)
+        return Cell(poison=poison, recipe=suite.recipe, seed=seed, rate=scope.rate, **victim)

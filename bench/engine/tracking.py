@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from bench.engine.events import Event, ItemFinished, RunStarted
 from bench.errors import BenchError
-from bench.record import Record, Scores, digest
+from bench.record import NoiseReport, Record, Scores, digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -287,12 +287,21 @@ def _numbers(record: Record) -> Iterator[tuple[str, float | None, int]]:
         yield from ((name, value, step) for name, value in _scores(point["scores"]))
     yield from ((f"final/{name}", value, 0) for name, value in _scores(record.scores))
     yield from ((f"peak/{name}", value, 0) for name, value in _scores(record.peak))
-    yield from ((f"noise/{name}", value, 0) for name, value in record.noise.items())
+    yield from ((f"noise/{name}", value, 0) for name, value in _noise(record.noise))
     for phase, cost in record.cost.items():
         yield f"cost/{phase}/seconds", cost["seconds"], 0
         yield f"cost/{phase}/images_per_s", cost["images_per_s"], 0
         yield f"cost/{phase}/peak_host_mb", cost["peak_host_mb"], 0
         yield f"cost/{phase}/peak_device_mb", cost["peak_device_mb"], 0
+
+
+def _noise(noise: NoiseReport) -> Iterator[tuple[str, float | None]]:
+    numbers: Mapping[str, Any] = noise
+    for name, value in numbers.items():
+        if name == "tasks":
+            yield from _scores(value)
+        else:
+            yield name, value
 
 
 def _scores(scores: Scores) -> Iterator[tuple[str, float | None]]:

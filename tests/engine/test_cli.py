@@ -103,6 +103,7 @@ class Breaks:
     """An attack that cannot be crafted."""
 
     needs_surrogate: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> object:

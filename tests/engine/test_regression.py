@@ -76,6 +76,15 @@ def test_scores_move_beyond_eight_hundredths_of_their_range(
     assert moved(check(summarise(run()), run(**now))) == expected
 
 
+def test_a_part_of_the_clean_images_regresses_where_it_falls_like_clean() -> None:
+    def runs(score: float) -> list[Record]:
+        return [make_record({"a": score}, attack="clean(rate=0.5)", rate=0.5)]
+
+    cell = "clean(rate=0.5)"
+    assert moved(check(summarise(runs(0.9)), runs(0.8))) == [(cell, "score", "regressed")]
+    assert moved(check(summarise(runs(0.8)), runs(0.9))) == [(cell, "score", "improved")]
+
+
 def test_direction_follows_the_metric() -> None:
     error = {"a": task_info("error", "error", floor=2.0, perfect=0.0)}
 

@@ -52,7 +52,19 @@ def make_record(key: str = "a1", suite: str = "smoke", epochs: int = 3, **change
         scores=scores(0.3),
         peak=scores(0.4),
         curve=curve,
-        noise={"linf": 8.0, "psnr": None},
+        noise={
+            "linf": 8.0,
+            "psnr": None,
+            "tasks": {
+                "age": {
+                    "intra_spread": 0.5,
+                    "inter_distance": 1.5,
+                    "linear_accuracy": None,
+                    "linear_balanced_accuracy": None,
+                    "linear_floor": None,
+                }
+            },
+        },
         cost={"craft": {"seconds": 100.0, **cost}, "train": {"seconds": 20.5, **cost}},  # type: ignore[typeddict-item]
         finished=FINISHED,
     )
@@ -151,6 +163,8 @@ def test_a_finished_cell_becomes_a_run(uri: str, tmp_path: Path) -> None:
         "final/age/accuracy": 0.3,
         "peak/age/accuracy": 0.4,
         "noise/linf": 8.0,
+        "noise/age/intra_spread": 0.5,
+        "noise/age/inter_distance": 1.5,
         "cost/craft/seconds": 100.0,
         "cost/craft/peak_host_mb": 7.0,
         "cost/train/seconds": 20.5,

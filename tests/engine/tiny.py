@@ -52,6 +52,7 @@ step_size = 4.0
 [params.attack.tap]
 steps = 1
 step_size = 4.0
+restarts = 1
 
 [params.attack.mtl-ue-em]
 rounds = 1

@@ -13,9 +13,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pandas import DataFrame
+from pandas.testing import assert_frame_equal
 
 from bench.errors import BenchError
 from bench.record import Record, TaskInfo
@@ -23,10 +25,13 @@ from leaderboard.comparison import compare
 from leaderboard.costs import costs
 from leaderboard.frame import select, to_frame
 from leaderboard.markdown import render, render_comparison, to_csv, to_json
+from leaderboard.noise import noise
+from leaderboard.partial import partial_images, partial_tasks
 from leaderboard.tables import by_axis, by_task, peak_vs_last, ranking, usual_victims
 from tests.records import cost, fail, make_record, matrix, task_info
 
 HERE = Path(__file__).parent
+RANKINGS = ("Ranking\n", "Ranking, unbounded track\n")
 
 DEPTH = task_info("abs_error", "abs_error", floor=2.0, perfect=0.0)
 LABEL = TaskInfo(
@@ -67,6 +72,20 @@ def rooms() -> list[Record]:
     return [room("clean", 0.4, 0.85, 0.97), room("em", 1.5, 0.25, 0.9), room("mtl-ue-em", 2.4, 0.4, 0.92)]
 
 
+def unbounded() -> list[Record]:
+    """An attack without a budget, which protects better than all that keep to one."""
+    return matrix({"cuda": {"none": (1.0, 1.1), "jpeg(quality=30)": (0.9, 1.0)}}, bounded=False)
+
+
+def partial() -> list[Record]:
+    """Attacks on half of the images, with the reference to that, and on one of the tasks."""
+    return [
+        *matrix({"em(rate=0.5)": {"none": (0.3, 0.2)}}, rate=0.5),
+        *matrix({"clean(rate=0.5)": {"none": (0.1, 0.1)}}, rate=0.5),
+        *matrix({'em(tasks=["b"])': {"none": (0.05, 0.9)}}, protected=["b"]),
+    ]
+
+
 def everything() -> list[Record]:
     """The two datasets with whatever else a folder can hold."""
     older = {"key": "older", "finished": "2025-01-01T00:00:00+00:00"}
@@ -74,6 +93,8 @@ def everything() -> list[Record]:
     return [
         *digits(),
         *rooms(),
+        *unbounded(),
+        *partial(),
         make_record({"a": 0.7, "b": 0.7}, attack="em", backbone="large"),
         make_record({"a": 0.5, "b": 0.5}, attack="em", changes=older),
         make_record({"a": 0.5, "b": 0.5}, attack="em", changes=gone),
@@ -215,6 +236,162 @@ def test_by_task_shows_floor_clean_and_attacks_in_the_order_of_rank() -> None:
     # An error and an accuracy have no common mean, their protections have.
     assert wide["mean", "raw"].isna().all()
     assert wide["mean", "protection"]["em"] == pytest.approx((0.6875 + 1.0) / 2)
+
+
+def test_what_has_no_budget_is_never_ranked_with_what_has_one() -> None:
+    frame = to_frame(everything())
+    assert list(ranking(frame)["attack"]) == ["mtl-ue-em", "em", "clean"]
+    free = ranking(frame, bounded=False)
+    assert list(free["attack"]) == ["cuda", "clean"]
+    assert value(free, "rank", attack="cuda") == 1
+    # Seed means are 0.95, 0.97, 0.99 under jpeg: it would have come first.
+    assert value(free, "worst", attack="cuda") == pytest.approx(0.97)
+    assert value(free, "worst", attack="cuda") > ranking(frame)["worst"].max()
+    board = render(everything())
+    first, second = (board.split(f"## {title}")[1].split("\n## ")[0] for title in RANKINGS)
+    assert "cuda" not in first
+    assert "em" not in [line.split("|")[2].strip() for line in second.splitlines() if line.startswith("|")]
+    assert "unbounded" not in render([*digits(), *partial()])
+
+
+def test_attacks_without_a_budget_come_last_and_marked_where_all_are_shown() -> None:
+    frame = to_frame(everything())
+    assert list(by_task(frame, "digits").index)[-1] == "cuda"
+    assert list(by_axis(frame, "defense").index)[-1] == "cuda"
+    shown = [line for line in render(everything()).split("## digits")[1].splitlines() if "cuda" in line]
+    marked = [line for line in shown if "cuda †" in line]
+    # Every table that is shared, those of costs apart: the attack's own noise, twice, and five tables.
+    assert len(marked) == len(shown) - 1 == 7
+
+
+def test_a_comparison_across_the_tracks_says_that_it_ranks_nothing() -> None:
+    frame = to_frame(everything())
+    caveat = "cuda keeps to no budget and is in a track of its own: this does not rank the two."
+    for sides in (("em", "cuda"), ("cuda", "em")):
+        assert compare(frame, *sides).unbounded == "cuda"
+        assert caveat in render_comparison(compare(frame, *sides))
+    assert compare(frame, "em", "mtl-ue-em").unbounded is None
+    assert compare(frame, "none", "jpeg(quality=30)", axis="defense").unbounded is None
+
+
+def test_part_of_the_images_against_the_clean_part_alone_by_hand() -> None:
+    table = partial_images(to_frame(everything()))
+    (row,) = table.to_dict("records")
+    assert (row["dataset"], row["metric"], row["attack"], row["rate"]) == (
+        "digits",
+        "accuracy",
+        "em(rate=0.5)",
+        0.5,
+    )
+    # Over seeds 0, 0.02, 0.04 is added to the protection of both.
+    assert row["protection"] == pytest.approx((0.3 + 0.2) / 2 + 0.02)
+    assert row["protection_alone"] == pytest.approx(0.1 + 0.02)
+    assert row["raw"] == pytest.approx(1 - 0.5 * 0.27)
+    assert row["raw_alone"] == pytest.approx(1 - 0.5 * 0.12)
+    assert row["difference"] == pytest.approx(0.15)
+    assert row["spread"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_clean_part_is_that_of_the_same_victim_and_rate() -> None:
+    def cell(score: float, attack: str, rate: float = 1.0, **labels: str | int) -> Record:
+        return make_record({"a": score}, attack=attack, rate=rate, **labels)
+
+    records = [
+        *(cell(1.0, "clean", seed=seed) for seed in (0, 1)),
+        cell(0.8, "clean(rate=0.5)", 0.5, seed=0),
+        cell(0.7, "clean(rate=0.2)", 0.2, seed=0),
+        cell(0.9, "em(rate=0.5)", 0.5, seed=0),
+        cell(0.6, "em(rate=0.5)", 0.5, seed=1),  # its reference failed: it is in no mean
+        cell(0.6, "tap(rate=0.3)", 0.3, seed=0),  # nor has this one any
+    ]
+    table = partial_images(to_frame(records))
+    assert value(table, "protection_alone", attack="em(rate=0.5)") == pytest.approx(0.4)
+    assert value(table, "protection", attack="em(rate=0.5)") == pytest.approx(0.2)
+    assert value(table, "difference", attack="em(rate=0.5)") == pytest.approx(-0.2)
+    assert value(table, "protection", attack="tap(rate=0.3)") == pytest.approx(0.8)
+    assert table["difference"].isna().tolist() == [True, False]
+    assert "nan" not in render(records).lower()
+
+
+def test_part_of_the_tasks_by_hand() -> None:
+    (row,) = partial_tasks(to_frame(everything())).to_dict("records")
+    assert (row["attack"], row["tasks"], row["protected_tasks"]) == ('em(tasks=["b"])', 2, 1)
+    assert row["protected"] == pytest.approx(0.92)
+    assert row["others"] == pytest.approx(0.07)
+
+
+def test_an_attack_that_is_told_to_protect_every_task_is_a_whole_one() -> None:
+    names = [make_record({"a": 0.9, "b": 0.9}, attack='em(tasks=["b", "a"])', protected=["b", "a"])]
+    frame = to_frame([*digits(), *names])
+    assert not frame["partial"].any()
+    assert 'em(tasks=["b", "a"])' in set(ranking(frame)["attack"])
+
+
+def test_partial_attacks_change_no_other_table() -> None:
+    some, all_ = to_frame([*digits(), *rooms()]), to_frame([*digits(), *rooms(), *partial()])
+    for table in (ranking, peak_vs_last):
+        assert_frame_equal(table(some), table(all_))
+    assert_frame_equal(by_task(some, "digits"), by_task(all_, "digits"))
+    assert_frame_equal(by_axis(some, "defense"), by_axis(all_, "defense"))
+    assert compare(some, "none", "jpeg(quality=30)", axis="defense").overall == (
+        compare(all_, "none", "jpeg(quality=30)", axis="defense").overall
+    )
+
+
+def test_the_clean_part_is_shown_nowhere_but_beside_the_attack() -> None:
+    board = render(everything())
+    assert "clean(rate" not in board
+    assert "clean(rate=0.5)" not in set(costs(to_frame(everything()))["part"])
+    assert compare(to_frame(everything()), "em(rate=0.5)", "clean(rate=0.5)").overall.mean == (
+        pytest.approx(0.15)
+    )
+
+
+def test_a_board_of_partial_attacks_alone_has_no_empty_table() -> None:
+    page = render([make_record({"a": 0.9, "b": 0.9}, attack="em(rate=0.5)", rate=0.5)])
+    titles = [line for line in page.splitlines() if line.startswith("## ")]
+    assert titles == ["## Partial protection", "## Noise", "## Costs", "## Notes"]
+
+
+def test_the_noise_of_a_poison_counts_once_and_under_the_whole_attack() -> None:
+    table = noise(to_frame([*digits(), *partial()]))
+    assert list(table["attack"].drop_duplicates()) == ["mtl-ue-em", "em", 'em(tasks=["b"])']
+    assert value(table, "intra_spread", attack="em", task="a") == pytest.approx(1.1)
+    assert value(table, "inter_distance", attack="mtl-ue-em", task="b") == pytest.approx(0.9)
+    lone = noise(to_frame([make_record({"a": 0.9}, attack="em(rate=0.5)", rate=0.5)]))
+    assert list(lone["attack"]) == ["em(rate=0.5)"]
+
+
+def test_noise_is_a_mean_over_poisons_and_its_largest_change_the_largest() -> None:
+    def cell(seed: int, linf: float, spread: float | None, **labels: str) -> Record:
+        task: dict[str, Any] = {"intra_spread": spread, "linear_accuracy": None}
+        report = {"linf": linf, "psnr": 30.0 + seed, "tasks": {"a": task}}
+        return make_record({"a": 0.9}, changes={"noise": report}, seed=seed, **labels)
+
+    records = [
+        cell(0, 7.0, 1.0),
+        cell(0, 7.0, 1.0, defense="jpeg"),  # on the same poison
+        cell(1, 8.0, 2.0),
+        cell(2, 6.0, None),
+    ]
+    (row,) = noise(to_frame(records)).to_dict("records")
+    assert (row["linf"], row["psnr"], row["intra_spread"]) == (8.0, 31.0, 1.5)
+    page = render(records).split("\n## Noise")[1]
+    assert "linear %" not in page.split("### ")[0].splitlines()[2], "a column without a value is left out"
+    assert "1.50 / – |" in page
+
+
+def test_a_record_that_only_knows_its_largest_change_has_a_line_of_noise() -> None:
+    page = render([make_record({"a": 0.9}, changes={"noise": {"linf": 8.0}})])
+    section = page.split("\n## Noise")[1].split("## Costs")[0]
+    assert "| dataset   | attack   |   l∞ /255 |" in section
+    assert "every task" not in section
+
+
+def test_noise_of_many_tasks_is_a_row_per_task() -> None:
+    names = [f"task{i}" for i in range(9)]
+    page = render([make_record(dict.fromkeys(names, 0.9), attack=attack) for attack in ("em", "mtl-ue-em")])
+    assert "| task2  |  0.90 / 0.30 (80.0) |  0.20 / 0.90 (80.0) |" in page
 
 
 def test_peak_is_at_least_the_last_epoch_of_an_accuracy() -> None:

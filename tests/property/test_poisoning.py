@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +71,34 @@ def test_any_finite_delta_is_released_rounded_within_budget_and_range(
     assert torch.equal(images, before)
 
 
+@settings(max_examples=100, deadline=None)
+@given(case=images_and_noise(), scale=st.sampled_from([1.0, 20.0, 1e30]))
+def test_without_a_budget_the_range_of_the_image_is_the_only_limit(
+    case: tuple[Tensor, Tensor], scale: float
+) -> None:
+    images, steps = case
+    # The largest are absurd, but finite: what is not is refused.
+    steps = (steps.double() * scale).clamp(-8e37, 8e37)
+    change, statistics = quantise(table((steps / 255).float()), Split(images, {}), None, CPU, "any")
+    released = release(images, change, None, "any")
+    assert change.dtype == torch.int16
+    assert released.dtype == torch.uint8
+    wanted = (images + steps).clamp(0, 255)
+    assert ((released.double() - wanted).abs() <= 0.5 + 1e-3).all()
+    assert statistics["linf"] == (released.int() - images.int()).abs().max()
+    assert statistics["clamped"] is None
+
+
+def test_without_a_budget_black_may_turn_white_and_white_black() -> None:
+    images = torch.tensor([0, 255, 100], dtype=torch.uint8).view(3, 1, 1, 1)
+    wish = torch.tensor([400.0, -400.0, 30.0]).view(3, 1, 1, 1) / 255
+    change, statistics = quantise(table(wish), Split(images, {}), None, CPU, "any")
+    assert change.flatten().tolist() == [255, -255, 30]
+    assert release(images, change, None, "any").flatten().tolist() == [255, 0, 130]
+    assert statistics["linf"] == 255
+    assert statistics["psnr"] == pytest.approx(10 * math.log10(255**2 * 3 / (2 * 255**2 + 900)))
+
+
 @settings(max_examples=60, deadline=None)
 @given(case=images_and_noise(), epsilon=st.integers(1, 16))
 def test_the_statistics_are_those_of_the_released_images(case: tuple[Tensor, Tensor], epsilon: int) -> None:
@@ -111,6 +140,20 @@ def test_the_audit_lets_through_what_is_within_budget_and_range_and_nothing_else
             release(clean, steps, epsilon, "any")
 
 
+@pytest.mark.parametrize("change", [101, -101, 32767, -32768])
+def test_without_a_budget_the_audit_still_holds_the_range(change: int) -> None:
+    images = torch.full((2, 1, 2, 2), 155, dtype=torch.uint8)
+    images[1] = 100
+    steps = torch.zeros(images.shape, dtype=torch.int16)
+    steps[:, 0, 0, 0] = change
+    with pytest.raises(BenchError, match="the poison of 'ops' leaves the image's range"):
+        release(images, steps, None, "ops")
+    steps.clamp_(-100, 100)
+    assert torch.equal(release(images, steps, None, "ops").int(), images.int() + steps)
+    with pytest.raises(BenchError, match="'em' breaks the budget of 8/255"):
+        release(images, steps, 8, "em")
+
+
 @pytest.mark.parametrize("rows", [1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
 def test_nothing_depends_on_the_images_that_are_worked_on_together(rows: int) -> None:
     draw = torch.Generator().manual_seed(rows)
@@ -125,20 +168,42 @@ def test_nothing_depends_on_the_images_that_are_worked_on_together(rows: int) ->
     )
 
 
+@pytest.mark.parametrize("epsilon", [8, None])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_values_that_are_not_finite_are_refused_by_name(bad: float) -> None:
+def test_values_that_are_not_finite_are_refused_by_name(bad: float, epsilon: int | None) -> None:
     images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
     delta = torch.zeros(images.shape)
     delta[2, 0, 1, 1] = bad
     with pytest.raises(BenchError, match="attack 'em\\(steps=3\\)' returned δ with NaN or infinite values"):
-        quantise(table(delta), Split(images, {}), 8, CPU, "em(steps=3)")
+        quantise(table(delta), Split(images, {}), epsilon, CPU, "em(steps=3)")
 
 
+@pytest.mark.parametrize("epsilon", [8, None])
 @pytest.mark.parametrize("shape", [(3, 1, 2, 3), (3, 3, 2, 2), (1, 1, 2, 2), (3, 2, 2), ()])
-def test_delta_of_another_shape_is_refused_by_name_even_if_it_broadcasts(shape: tuple[int, ...]) -> None:
+def test_delta_of_another_shape_is_refused_by_name_even_if_it_broadcasts(
+    shape: tuple[int, ...], epsilon: int | None
+) -> None:
     images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
     with pytest.raises(BenchError, match="attack 'em' returned δ of shape"):
-        quantise(Given(lambda batch: torch.zeros(shape)), Split(images, {}), 8, CPU, "em")
+        quantise(Given(lambda batch: torch.zeros(shape)), Split(images, {}), epsilon, CPU, "em")
+
+
+@pytest.mark.parametrize("epsilon", [8, None])
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (None, "attack 'em' returned NoneType, which has no delta"),
+        (torch.zeros(3, 1, 2, 2), "attack 'em' returned Tensor, which has no delta"),
+        (Given(lambda batch: None), "attack 'em' returned δ of type NoneType"),  # type: ignore[arg-type, return-value]
+        (Given(lambda batch: 0.0), "attack 'em' returned δ of type float"),  # type: ignore[arg-type, return-value]
+    ],
+)
+def test_an_attack_that_returns_nothing_is_refused_by_name(
+    noise: Any, message: str, epsilon: int | None
+) -> None:
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(BenchError, match=message):
+        quantise(noise, Split(images, {}), epsilon, CPU, "em")
 
 
 def test_poison_made_for_other_images_is_refused() -> None:

@@ -1,0 +1,191 @@
+"""AR: noise from autoregressive processes, one process per class."""
+
+import math
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from baselines.lift import Cell, Lift, Signal, lay_out, lift_samples
+from baselines.samplewise import Rows
+from bench.api import CraftContext, Progress, Split
+from bench.errors import BenchError
+from bench.tasks import classification_only
+
+SIDE, VALUES = 32, 3 * 32 * 32
+"""Side and number of values of the images the paper's limits are for."""
+
+MAX_NORM = 50.0
+"""Largest norm of a usable process's signal of so many values, not scaled: above it, the process blows up."""
+
+TRIALS = 3
+"""Signals of a process that must keep below it."""
+
+BLOCK = 256
+"""Processes drawn at a time; changes which are drawn."""
+
+
+@dataclass(frozen=True)
+class AR:
+    """Autoregressive noise: every value is a fixed mix of its eight neighbours above and to the left.
+
+    Each class has a process, a mix of its own, and each image a signal from its class's process. A
+    convolutional network's first layer can learn the mix; to the eye it is texture.
+
+    Source: Sandoval-Segura et al., NeurIPS 2022, arXiv:2206.03693, section 3, and the coefficient
+    search of its public code
+
+    Departs from the paper: the benchmark's budget clamps each value, which the paper leaves free below its L2
+    norm; a task's noise is drawn at its cell's size. Where that is above 32 pixels, a process must not blow
+    up there either (else its noise is all in one corner), and filters need only respond by 3, since processes
+    whose filters respond by 10 nearly all blow up. Limits are in proportion to the channels.
+
+    Attributes:
+        norm: L2 norm of the noise of 3·32·32 values; more values have more, as the square root.
+        crop: rows and columns cut off at the top and the left, where a signal has just been started.
+        draws: cap on the processes drawn in search of usable ones.
+        lift: how the noises of several tasks share an image.
+    """
+
+    norm: Annotated[float, Gt(0)] = 1.0
+    crop: Annotated[int, Ge(2)] = 4
+    draws: Annotated[int, Ge(1)] = 1_000_000
+    lift: Lift = "patch"
+    needs_surrogate: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+
+    def craft(self, train: Split, context: CraftContext) -> Rows:
+        """Search a process for every class and draw a signal for every image and task."""
+        layout = lay_out(classification_only(context.tasks, "attack 'ar'"), self.lift, train)
+        sides = [side for place in layout.places for side in place.drawn]
+        ends = list(accumulate(task.classes for task in layout.tasks))
+        processes = search(
+            ends[-1] if ends else 0,
+            channels=train.images.shape[1],
+            side=max(sides, default=0),
+            crop=self.crop,
+            draws=self.draws,
+            progress=context.progress,
+        ).to(context.device)
+        signals = [
+            self._signal(processes[end - task.classes : end], place)
+            for task, place, end in zip(layout.tasks, layout.places, ends, strict=True)
+        ]
+        return lift_samples(train, layout, signals, context)
+
+    def _signal(self, processes: Float[Tensor, "k c 3 3"], place: Cell) -> Signal:
+        def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
+            drawn = generate(processes[labels.to(processes.device)], *place.drawn, self.crop)
+            return drawn * (self.norm * math.sqrt(drawn[0].numel() / VALUES) / norms(drawn))
+
+        return signal
+
+
+def search(
+    count: int, *, channels: int, side: int, crop: int, draws: int, progress: Progress
+) -> Float[Tensor, "count c 3 3"]:
+    """Draw processes until there are ``count`` usable ones that are far from each other.
+
+    Usable is a process whose signals do not blow up, neither at 32 pixels nor at ``side``, and far one to
+    whose signal of 32 pixels the filter of every earlier process responds: by 10 where up to ten processes
+    are needed, by 3 where more are or ``side`` is above 32.
+
+    Raises:
+        BenchError: when ``draws`` were too few.
+    """
+    least = (10.0 if count <= 10 and side <= SIDE else 3.0) * channels / 3
+    found = torch.zeros(0, channels, 3, 3)
+    drawn = 0
+    while len(found) < count:
+        progress("process", len(found), count)
+        if drawn >= draws:
+            raise BenchError(
+                f"attack 'ar' found {len(found)} of {count} processes in {drawn} draws; raise its parameter "
+                f"'draws'"
+            )
+        block = min(BLOCK, draws - drawn)
+        drawn += block
+        processes, signals = usable(block, channels, crop)
+        kept = (response(signals, found) >= least).all(1)
+        if side > SIDE and kept.any():
+            kept[kept.clone()] = is_calm(processes[kept], side, crop)
+        processes, signals = processes[kept], signals[kept]
+        while len(processes) and len(found) < count:
+            found = torch.cat([found, processes[:1]])
+            kept = (response(signals, found[-1:]) >= least).all(1)
+            kept[0] = False
+            processes, signals = processes[kept], signals[kept]
+    return found
+
+
+def usable(
+    count: int, channels: int, crop: int
+) -> tuple[Float[Tensor, "m c 3 3"], Float[Tensor, "m c 32 32"]]:
+    """Draw processes; return those that do not blow up at 32 pixels, each with a signal of its own.
+
+    A process blows up when one of its channels does, so channels that do not are put together to processes:
+    these are distributed as if whole ones had been drawn, and most draws would be wasted otherwise.
+    """
+    kernels = torch.randn(count * channels, 3, 3)
+    kernels[:, 2, 2] = 0
+    kernels /= kernels.sum((1, 2), keepdim=True)
+    trials = torch.stack([scan(kernels, SIDE, SIDE, crop) for _ in range(TRIALS)])
+    squares = trials.square().sum((2, 3))
+    limit = MAX_NORM**2 * channels / 3
+    (calm,) = torch.where((squares <= limit).all(0))
+    calm = calm[: len(calm) // channels * channels].view(-1, channels)
+    calm = calm[(squares[:, calm].sum(2) <= limit).all(0)]
+    signals = trials[0][calm]
+    return kernels[calm], signals * (math.sqrt(channels / 3) / norms(signals))
+
+
+def is_calm(processes: Float[Tensor, "m c 3 3"], side: int, crop: int) -> Bool[Tensor, " m"]:
+    """Return which processes do not blow up at this size."""
+    limit = MAX_NORM * math.sqrt(processes.shape[1] * side**2 / VALUES)
+    trials = [norms(generate(processes, side, side, crop)) for _ in range(TRIALS)]
+    return (torch.stack(trials).flatten(2) <= limit).all(0)[:, 0]
+
+
+def response(signals: Float[Tensor, "m c h w"], processes: Float[Tensor, "f c 3 3"]) -> Float[Tensor, "m f"]:
+    """Return how strongly every process's filter responds to every signal: not at all to its own."""
+    filters = processes.clone()
+    filters[:, :, 2, 2] = -1
+    windows = functional.unfold(signals, 3)
+    return (filters.flatten(1) @ windows).relu().sum(2)
+
+
+def generate(
+    processes: Float[Tensor, "m c 3 3"], height: int, width: int, crop: int
+) -> Float[Tensor, "m c h w"]:
+    """Draw a signal of every process."""
+    signals = scan(processes.flatten(0, 1), height, width, crop)
+    return signals.view(*processes.shape[:2], height, width)
+
+
+def scan(kernels: Float[Tensor, "m 3 3"], height: int, width: int, crop: int) -> Float[Tensor, "m h w"]:
+    """Draw a signal of every kernel: its first two rows and columns at random, the rest by raster scan.
+
+    ``crop`` more rows and columns than asked for are made, and cut off at the top and the left.
+    """
+    height, width = height + crop, width + crop
+    mix = kernels.permute(1, 2, 0).contiguous()
+    signal = mix.new_empty(height, width, len(kernels))
+    signal[:2] = torch.randn(2, width, len(kernels))
+    signal[2:, :2] = torch.randn(height - 2, 2, len(kernels))
+    for i in range(2, height):
+        above = (signal[i - 2 + u, v : width - 2 + v] * mix[u, v] for u in range(2) for v in range(3))
+        signal[i, 2:] = sum(above)
+        for j in range(2, width):
+            signal[i, j].addcmul_(mix[2, 0], signal[i, j - 2]).addcmul_(mix[2, 1], signal[i, j - 1])
+    return signal[crop:, crop:].permute(2, 0, 1).contiguous()
+
+
+def norms(signals: Float[Tensor, "m c h w"]) -> Float[Tensor, "m 1 1 1"]:
+    """Return every signal's L2 norm."""
+    return signals.square().sum((1, 2, 3), keepdim=True).sqrt()

@@ -1,0 +1,117 @@
+"""LSP: linearly separable perturbations."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from jaxtyping import Float, Int64
+from sklearn.datasets import make_classification
+from torch import Tensor
+
+from baselines.lift import Cell, Lift, Signal, lay_out, lift_samples
+from baselines.samplewise import Rows
+from bench.api import MISSING, CraftContext, Split
+from bench.errors import BenchError
+from bench.tasks import Classification, classification_only
+
+
+@dataclass(frozen=True)
+class LSP:
+    """Linearly separable perturbations: every class is a Gaussian cluster of coarse colour patches.
+
+    Source: Yu et al., KDD 2022, arXiv:2111.00898, section 4
+
+    Departs from the paper: the benchmark's budget clamps each value, which the paper leaves free below its L2
+    norm; a task's noise is drawn at its cell's size instead of the image's, with smaller patches where too
+    few fit to tell the classes apart.
+
+    Attributes:
+        patches: patches per side of a task's cell; four are the paper's 8-pixel patches on 32 pixels.
+        strength: root mean square of an image's noise in a cell, in 1/255.
+        separation: distance of a cluster's centre from zero, per feature, in standard deviations.
+        lift: how the noises of several tasks share an image.
+    """
+
+    patches: Annotated[int, Ge(1)] = 4
+    strength: Annotated[float, Gt(0)] = 6.0
+    separation: Annotated[float, Gt(0)] = 10.0
+    lift: Lift = "patch"
+    needs_surrogate: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+
+    def craft(self, train: Split, context: CraftContext) -> Rows:
+        """Draw a sample of its label's cluster for every image and task."""
+        layout = lay_out(classification_only(context.tasks, "attack 'lsp'"), self.lift, train)
+        signals = [
+            self._signal(task, place, train, context)
+            for task, place in zip(layout.tasks, layout.places, strict=True)
+        ]
+        return lift_samples(train, layout, signals, context)
+
+    def _signal(self, task: Classification, place: Cell, train: Split, context: CraftContext) -> Signal:
+        channels, (height, width) = train.images.shape[1], place.drawn
+        size = patch_size(task, channels, height, width, self.patches)
+        grid = (channels, math.ceil(height / size[0]), math.ceil(width / size[1]))
+        samples = separable(train.targets[task.name], task.classes, math.prod(grid), self.separation)
+
+        def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
+            patches = samples[rows].to(context.device).view(-1, *grid)
+            enlarged = patches.repeat_interleave(size[0], 2).repeat_interleave(size[1], 3)
+            cropped = enlarged[:, :, :height, :width]
+            mean_square = cropped.square().mean((1, 2, 3), keepdim=True)
+            return cropped * (self.strength / 255) / mean_square.sqrt()
+
+        return signal
+
+
+def patch_size(task: Classification, channels: int, height: int, width: int, patches: int) -> tuple[int, int]:
+    """Return height and width of the largest patches, at least so many a side, that can hold the classes.
+
+    Every class has a corner of the hypercube of features of its own: 2^features must not be below k.
+
+    Raises:
+        BenchError: when even single pixels are too few.
+    """
+    for finer in range(patches, max(patches, height, width) + 1):
+        size = math.ceil(height / finer), math.ceil(width / finer)
+        features = channels * math.ceil(height / size[0]) * math.ceil(width / size[1])
+        if features >= math.log2(task.classes):
+            return size
+    raise BenchError(
+        f"attack 'lsp': the cell of task {task.name!r}, {height}×{width} pixels of {channels} channel(s), is "
+        f'too small for {task.classes} classes; set lift = "average"'
+    )
+
+
+def separable(
+    labels: Int64[Tensor, " n"], classes: int, features: int, separation: float
+) -> Float[Tensor, "n f"]:
+    """Draw for every label a sample of its class's Gaussian cluster; a missing label's is zero.
+
+    Clusters stand at corners of a hypercube and are stretched by a random linear map each.
+    """
+    labelled = torch.nonzero(labels != MISSING)[:, 0]
+    counts = labels[labelled].bincount(minlength=classes)
+    samples, drawn_labels = make_classification(
+        n_samples=len(labelled),
+        n_features=features,
+        n_informative=features,
+        n_redundant=0,
+        n_repeated=0,
+        n_classes=classes,
+        n_clusters_per_class=1,
+        # The library takes shares and rounds them down; half a sample more gives exactly these counts.
+        weights=((counts + 0.5) / len(labelled)).tolist(),
+        flip_y=0.0,
+        class_sep=separation,
+        random_state=int(torch.randint(2**31, ())),
+    )
+    # Both in the order of the labels: the i-th image of a class gets the i-th sample of its cluster.
+    images, drawn = labels[labelled].argsort(stable=True), np.argsort(drawn_labels, kind="stable")
+    handed = torch.zeros(len(labels), features)
+    handed[labelled[images]] = torch.from_numpy(samples[drawn]).float()
+    return handed

@@ -1,0 +1,174 @@
+"""PIL: perturbations that make a network behave like a linear one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt, Le
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from baselines.craft import LossOfDelta, State, craft
+from baselines.objectives import Quiet
+from baselines.samplewise import Table
+from bench.api import MISSING, Batch, CraftContext, Noise, Split
+from bench.tasks import classification_only
+from bench.training import Passes
+
+
+@dataclass(frozen=True)
+class PIL:
+    """Perturbation-induced linearisation: a linear model reads labels off the noise, nothing off the rest.
+
+    With n = −δ the loss is λ·CE(f(n), y) + (1 − λ)·KL(uniform ‖ f(x − n)) for a linear model f that was
+    trained on the clean images.
+
+    Source: public code jinlinll/pil of the ICLR 2026 paper "Perturbation-Induced Linearization"
+
+    Departs from the paper: one linear model per task, their losses averaged; x − n is kept in [0, 1] while n
+    is improved, there only at the end.
+
+    Attributes:
+        steps: gradient steps per image.
+        step_size: α of one step, in 1/255.
+        balance: λ.
+        epochs: passes of the linear models' training.
+        learning_rate: the linear models', SGD with momentum 0.9 and a cosine schedule.
+        batch: images per step.
+    """
+
+    steps: Annotated[int, Ge(1)] = 30
+    step_size: Annotated[float, Gt(0)] = 0.8
+    balance: Annotated[float, Ge(0), Le(1)] = 0.9
+    epochs: Annotated[int, Ge(1)] = 30
+    learning_rate: Annotated[float, Gt(0)] = 0.003
+    batch: Annotated[int, Ge(1)] = 512
+    needs_surrogate: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+
+    def craft(self, train: Split, context: CraftContext) -> Noise:
+        """Craft one δ per training image."""
+        return craft(
+            train,
+            context,
+            Linearising(
+                train,
+                context,
+                balance=self.balance,
+                epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                batch_size=self.batch,
+            ),
+            Table(
+                train,
+                epsilon=context.epsilon,
+                steps=self.steps,
+                step_size=self.step_size / 255,
+                start="uniform",
+            ),
+            rounds=1,
+            stop_error=None,
+            batch_size=self.batch,
+            shuffle=False,
+        )
+
+
+class Linearising(Quiet):
+    """Make linear models see the labels in the noise, and nothing in the perturbed image."""
+
+    def __init__(
+        self,
+        train: Split,
+        context: CraftContext,
+        *,
+        balance: float,
+        epochs: int,
+        learning_rate: float,
+        batch_size: int,
+    ) -> None:
+        self._tasks = classification_only(context.tasks, "attack 'pil'")
+        self._balance, self._epochs, self._learning_rate = balance, epochs, learning_rate
+        self._passes = Passes(train, batch_size, context.device, shuffle=False)
+        values = train.images[0].numel()
+        # Two layers without bias and without anything between them, as in the source.
+        self._models = nn.ModuleList(
+            nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(values, task.classes, bias=False),
+                nn.Linear(task.classes, task.classes, bias=False),
+            )
+            for task in self._tasks
+        ).to(context.device)
+
+    def before_round(self, noise: Noise) -> None:
+        """Train the linear models on the clean images."""
+        optimizer = torch.optim.SGD(self._models.parameters(), lr=self._learning_rate, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._epochs)
+        for _ in range(self._epochs):
+            for batch in self._passes:
+                optimizer.zero_grad(set_to_none=True)
+                self._cross_entropy(batch, batch.images).backward()
+                optimizer.step()
+            self._passes.position = 0
+            schedule.step()
+        self._models.requires_grad_(False)
+
+    def _cross_entropy(self, batch: Batch, images: Tensor) -> Tensor:
+        losses = [
+            functional.cross_entropy(model(images), target, ignore_index=MISSING, reduction="sum")
+            / (target != MISSING).sum().clamp(min=1)
+            for model, target in self._heads(batch)
+        ]
+        return torch.stack(losses).mean()
+
+    def _heads(self, batch: Batch) -> list[tuple[nn.Module, Tensor]]:
+        return [
+            (model, batch.targets[task.name]) for task, model in zip(self._tasks, self._models, strict=True)
+        ]
+
+    def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
+        """Return the one loss."""
+        return [partial(self._loss, batch)]
+
+    def _loss(self, batch: Batch, delta: Tensor) -> Tensor:
+        labels_in_noise = self._cross_entropy(batch, -delta)
+        nothing_left = torch.stack(
+            [
+                _labelled_mean(_from_uniform(model(batch.images + delta)), target)
+                for model, target in self._heads(batch)
+            ]
+        ).mean()
+        return self._balance * labels_in_noise + (1 - self._balance) * nothing_left
+
+    def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        """Return the share of tasks whose label the linear model does not read off the noise."""
+        missed = [
+            (model(-delta).argmax(1) != target) & (target != MISSING) for model, target in self._heads(batch)
+        ]
+        labelled = torch.stack([target != MISSING for _, target in self._heads(batch)])
+        return torch.stack(missed).sum(0) / labelled.sum(0).clamp(min=1)
+
+    def state(self) -> State:
+        """Return the linear models."""
+        return {"models": self._models.state_dict()}
+
+    def load_state(self, state: State) -> None:
+        """Take up the linear models."""
+        self._models.load_state_dict(state["models"])
+        self._models.requires_grad_(False)
+
+
+def _labelled_mean(values: Tensor, target: Tensor) -> Tensor:
+    labelled = target != MISSING
+    return (values * labelled).sum() / labelled.sum().clamp(min=1)
+
+
+def _from_uniform(logits: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """Return KL(uniform ‖ softmax) of every row."""
+    classes = logits.shape[1]
+    uniform = torch.full_like(logits, 1 / classes)
+    return functional.kl_div(logits.log_softmax(1), uniform, reduction="none").sum(1)

@@ -1,0 +1,91 @@
+"""SEP: self-ensemble protection, plain, with feature alignment, and with variance reduction."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt
+
+from baselines.craft import Objective, Perturber, craft
+from baselines.objectives import FeatureAligning, Pretrained
+from baselines.samplewise import Table, VarianceReducedTable
+from bench.api import CraftContext, Noise, Split
+
+
+@dataclass(frozen=True)
+class SEP:
+    """Self-ensemble protection: adversarial noise against the checkpoints of one training run at once.
+
+    Source: Chen et al., ICLR 2023, arXiv:2211.12005, Alg. 1; many tasks by the mean of their losses as in
+    Yu et al., ICML 2025
+
+    Departs from the paper: labels are shifted by half the classes, as there for ten; the checkpoints are
+    those the run has if it has fewer.
+
+    Attributes:
+        checkpoints: equidistant checkpoints of the clean training run (K), the trained network included.
+        steps: gradient steps per image (T).
+        step_size: α of one step, in 1/255.
+        batch: images per step.
+    """
+
+    checkpoints: Annotated[int, Ge(1)] = 30
+    steps: Annotated[int, Ge(1)] = 30
+    step_size: Annotated[float, Gt(0)] = 1.0
+    batch: Annotated[int, Ge(1)] = 512
+    needs_surrogate: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+
+    def craft(self, train: Split, context: CraftContext) -> Noise:
+        """Craft one δ per training image."""
+        return craft(
+            train,
+            context,
+            self._objective(train, context),
+            self._perturber(train, context),
+            rounds=1,
+            stop_error=None,
+            batch_size=self.batch,
+            shuffle=False,
+        )
+
+    def _objective(self, train: Split, context: CraftContext) -> Objective:
+        return Pretrained(context, context.checkpoints(self.checkpoints), view="image")
+
+    def _perturber(self, train: Split, context: CraftContext) -> Perturber:
+        return Table(train, epsilon=context.epsilon, steps=self.steps, step_size=self.step_size / 255)
+
+
+@dataclass(frozen=True)
+class FeatureAlignedSEP(SEP):
+    """Self-ensemble protection by feature alignment: features move to the mean of the shifted label's.
+
+    Source: Chen et al., ICLR 2023, arXiv:2211.12005, Eq. 6 (SEP-FA); many tasks by the mean over them
+    """
+
+    def _objective(self, train: Split, context: CraftContext) -> Objective:
+        return FeatureAligning(train, context, context.checkpoints(self.checkpoints))
+
+
+@dataclass(frozen=True)
+class VarianceReducedSEP(FeatureAlignedSEP):
+    """Self-ensemble protection by feature alignment along variance-reduced gradients.
+
+    Source: Chen et al., ICLR 2023, arXiv:2211.12005, Alg. 1 (SEP-FA-VR); the inner loop's features are those
+    of the drawn checkpoint as in the paper, in its public code those of the last
+
+    Attributes:
+        inner_steps: corrected steps within each step (M).
+    """
+
+    checkpoints: Annotated[int, Ge(1)] = 15
+    inner_steps: Annotated[int, Ge(1)] = 15
+
+    def _perturber(self, train: Split, context: CraftContext) -> Perturber:
+        return VarianceReducedTable(
+            train,
+            epsilon=context.epsilon,
+            steps=self.steps,
+            step_size=self.step_size / 255,
+            inner_steps=self.inner_steps,
+        )

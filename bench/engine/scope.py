@@ -1,0 +1,83 @@
+"""Partial protection: an attack on some of the images, or on some of the tasks, only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt, Le
+from jaxtyping import Bool
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from bench.api import MISSING, MultiTaskData, Split
+from bench.errors import BenchError, unknown
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Two parameters that every attack takes: ``em(rate=0.5)``, ``em(tasks=["left"])``.
+
+    Attributes:
+        rate: share of the training images that are perturbed, drawn with the poison's seed. The noise is
+            crafted on all of them, as the field does, so that one poison serves every rate.
+        tasks: names of the tasks that are protected; empty: all. The attack does not see the others' labels.
+    """
+
+    rate: Annotated[float, Gt(0), Le(1)] = 1.0
+    tasks: tuple[str, ...] = ()
+
+
+SCOPE = tuple(field.name for field in fields(Scope))
+"""Names of the parameters that every attack takes."""
+
+
+def make_scope(attack: str, params: Mapping[str, Any]) -> Scope:
+    """Return the scope that an attack's parameters ask for.
+
+    Raises:
+        BenchError: for a rate outside of (0, 1], or tasks that are no list of names.
+    """
+    asked = {name: value for name, value in params.items() if name in SCOPE}
+    if isinstance(asked.get("tasks"), str):
+        asked["tasks"] = [asked["tasks"]]
+    try:
+        return TypeAdapter(Scope).validate_python(asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(piece) for piece in first["loc"])
+        raise BenchError(
+            f"attack {attack!r}: {where} = {first['input']!r} is refused: {first['msg']}"
+        ) from error
+
+
+def perturbed(count: int, rate: float, seed: int) -> Bool[Tensor, " n"]:
+    """Return which of ``count`` images are perturbed: round(rate·count) of them, drawn with the seed."""
+    chosen = torch.zeros(count, dtype=torch.bool)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    chosen[order[: round(rate * count)]] = True
+    return chosen
+
+
+def rows(split: Split, chosen: Bool[Tensor, " n"]) -> Split:
+    """Return some of a split's images and labels."""
+    return Split(split.images[chosen], {name: labels[chosen] for name, labels in split.targets.items()})
+
+
+def hide_unprotected(data: MultiTaskData, tasks: tuple[str, ...]) -> Split:
+    """Return the training set as the attack sees it: without the labels of unprotected tasks.
+
+    Raises:
+        BenchError: for a task that the dataset does not have.
+    """
+    names = [task.name for task in data.tasks]
+    for task in tasks:
+        if task not in names:
+            raise unknown("task", task, names)
+    if not tasks:
+        return data.train
+    targets = {
+        name: labels if name in tasks else torch.full_like(labels, MISSING)
+        for name, labels in data.train.targets.items()
+    }
+    return replace(data.train, targets=targets)

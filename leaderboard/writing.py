@@ -1,0 +1,103 @@
+"""How numbers, names and tables are written in markdown."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+MISSING = "–"
+"""Stands for a value that there is not."""
+
+PERCENTAGES = frozenset({"accuracy", "balanced_accuracy", "auroc", "miou", "pixel_accuracy"})
+"""Metrics between 0 and 1 that the field prints as percentages."""
+
+DAGGER = "†"
+"""Marks an attack of the unbounded track in tables that it shares with others."""
+
+MAX_TASK_COLUMNS = 8
+"""A dataset with more tasks has them as rows: a table of 40 columns cannot be read."""
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as a markdown table, escaped, with columns of numbers to the right."""
+    columns = list(rows[0])
+    body = [[escape(str(row[column])) for column in columns] for row in rows]
+    aligned = ["right" if all(_is_number(line[i]) for line in body) else "left" for i in range(len(columns))]
+    headers = [escape(column) for column in columns]
+    return tabulate(body, headers=headers, tablefmt="pipe", colalign=aligned, disable_numparse=True)
+
+
+def escape(text: str) -> str:
+    """Return text in one line with the signs that markdown would read as its own defused."""
+    return re.sub(r"([\\|<>*`])", r"\\\1", " ".join(text.split()))
+
+
+def protection(value: float | None, spread: float | None = None) -> str:
+    """Return a protection with two decimals, and its spread over seeds where there is one."""
+    if is_missing(value):
+        return MISSING
+    return f"{value:z.2f}" if is_missing(spread) else f"{value:z.2f} ± {spread:.2f}"
+
+
+def number(value: float | None) -> str:
+    """Return a measured quantity with about three digits."""
+    if value is None or is_missing(value):
+        return MISSING
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.1f}M"
+    if abs(value) >= 1e4:
+        return f"{value / 1e3:.1f}k"
+    return f"{value:z.{1 if abs(value) >= 10 else 2}f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage with one decimal."""
+    return MISSING if value is None or is_missing(value) else f"{100 * value:z.1f}"
+
+
+def raw_score(value: float | None, metric: str) -> str:
+    """Return the value of a metric, as a percentage where the field prints it so."""
+    return percent(value) if metric in PERCENTAGES else number(value)
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name with its unit."""
+    return f"{metric.replace('_', ' ')}{' %' if metric in PERCENTAGES else ''}"
+
+
+def whole_number(value: float | None) -> str:
+    """Return a quantity without decimals."""
+    return MISSING if is_missing(value) else f"{value:.0f}"
+
+
+def steps(value: float | None) -> str:
+    """Return a change of pixels in steps of 1/255."""
+    return MISSING if is_missing(value) else f"{value:.3g}"
+
+
+def count(amount: int, what: str) -> str:
+    """Return a number of things, in the plural where it has to be."""
+    return f"{amount} {what}" + ("" if amount == 1 else "s")
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a value is not there: None or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(rf"({MISSING}|[-+±]?\d)[^a-zA-Z]*[kM]?", text))
+
+
+def transpose(lines: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Turn a row per ``attack`` with a column per task into a row per task with a column per attack."""
+    columns = [column for column in lines[0] if column != "attack"]
+    return [{"task": column, **{line["attack"]: line[column] for line in lines}} for column in columns]
+
+
+def without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the rows without the columns in which every value is missing."""
+    empty = {column for column in rows[0] if all(row[column] == MISSING for row in rows)}
+    return [{column: text for column, text in row.items() if column not in empty} for row in rows]
