@@ -137,6 +137,7 @@ class Generative(Noise, Protocol):
         """Return the tensors from which the attack's ``restore(state, context)`` makes the noise again."""
 
 
+@runtime_checkable
 class Bookmark(Protocol):
     """Where a long crafting notes how far it has come, to go on from there after a kill."""
 

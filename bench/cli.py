@@ -336,7 +336,10 @@ def conform(
         ),
     ],
 ) -> None:
-    """Run the contract tests on an attack, also one of your own package, and say what fails: exit code 1."""
+    """Run the contract tests on an attack, from a package of your own for instance, and say what fails.
+
+    Exit code 1 where something does.
+    """
     import torch
     from rich.console import Console
     from rich.progress import Progress

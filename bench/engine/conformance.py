@@ -5,7 +5,7 @@ import inspect
 import json
 import re
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -304,7 +304,7 @@ def _told(error: Exception, trial: Trial) -> str:
 
 
 def render(attack: str, verdicts: Sequence[Verdict]) -> str:
-    """Return a table of the checks, then all that is wrong or does not apply, then the sum of it."""
+    """Return a table of the checks, what does not apply, all that is wrong, and the sum of it."""
     from tabulate import tabulate
 
     by_check: defaultdict[str, list[Verdict]] = defaultdict(list)
@@ -329,13 +329,15 @@ def _result(found: Sequence[Verdict]) -> tuple[str, str]:
 
 
 def _remarks(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield everything that is wrong, and every reason why a check does not apply, once."""
+    """Yield every reason why a check does not apply, then everything that is wrong, each once."""
+    for check, beside in dict.fromkeys((v.check, v.beside) for v in verdicts if v.beside is not None):
+        if beside != UNCRAFTED:
+            yield f"note: {check}: does not apply, since {beside}"
+    made = Counter(verdict.check for verdict in verdicts)
     failed: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.failure is not None:
             failed[verdict.check, verdict.failure].append(verdict.case)
     for (check, failure), cases in failed.items():
-        yield f"FAILED: {check}\n  {failure}" + (f"\n  on: {', '.join(cases)}" if any(cases) else "")
-    for check, beside in dict.fromkeys((v.check, v.beside) for v in verdicts if v.beside is not None):
-        if beside != UNCRAFTED:
-            yield f"note: {check}: does not apply, since {beside}"
+        where = "all training sets" if 1 < len(cases) == made[check] else ", ".join(cases)
+        yield f"FAILED: {check}\n  {failure}" + (f"\n  on: {where}" if any(cases) else "")

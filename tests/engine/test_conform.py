@@ -661,6 +661,13 @@ def test_the_command_says_what_fails_where(register: Register) -> None:
     assert re.search(r"^2 of \d+ checks failed$", text.splitlines()[-1])
 
 
+def test_what_fails_everywhere_is_told_in_short(register: Register) -> None:
+    _, text = command(f"{register(OnTrial)}(fault=zeros)")
+    assert "FAILED: changes something\n  it changes no pixel of any image\n  on: all training sets" in text
+    _, text = command(f"{register(OnTrial)}(fault=forgets_chance)")
+    assert f"to another poison\n  on: {USUAL}\n" in text
+
+
 def test_a_fault_of_the_part_itself_has_no_training_set(register: Register) -> None:
     code, text = command(register(TakenName))
     assert code == 1

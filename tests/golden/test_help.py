@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 
 GOLDEN = Path(__file__).parent / "help.txt"
-COMMANDS = ("run", "plan", "report", "compare", "check", "list", "show", "track")
+COMMANDS = ("run", "plan", "report", "compare", "check", "list", "show", "conform", "track")
 
 
 def helped(*command: str) -> str:
