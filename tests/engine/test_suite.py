@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.api import EPSILON
-from bench.catalog import axes, entries
+from bench.catalog import CATALOG, axes, entries
 from bench.engine.cell import Cell
 from bench.engine.suite import expand, read_suite
 from bench.errors import BenchError
@@ -265,3 +265,15 @@ def test_suites_of_the_package(name: str) -> None:
     if datasets == "all":
         assert {cell.labels["dataset"] for cell in plan.cells} == {"digits"}
         assert any("utkface" in sentence and "--data-root" in sentence for sentence in plan.left_out)
+
+
+@pytest.mark.parametrize("name", ["smoke", "nightly"])
+def test_the_suites_that_watch_over_the_parts_use_every_part(name: str) -> None:
+    cells = expand(read_suite(name)).cells
+    for axis in ("attack", "backbone", "weighting", "defense", "regime"):
+        assert {str(cell.labels[axis]).partition("(")[0] for cell in cells} == set(CATALOG[axis]), axis
+
+
+@pytest.mark.parametrize("name", ["attacks", "attacks-faces", "full"])
+def test_the_suites_of_attacks_have_every_attack(name: str) -> None:
+    assert read_suite(name).matrix["attack"] == "all"
