@@ -91,7 +91,7 @@ def corners(channels: int) -> Float[Tensor, "v c"]:
 
 def class_gains(
     train: Split, tasks: Sequence[Classification], device: torch.device
-) -> list[Float[Tensor, "k v p"]]:
+) -> list[Float[Tensor, "_ v p"]]:
     """Return, per task, G of every class, corner and pixel: mean over standard deviation of the distance.
 
     Both are over the class's images and the channels, from sums over the images of values and of squares.
@@ -135,8 +135,8 @@ def _gains(
 
 
 def choose(
-    tasks: Sequence[Classification], gains: Sequence[Float[Tensor, "k v p"]]
-) -> list[tuple[Int64[Tensor, " k"], Int64[Tensor, " k"]]]:
+    tasks: Sequence[Classification], gains: Sequence[Float[Tensor, "_ v p"]]
+) -> list[tuple[Int64[Tensor, " _"], Int64[Tensor, " _"]]]:
     """Return, per task, the corner and the pixel of every class: the greatest gain that is left.
 
     An earlier class's pair of corner and pixel is taken for the task's other classes, an earlier task's pixel

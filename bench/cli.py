@@ -331,7 +331,7 @@ def conform(
     attack: Annotated[
         str,
         typer.Argument(
-            help="The attack, as a suite names it. It is crafted some twenty times on 48 small images; small "
+            help="The attack, as a suite names it. It is crafted some twenty times on 40 small images; small "
             "parameters make that quick: 'em(rounds=2, steps=2, surrogate_steps=2)'."
         ),
     ],

@@ -314,8 +314,8 @@ def render(attack: str, verdicts: Sequence[Verdict]) -> str:
     failed = sum(verdict.failure is not None for verdict in verdicts)
     judged = sum(verdict.beside is None for verdict in verdicts)
     last = f"{failed} of {judged} checks failed" if failed else f"all {judged} checks passed"
-    table = tabulate(rows, (attack, "training sets", "result"), "github", colalign=("left", "right", "left"))
-    return "\n\n".join([table, *_remarks(verdicts), last])
+    table = tabulate(rows, ("check", "training sets", "result"), "github", colalign=("left", "right", "left"))
+    return "\n\n".join([table, *_remarks(verdicts), f"{attack}: {last}"])
 
 
 def _result(found: Sequence[Verdict]) -> tuple[str, str]:

@@ -66,7 +66,7 @@ class Case:
     missing: float = 0.0
     unlabelled: tuple[int, ...] = ()
     augmentation: Augmentation = AUGMENTATION
-    count: int = 48
+    count: int = 40
 
     @property
     def tasks(self) -> tuple[Classification, ...]:

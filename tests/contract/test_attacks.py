@@ -17,7 +17,7 @@ PROJECTED = {"steps": 2, "step_size": 1.6, "batch": 20}
 QUICK: dict[str, dict[str, Any]] = {
     "em": {**PROJECTED, "rounds": 2, "surrogate_steps": 2},
     "em-classwise": {"rounds": 2, "surrogate_steps": 2, "step_size": 1.6, "batch": 20},
-    "rem": {"iterations": 4, "steps": 2, "samples": 2, "attack_steps": 2, "batch": 20},
+    "rem": {"iterations": 3, "steps": 2, "samples": 2, "attack_steps": 1, "batch": 20},
     "tap": {**PROJECTED, "restarts": 2},
     "tap-untargeted": {**PROJECTED, "restarts": 2},
     "sep": ENSEMBLE,

@@ -143,7 +143,7 @@ def test_the_example_passes_as_the_page_says(package: Path) -> None:
     done = bench(package, "conform", "regions")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith(blocks(EXAMPLE, "text")[0])
-    assert re.fullmatch(r"all \d+ checks passed", done.stdout.splitlines()[-1])
+    assert re.fullmatch(r"regions: all \d+ checks passed", done.stdout.splitlines()[-1])
 
 
 def test_a_broken_example_fails_as_the_page_says(tmp_path: Path) -> None:
