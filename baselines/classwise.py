@@ -34,6 +34,8 @@ class ClasswiseTable:
 
     def improve(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
         """Move every pattern by the mean of what its samples' steps ask of it."""
+        if not self._noise.patterns:  # no task has a label
+            return
         patterns = [pattern.requires_grad_(True) for pattern in self._noise.patterns]
         laid = self._noise.delta(batch)
         delta = laid.detach()
@@ -69,5 +71,5 @@ class ClasswiseTable:
 
     def load_craft_state(self, state: State) -> None:
         """Take up the patterns."""
-        device = self._noise.patterns[0].device
-        self._noise = replace(self._noise, patterns=tuple(p.to(device) for p in state["patterns"]))
+        saved = zip(state["patterns"], self._noise.patterns, strict=True)
+        self._noise = replace(self._noise, patterns=tuple(new.to(old.device) for new, old in saved))

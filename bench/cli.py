@@ -290,15 +290,14 @@ def list_(
     """List the catalog: every part with its paper, and the suites."""
     from tabulate import tabulate
 
-    from bench.catalog import axes, describe, entries
+    from bench.catalog import axes, entries
 
     if axis not in (None, "suite", *axes()):
         raise unknown("axis", str(axis), ("suite", *axes()))
     for name in axes() if axis is None else (axis,):
         if name == "suite":
             continue
-        described = [(part, describe(name, part)) for part in sorted(entries(name))]
-        rows = [(part, found.summary, found.source) for part, found in described]
+        rows = [(part, *_described(name, part)) for part in sorted(entries(name))]
         widths = [None, 60, 60]
         print(tabulate(rows, (name, "what it is", "source"), "rounded_grid", maxcolwidths=widths) + "\n")
     if axis in (None, "suite"):
@@ -306,6 +305,17 @@ def list_(
 
         rows2 = describe_suites()
         print(tabulate(rows2, ("suite", "what it is"), "rounded_grid", maxcolwidths=[None, 100]))
+
+
+def _described(axis: str, part: str) -> tuple[str, str]:
+    """Return what a part is and its source; of a broken one from outside, what is wrong with it."""
+    from bench.catalog import describe
+
+    try:
+        found = describe(axis, part)
+    except BenchError as error:
+        return f"cannot be read: {error}", ""
+    return found.summary, found.source
 
 
 @app.command()

@@ -1,15 +1,14 @@
 """How far a long crafting has come, in one file that is whole or not there."""
 
 import hashlib
-import io
+import json
 import logging
-import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from bench.errors import BenchError
 from bench.record import write_atomically
@@ -28,8 +27,8 @@ logger = logging.getLogger(__name__)
 class FileBookmark:
     """Keeps a crafting's state in a file, not too often.
 
-    Only states of the same identity are taken up: same data, same kind of device. The file is read with
-    torch's restricted unpickler, which makes tensors and plain values only.
+    Only states of the same identity are taken up: same data, same kind of device. The file is a checksum and
+    safetensors, whose metadata says where in the tree of plain values each tensor belongs.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], every_s: float = EVERY_S) -> None:
@@ -42,26 +41,18 @@ class FileBookmark:
             content = self._path.read_bytes()
         except OSError:
             return None
-        body = content[_DIGEST:]
-        if hashlib.sha256(body).digest() != content[:_DIGEST]:
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
             logger.warning("%s is damaged; the crafting starts anew", self._path)
             return None
-        try:
-            saved = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            logger.warning("%s cannot be read (%s); the crafting starts anew", self._path, error)
-            return None
-        state: dict[str, Any] = saved["state"]
-        return state if saved["identity"] == self._identity else None
+        state = unpack(content[_DIGEST:])
+        return state["state"] if state["identity"] == self._identity else None
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         """Save a state, unless the last one is recent; without room for it, crafting goes on without."""
         start = time.monotonic()
         if start < self._due:
             return
-        body = io.BytesIO()
-        torch.save({"identity": self._identity, "state": state()}, body)
-        content = body.getvalue()
+        content = pack({"identity": self._identity, "state": state()})
         try:
             write_atomically(self._path, hashlib.sha256(content).digest() + content)
         except BenchError as error:
@@ -72,3 +63,45 @@ class FileBookmark:
     def remove(self) -> None:
         """Remove the file: the crafting is finished."""
         self._path.unlink(missing_ok=True)
+
+
+def pack(state: Mapping[str, Any]) -> bytes:
+    """Return a tree of mappings, sequences, tensors and plain values as bytes."""
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_take_out(state, tensors))
+    written: bytes = save(tensors, {"tree": tree})
+    return written
+
+
+def unpack(content: bytes) -> Any:
+    """Return the tree that was packed, tensors in host memory; tuples and mappings of any kind are plain."""
+    from safetensors.torch import load
+
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return _put_back(json.loads(header["__metadata__"]["tree"]), tensors)
+
+
+def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return JSON that says what stands where, tensors by the number under which they are put aside."""
+    if isinstance(value, Tensor):
+        number = str(len(tensors))
+        tensors[number] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": number}
+    if isinstance(value, Mapping):  # as pairs, since keys may be numbers
+        return {"pairs": [[key, _take_out(each, tensors)] for key, each in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_take_out(each, tensors) for each in value]
+    return value
+
+
+def _put_back(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_put_back(each, tensors) for each in value]
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        return {key: _put_back(each, tensors) for key, each in value["pairs"]}
+    return value

@@ -48,6 +48,7 @@ def quantise(
     released = torch.empty(train.images.shape, dtype=torch.int16 if epsilon is None else torch.int8)
     over = norms = 0.0
     for batch in batches(train, CHUNK, device, shuffle=False):
+        index = batch.index.clone()
         clean = (batch.images * 255).round()  # before the attack has the batch to write into
         delta = noise.delta(batch)
         if not isinstance(delta, Tensor) or delta.shape != clean.shape:
@@ -61,7 +62,7 @@ def quantise(
         over += float((steps.abs() > limit).sum())
         change = (clean + steps.clamp(-limit, limit)).clamp(0, 255) - clean
         norms += float((change / 255).flatten(1).norm(dim=1).double().sum())
-        released[batch.index] = change.to(released.dtype).cpu()
+        released[index] = change.to(released.dtype).cpu()
     statistics = _statistics(released, norms)
     return released, statistics | {"clamped": None if epsilon is None else over / released.numel()}
 
