@@ -73,8 +73,8 @@ def official_cells(count: int, height: int, width: int) -> list[Cell]:
     """Cut an image as the public code does.
 
     A centred grid of N = 2^⌈log2⌈√count⌉⌉ cells a side, filled row by row. A signal is drawn at the size of
-    the whole grid, and its cell shows every N-th row and column of it. This destroys what neighbouring pixels
-    have to do with each other (the recurrence of AR, the patches of LSP become N times smaller), and leaves
+    the whole grid, and its cell shows every N-th row and column of it. This destroys what neighbouring values
+    have to do with each other, such as the recurrence of AR (LSP's patches only become smaller), and leaves
     cells without noise (24 of 64 for 40 tasks).
 
     Source: public code of Yu et al., ICML 2025 (MTL-UE), "patch"

@@ -105,7 +105,7 @@ def separable(
         n_classes=classes,
         n_clusters_per_class=1,
         # The library takes shares and rounds them down; half a sample more gives exactly these counts.
-        weights=((counts + 0.5) / len(labelled)).tolist(),
+        weights=((counts.double() + 0.5) / len(labelled)).tolist(),
         flip_y=0.0,
         class_sep=separation,
         random_state=int(torch.randint(2**31, ())),

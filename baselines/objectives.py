@@ -140,7 +140,7 @@ class Quiet:
 class ErrorMinimising(Quiet):
     """Make the true labels easy for a surrogate that is trained on the perturbed images themselves.
 
-    Source: Huang et al., ICLR 2021, arXiv:2101.04898, Eq. 2; many tasks: the mean of their losses
+    Source: Huang et al., ICLR 2021, arXiv:2101.04898; many tasks: the mean of their losses
     (Yu et al., ICML 2025)
     """
 
@@ -214,7 +214,7 @@ class RobustErrorMinimising(Quiet):
     The loss of δ is that of adversarial examples, within ``radius``, of random crops and flips of x + δ; the
     gradient by δ goes straight through the inner maximisation.
 
-    Source: Fu et al., ICLR 2022, arXiv:2203.14533, Eq. 5 and Alg. 1 (REM)
+    Source: Fu et al., ICLR 2022, arXiv:2203.14533, Alg. 1 (REM)
     """
 
     def __init__(
@@ -291,7 +291,7 @@ class Pretrained(Quiet):
     makes the true label's loss large.
 
     Source: Fowl et al., NeurIPS 2021, arXiv:2106.10807, section 4; several checkpoints: Chen et al., ICLR
-    2023, arXiv:2211.12005, Eq. 3; the shift by half the classes: Yu et al., ICML 2025
+    2023, arXiv:2211.12005 (SEP); the shift by half the classes: Yu et al., ICML 2025
     """
 
     def __init__(
@@ -363,8 +363,10 @@ def shifted(labels: Tensor, classes: int) -> Tensor:
 class FeatureAligning(Pretrained):
     """Move an image's features to the mean features of its shifted label, for every task.
 
-    The features are the shared representation. Source: Chen et al., ICLR 2023, arXiv:2211.12005, Eq. 6; many
-    tasks: the mean over them (public code of Yu et al., ICML 2025)
+    The features are the shared representation.
+
+    Source: Chen et al., ICLR 2023, arXiv:2211.12005 (SEP-FA); many tasks: the mean over them, as in the
+    public code of Yu et al., ICML 2025
     """
 
     def __init__(self, train: Split, context: CraftContext, surrogates: Sequence[nn.Module]) -> None:

@@ -26,7 +26,8 @@ class PIL:
     With n = −δ the loss is λ·CE(f(n), y) + (1 − λ)·KL(uniform ‖ f(x − n)) for a linear model f that was
     trained on the clean images.
 
-    Source: public code jinlinll/pil of the ICLR 2026 paper "Perturbation-Induced Linearization"
+    Source: "Perturbation-Induced Linearization: Constructing Unlearnable Data with Solely Linear
+    Classifiers", ICLR 2026, as its public code (jinlinll/pil) has it
 
     Departs from the paper: one linear model per task, their losses averaged; x − n is kept in [0, 1] while n
     is improved, there only at the end.

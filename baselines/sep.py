@@ -60,7 +60,7 @@ class SEP:
 class FeatureAlignedSEP(SEP):
     """Self-ensemble protection by feature alignment: features move to the mean of the shifted label's.
 
-    Source: Chen et al., ICLR 2023, arXiv:2211.12005, Eq. 6 (SEP-FA); many tasks by the mean over them
+    Source: Chen et al., ICLR 2023, arXiv:2211.12005 (SEP-FA); many tasks by the mean over them
     """
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:

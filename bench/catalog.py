@@ -216,20 +216,30 @@ def settings(choice: Choice, part: Any) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A field of a part, as its source spells it."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Description:
     """What a part's source says of it.
 
     Attributes:
         summary: first line of the docstring.
         source: the paper, from the docstring's ``Source:`` line.
-        docstring: all of it.
-        parameters: (name, type, default) of every field.
+        docstring: all of it but the section on attributes.
+        parameters: every field, what it inherits from a class of the same file included.
     """
 
     summary: str
     source: str
     docstring: str
-    parameters: tuple[tuple[str, str, str], ...]
+    parameters: tuple[Parameter, ...]
 
 
 def describe(axis: str, name: str) -> Description:
@@ -249,26 +259,35 @@ def describe(axis: str, name: str) -> Description:
 
 
 def _describe_class(name: str, classes: Mapping[str, ast.ClassDef]) -> Description:
-    """Describe a class; parameters it has from a class of the same file come first."""
     docstring = ast.get_docstring(classes[name]) or ""
     source = re.search(r"^Source: (.+?)(?:\n\s*\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
     return Description(
         summary=docstring.partition("\n")[0],
         source=" ".join(source.group(1).split()) if source else "",
-        docstring=docstring,
-        parameters=tuple(_fields(name, classes).values()),
+        docstring=docstring.partition("\nAttributes:")[0].rstrip(),
+        parameters=tuple(_parameters(name, classes).values()),
     )
 
 
-def _fields(name: str, classes: Mapping[str, ast.ClassDef]) -> dict[str, tuple[str, str, str]]:
-    """Return field → (field, type, default) in a dataclass's order, what a base defines included."""
-    found: dict[str, tuple[str, str, str]] = {}
+def _parameters(name: str, classes: Mapping[str, ast.ClassDef]) -> dict[str, Parameter]:
+    """Return the fields in a dataclass's order; those it has from a class of the same file come first."""
+    found: dict[str, Parameter] = {}
     for base in classes[name].bases:
         if isinstance(base, ast.Name) and base.id in classes:
-            found |= _fields(base.id, classes)
+            found |= _parameters(base.id, classes)
+    meanings = _meanings(ast.get_docstring(classes[name]) or "")
     for item in classes[name].body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value is not None:
-            annotation = ast.unparse(item.annotation)
+            field, annotation = item.target.id, ast.unparse(item.annotation)
             if "ClassVar" not in annotation:
-                found[item.target.id] = (item.target.id, annotation, ast.unparse(item.value))
+                inherited = found[field].meaning if field in found else ""
+                meaning = meanings.get(field, inherited)
+                found[field] = Parameter(field, annotation, ast.unparse(item.value), meaning)
     return found
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Return what the section "Attributes:" says of every name."""
+    section = docstring.partition("\nAttributes:\n")[2]
+    entries = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}

@@ -331,7 +331,9 @@ def show(
     found = describe(axis, name)
     print(f"{axis} {name}  ({locate(axis, name)})\n\n{found.docstring}\n")
     if found.parameters:
-        print(tabulate(found.parameters, ("parameter", "type", "default"), "github", disable_numparse=True))
+        rows = [(field.name, field.type, field.default, field.meaning) for field in found.parameters]
+        headers, widths = ("parameter", "type", "default", "meaning"), [None, 34, None, 70]
+        print(tabulate(rows, headers, "simple", maxcolwidths=widths, disable_numparse=True))
     else:
         print("no parameters")
 

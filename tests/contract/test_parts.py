@@ -99,13 +99,12 @@ def test_a_part_says_what_it_is_and_where_it_is_from(axis: str, name: str) -> No
 @parts
 def test_every_parameter_is_described_with_its_default(axis: str, name: str) -> None:
     description, kind = describe(axis, name), load(axis, name)
-    attributes = description.docstring.partition("Attributes:")[2]
-    described = {parameter: default for parameter, _, default in description.parameters}
+    described = {parameter.name: parameter for parameter in description.parameters}
     fields = dataclasses.fields(kind)
     assert list(described) == [field.name for field in fields]
     for field in fields:
-        assert f"\n    {field.name}: " in attributes
-        assert ast.literal_eval(described[field.name]) == field.default
+        assert described[field.name].meaning, f"{field.name} is not described"
+        assert ast.literal_eval(described[field.name].default) == field.default
 
 
 def test_the_catalog_is_described_without_importing_torch() -> None:

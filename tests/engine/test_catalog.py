@@ -219,7 +219,18 @@ def test_a_description_is_read_from_the_source_without_running_it() -> None:
     description = describe("attack", "odd")
     assert description.summary.startswith("An odd attack")
     assert description.source == "Nobody, Nowhere 2001, section 7"
-    assert description.parameters == (("much", "'int | None'", "2 + 3"), ("word", "str", "'a'"))
+    assert [(field.name, field.type, field.default) for field in description.parameters] == [
+        ("much", "'int | None'", "2 + 3"),
+        ("word", "str", "'a'"),
+    ]
+
+
+def test_inherited_parameters_are_described_where_they_come_from() -> None:
+    fields = {field.name: field for field in describe("attack", "sep-fa-vr").parameters}
+    assert list(fields)[:4] == ["checkpoints", "steps", "step_size", "batch"]
+    assert fields["checkpoints"].default == "15"
+    assert fields["checkpoints"].meaning.startswith("equidistant checkpoints of the clean training run")
+    assert fields["inner_steps"].meaning == "corrected steps within each step (M)."
 
 
 @pytest.mark.usefixtures("outside")

@@ -172,6 +172,14 @@ def test_every_image_gets_a_sample_of_its_own_of_its_class() -> None:
         assert ((mine - own).norm(dim=1) < (mine - far).norm(dim=1)).all()
 
 
+@pytest.mark.parametrize("count", [49, 98, 103, 107])  # where count · (1 / count) is below 1
+def test_the_only_image_of_a_class_is_not_lost_to_rounding(count: int) -> None:
+    torch.manual_seed(0)
+    samples = separable(torch.arange(count) // (count - 1), classes=2, features=8, separation=10.0)
+    distances = (samples - samples[:-1].mean(0)).norm(dim=1)
+    assert distances[-1] > 1.5 * distances[:-1].max()
+
+
 def test_patches_get_smaller_until_they_can_hold_the_classes() -> None:
     many = Classification("many", tuple(map(str, range(10))))
     assert patch_size(many, 3, 32, 32, 4) == (8, 8)
@@ -252,7 +260,7 @@ def test_usable_processes_have_come_with_a_calm_signal_of_their_own() -> None:
     assert own[~torch.eye(len(drawn), dtype=torch.bool)].median() > 1
 
 
-def test_large_cells_ask_for_processes_that_do_not_explode_there() -> None:
+def test_large_cells_ask_for_processes_that_do_not_blow_up_there() -> None:
     torch.manual_seed(0)
     small = search(20, channels=3, side=32, crop=4, draws=10_000, progress=lambda *step: None)
     large = search(20, channels=3, side=80, crop=4, draws=10_000, progress=lambda *step: None)
