@@ -165,7 +165,7 @@ class CraftContext:
     Attributes:
         tasks: the tasks of the training set.
         augmentation: what the attacker expects a victim to do to the images.
-        epsilon: the budget ε in [0, 1] pixel units.
+        epsilon: the budget ε in [0, 1] pixel units; 1 for an attack that has none.
         new_surrogate: builds an untrained multi-task network of the surrogate's architecture.
         checkpoints: ``checkpoints(n)`` returns the same network at n (or all there are, if fewer)
             equidistant points of its training on the clean data, the trained one last; only for an attack
