@@ -66,7 +66,11 @@ class FileBookmark:
 
 
 def pack(state: Mapping[str, Any]) -> bytes:
-    """Return a tree of mappings, sequences, tensors and plain values as bytes."""
+    """Return a tree of mappings, sequences, tensors and plain values as bytes.
+
+    Raises:
+        TypeError: when there is anything else in it.
+    """
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
@@ -94,7 +98,9 @@ def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"pairs": [[key, _take_out(each, tensors)] for key, each in value.items()]}
     if isinstance(value, list | tuple):
         return [_take_out(each, tensors) for each in value]
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"a bookmark keeps tensors and plain values, not {type(value).__name__}")
 
 
 def _put_back(value: Any, tensors: Mapping[str, Tensor]) -> Any:

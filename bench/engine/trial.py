@@ -138,7 +138,10 @@ class Notes:
         """Count, and keep the state if it is the one."""
         self.saves += 1
         if self._path is not None and self.saves == self._stop:
-            FileBookmark(self._path, {}, every_s=0.0).save(state)
+            try:
+                FileBookmark(self._path, {}, every_s=0.0).save(state)
+            except TypeError as error:
+                raise _Interruption from error
             raise _Interruption
         if self._kept is not None:
             state()  # to be asked for it must not change what follows
@@ -307,10 +310,12 @@ class Trial:
             path = Path(folder) / "bookmark.pt"
             try:
                 self.again(case, Notes(stop=stop, path=path))
-            except _Interruption:
+            except _Interruption as broken:
+                if broken.__cause__ is not None:
+                    raise BrokenError(str(broken.__cause__)) from broken
                 kept = FileBookmark(path, {}).load()
             else:
                 raise BrokenError(f"crafted again, it saves its state less than {stop} times")
         if kept is None:
-            raise BrokenError("the state it saves cannot be read back: only tensors and plain values can")
+            raise BrokenError("the state it saves cannot be read back")
         return self.again(case, Notes(kept))

@@ -395,7 +395,7 @@ def test_show(axis: str, name: str) -> None:
     assert text.startswith(f"{axis} {name}  (")
     assert part.__doc__.partition("\n")[0] in text
     for field in dataclasses.fields(part):
-        assert re.search(rf"^\| {field.name} +\|", text, re.MULTILINE)
+        assert re.search(rf"^{field.name} +\S", text, re.MULTILINE)
 
 
 # -- track ------------------------------------------------------------------------------------------------

@@ -331,7 +331,7 @@ def draws_when_noted(train: Split, context: CraftContext) -> Noise:
     return stepwise(train, context, extra=lambda: torch.rand(1))
 
 
-@fault(KILLED, "the state it saves cannot be read back: only tensors and plain values can")
+@fault(KILLED, "a bookmark keeps tensors and plain values, not Table")
 def notes_an_object(train: Split, context: CraftContext) -> Noise:
     return stepwise(train, context, extra=lambda: Table(torch.zeros(1)))
 
