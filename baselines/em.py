@@ -1,6 +1,6 @@
 """EM: error-minimising noise, one δ per image or one pattern per class."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from baselines.objectives import ErrorMinimising, SurrogateTraining
 from baselines.samplewise import Table
 from bench.api import CraftContext, Noise, Split
 from bench.tasks import classification_only
+from bench.training import subset
 
 
 def _surrogate_training(steps: int, batch: int, learning_rate: float) -> SurrogateTraining:
@@ -109,11 +110,7 @@ class ClasswiseEM:
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one pattern per task and class."""
         rows = torch.randperm(len(train))[: max(1, round(self.portion * len(train)))].sort().values
-        part = replace(
-            train,
-            images=train.images[rows],
-            targets={name: labels[rows] for name, labels in train.targets.items()},
-        )
+        part = subset(train, rows)
         training = _surrogate_training(self.surrogate_steps, self.batch, self.learning_rate)
         channels = train.images.shape[1]
 

@@ -8,14 +8,13 @@ from typing import Literal, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from baselines.craft import LossOfDelta, State, perturb
 from bench.api import MISSING, Augmentation, Batch, CraftContext, Noise, Split, Targets, Task
 from bench.augmentation import augment, center
 from bench.net import MultiTaskNet
-from bench.tasks import Classification, classification_only
+from bench.tasks import Classification, classification_only, labelled_mean, one_hot
 from bench.training import Passes, batches, task_losses
 
 View = Literal["image", "crop", "shared-crop"]
@@ -33,15 +32,18 @@ def mean_loss(losses: Float[Tensor, " t"], targets: Targets, tasks: Sequence[Tas
     return losses.sum() / present.sum().clamp(min=1)
 
 
+def share_of_labelled(missed: Sequence[Tensor], targets: Sequence[Tensor]) -> Float[Tensor, " b"]:
+    """Return, per sample, the share of its labelled tasks that are missed; both lists are by task."""
+    labelled = torch.stack([target != MISSING for target in targets])
+    return (torch.stack(list(missed)) & labelled).sum(0) / labelled.sum(0).clamp(min=1)
+
+
 def share_missed(surrogate: nn.Module, tasks: Sequence[Task], batch: Batch) -> Float[Tensor, " b"]:
     """Return, per sample, the share of its labelled tasks that the surrogate gets wrong."""
     outputs = surrogate.eval()(batch.images)
-    wrong, labelled = [], []
-    for task, out in zip(tasks, outputs, strict=True):
-        target = batch.targets[task.name]
-        labelled.append(target != MISSING)
-        wrong.append((task.predict(out) != target) & labelled[-1])
-    return torch.stack(wrong).sum(0) / torch.stack(labelled).sum(0).clamp(min=1)
+    targets = [batch.targets[task.name] for task in tasks]
+    wrong = [task.predict(out) != t for task, out, t in zip(tasks, outputs, targets, strict=True)]
+    return share_of_labelled(wrong, targets)
 
 
 @dataclass(frozen=True)
@@ -329,15 +331,13 @@ class Pretrained(Quiet):
         seen = perturb(batch.images, delta)
         if self._view != "image":
             seen = center(seen, self._augmentation)
-        outputs = self._surrogates[-1](seen)
-        aimed = self._aimed(batch)
-        missed, labelled = [], []
-        for task, out in zip(self._tasks, outputs, strict=True):
-            target = aimed.targets[task.name]
-            labelled.append(target != MISSING)
-            reached = (task.predict(out) == target) != self._away[task.name]
-            missed.append(~reached & labelled[-1])
-        return torch.stack(missed).sum(0) / torch.stack(labelled).sum(0).clamp(min=1)
+        outputs, aimed = self._surrogates[-1](seen), self._aimed(batch)
+        targets = [aimed.targets[task.name] for task in self._tasks]
+        missed = [
+            (task.predict(out) == target) == self._away[task.name]
+            for task, out, target in zip(self._tasks, outputs, targets, strict=True)
+        ]
+        return share_of_labelled(missed, targets)
 
     def _aimed(self, batch: Batch) -> Batch:
         return replace(
@@ -381,9 +381,8 @@ class FeatureAligning(Pretrained):
         distances = []
         for task, means in zip(self._tasks, self._means[id(net)], strict=True):
             target = aimed.targets[task.name]
-            labelled = target != MISSING
             apart = (features - means[target.clamp(min=0)]).square().mean(1)
-            distances.append((apart * labelled).sum() / labelled.sum().clamp(min=1))
+            distances.append(labelled_mean(apart, target))
         return mean_loss(torch.stack(distances), aimed.targets, self._tasks)
 
 
@@ -404,12 +403,7 @@ def _class_means(
         if not sums:
             sums = [torch.zeros(task.classes, features.shape[1], device=device) for task in tasks]
         for i, task in enumerate(tasks):
-            member = _one_hot(batch.targets[task.name], task.classes)
+            member = one_hot(batch.targets[task.name], task.classes)
             sums[i] += member.T @ features
             counts[i] += member.sum(0)
     return [total / count.clamp(min=1)[:, None] for total, count in zip(sums, counts, strict=True)]
-
-
-def _one_hot(labels: Tensor, classes: int) -> Float[Tensor, "b k"]:
-    """Return rows of one 1 each, of zeros for a missing label."""
-    return functional.one_hot(labels + 1, classes + 1)[:, 1:].float()

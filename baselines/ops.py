@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bench.api import MISSING, Batch, CraftContext, Split
 from bench.errors import BenchError
-from bench.tasks import Classification, classification_only
+from bench.tasks import Classification, classification_only, one_hot
 from bench.training import batches
 
 CHUNK = 512
@@ -102,7 +102,9 @@ def class_gains(
     total = torch.zeros(ones, channels * height * width, dtype=torch.double, device=device)
     squares = torch.zeros_like(total)
     for batch in batches(train, CHUNK, device, shuffle=False):
-        member = torch.cat([_one_hot(batch.targets[task.name], task.classes) for task in tasks], dim=1).T
+        member = (
+            torch.cat([one_hot(batch.targets[task.name], task.classes) for task in tasks], dim=1).double().T
+        )
         values = (batch.images * 255).round().double().flatten(1)
         count += member.sum(1)
         total += member @ values
@@ -110,11 +112,6 @@ def class_gains(
     shape = (ones, channels, height * width)
     gains = _gains(count.view(-1, 1, 1), total.view(shape), squares.view(shape))
     return list(gains.split([task.classes for task in tasks]))
-
-
-def _one_hot(labels: Int64[Tensor, " b"], classes: int) -> Float[Tensor, "b k"]:
-    """Return one column per class; the row of a missing label is zero."""
-    return functional.one_hot(labels - MISSING, classes + 1)[:, 1:].double()
 
 
 def _gains(

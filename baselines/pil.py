@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines.craft import LossOfDelta, State, craft
-from baselines.objectives import Quiet
+from baselines.objectives import Quiet, share_of_labelled
 from baselines.samplewise import Table
 from bench.api import MISSING, Batch, CraftContext, Noise, Split
-from bench.tasks import classification_only
+from bench.tasks import classification_only, labelled_mean
 from bench.training import Passes
 
 
@@ -139,7 +139,7 @@ class Linearising(Quiet):
         labels_in_noise = self._cross_entropy(batch, -delta)
         nothing_left = torch.stack(
             [
-                _labelled_mean(_from_uniform(model(batch.images + delta)), target)
+                labelled_mean(_from_uniform(model(batch.images + delta)), target)
                 for model, target in self._heads(batch)
             ]
         ).mean()
@@ -147,11 +147,8 @@ class Linearising(Quiet):
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks whose label the linear model does not read off the noise."""
-        missed = [
-            (model(-delta).argmax(1) != target) & (target != MISSING) for model, target in self._heads(batch)
-        ]
-        labelled = torch.stack([target != MISSING for _, target in self._heads(batch)])
-        return torch.stack(missed).sum(0) / labelled.sum(0).clamp(min=1)
+        missed = [model(-delta).argmax(1) != target for model, target in self._heads(batch)]
+        return share_of_labelled(missed, [target for _, target in self._heads(batch)])
 
     def state(self) -> State:
         """Return the linear models."""
@@ -161,11 +158,6 @@ class Linearising(Quiet):
         """Take up the linear models."""
         self._models.load_state_dict(state["models"])
         self._models.requires_grad_(False)
-
-
-def _labelled_mean(values: Tensor, target: Tensor) -> Tensor:
-    labelled = target != MISSING
-    return (values * labelled).sum() / labelled.sum().clamp(min=1)
 
 
 def _from_uniform(logits: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:

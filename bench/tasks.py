@@ -30,6 +30,17 @@ def classification_only(tasks: Sequence[Task], who: str) -> tuple["Classificatio
     return chosen
 
 
+def one_hot(labels: Int64[Tensor, " n"], classes: int) -> Float[Tensor, "n k"]:
+    """Return each label's indicator, zeros where it is missing."""
+    return functional.one_hot(labels - MISSING, classes + 1)[:, 1:].float()
+
+
+def labelled_mean(values: Float[Tensor, " n"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Return the mean over the samples that have a label, 0 where none has."""
+    labelled = labels != MISSING
+    return (values * labelled).sum() / labelled.sum().clamp(min=1)
+
+
 @dataclass(frozen=True)
 class Classification:
     """One label out of several; two classes are one logit with binary cross-entropy inside.
@@ -67,14 +78,13 @@ class Classification:
 
     def loss(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
         """Return the mean cross-entropy over the labelled samples, 0 where there is none."""
-        labelled = target != MISSING
         if self.outputs == 1:
             losses = functional.binary_cross_entropy_with_logits(
                 outputs[:, 0], target.clamp(min=0).to(outputs.dtype), reduction="none"
             )
         else:
             losses = functional.cross_entropy(outputs, target, ignore_index=MISSING, reduction="none")
-        return (losses * labelled).sum() / labelled.sum().clamp(min=1)
+        return labelled_mean(losses, target)
 
     def predict(self, outputs: Float[Tensor, "b o"]) -> Int64[Tensor, " b"]:
         """Return the most likely class."""

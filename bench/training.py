@@ -53,6 +53,11 @@ class TrainedEpoch:
     weights: dict[str, float]
 
 
+def subset(split: Split, rows: Tensor) -> Split:
+    """Return some of a split's images and labels, by their numbers or by a mask."""
+    return Split(split.images[rows], {name: labels[rows] for name, labels in split.targets.items()})
+
+
 def take(split: Split, index: Tensor, device: torch.device) -> Batch:
     """Return some rows of a split as floats in [0, 1] on the device."""
     rows = index.to(split.images.device)

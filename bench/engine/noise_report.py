@@ -14,7 +14,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from bench.api import MISSING, Split, Targets, Task
 from bench.record import NoiseReport, TaskNoise
-from bench.tasks import Classification
+from bench.tasks import Classification, one_hot
 
 VALUES = 2**22
 """Pixel values of the images that are worked on together; changes speed and memory, not results."""
@@ -124,7 +124,7 @@ def _structures(
     for rows in torch.arange(len(train)).split(max(1, VALUES // values)):
         delta = change[rows].flatten(1).to(device).float()
         members = torch.cat(
-            [_one_hot(train.targets[task.name][rows].to(device), task.classes) for task in tasks], dim=1
+            [one_hot(train.targets[task.name][rows].to(device), task.classes) for task in tasks], dim=1
         )
         counts += members.sum(0)
         squares += members.double().T @ delta.square().sum(1, dtype=torch.double)
@@ -206,7 +206,7 @@ def _ridge(
     # The same δ in all of them, or none, leaves rounding errors, or nothing; any penalty above these will do.
     penalty = float(centred.diagonal().mean() + 1e-6 * square.diagonal().mean()) or 1.0
     centred.diagonal().add_(penalty)
-    targets = torch.cat([_one_hot(known[task.name], task.classes) for task in tasks], dim=1).double()
+    targets = torch.cat([one_hot(known[task.name], task.classes) for task in tasks], dim=1).double()
     weights = torch.cholesky_solve(targets - targets.mean(0), torch.linalg.cholesky(centred))
     answers = (cross - cross.mean(1, keepdim=True) - means + mean) @ weights + targets.mean(0)
     return {
@@ -229,8 +229,3 @@ def _scores(
         "balanced_accuracy": float(recall[hidden.unique()].double().mean()),
         "floor": float((hidden == known.bincount().argmax()).double().mean()),
     }
-
-
-def _one_hot(labels: Int64[Tensor, " n"], classes: int) -> Float[Tensor, "n k"]:
-    """Return each label's indicator, zeros where it is missing."""
-    return functional.one_hot(labels + 1, classes + 1)[:, 1:].float()

@@ -36,12 +36,12 @@ from bench.engine.cell import Cell, Poison, Surrogate
 from bench.engine.metering import Meter
 from bench.engine.noise_report import noise_report
 from bench.engine.poisoning import quantise, release
-from bench.engine.scope import hide_unprotected, perturbed, rows
+from bench.engine.scope import hide_unprotected, perturbed
 from bench.engine.store import POISONS, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
 from bench.record import Cost, Epoch, Record, Scores
-from bench.training import fit, score
+from bench.training import fit, score, subset
 
 
 @dataclass(frozen=True)
@@ -227,14 +227,12 @@ def _publish(cell: Cell, train: Split, change: Tensor | None) -> Split:
     Of ``clean`` at a rate below 1 only the images that an attack at that rate leaves alone are published: the
     reference for what the unprotected part gives away by itself.
     """
-    if cell.rate == 1:
-        images = release(train.images, change, cell.poison.epsilon, cell.poison.attack.label)
-        return replace(train, images=images)
-    chosen = perturbed(len(train), cell.rate, cell.poison.seed)
-    if cell.poison.attack.name == CLEAN:
-        return rows(train, ~chosen)
+    left_alone = ~perturbed(len(train), cell.rate, cell.poison.seed)
+    if cell.rate < 1 and cell.poison.attack.name == CLEAN:
+        return subset(train, left_alone)
     images = release(train.images, change, cell.poison.epsilon, cell.poison.attack.label)
-    images[~chosen] = train.images[~chosen]
+    if cell.rate < 1:
+        images[left_alone] = train.images[left_alone]
     return replace(train, images=images)
 
 

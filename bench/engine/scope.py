@@ -59,11 +59,6 @@ def perturbed(count: int, rate: float, seed: int) -> Bool[Tensor, " n"]:
     return chosen
 
 
-def rows(split: Split, chosen: Bool[Tensor, " n"]) -> Split:
-    """Return some of a split's images and labels."""
-    return Split(split.images[chosen], {name: labels[chosen] for name, labels in split.targets.items()})
-
-
 def hide_unprotected(data: MultiTaskData, tasks: tuple[str, ...]) -> Split:
     """Return the training set as the attack sees it: without the labels of unprotected tasks.
 
