@@ -184,8 +184,6 @@ def make(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = N
     Raises:
         BenchError: for an unknown axis, name or parameter, or a value of the wrong type or range.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     choice = Choice.parse(choice) if isinstance(choice, str) else choice
     kind = load(axis, choice.name)
     for variable in REQUIRED.get(axis, ("version",)):
@@ -200,14 +198,23 @@ def make(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = N
         boolean = isinstance(value, bool) and "bool" not in str(kind.__dataclass_fields__[key].type)
         if boolean or (isinstance(value, float) and not math.isfinite(value)):
             raise BenchError(f"{axis} {choice.name!r}: {key} = {value!r} is refused: not a finite number")
+    return validated(kind, params, f"{axis} {choice.name!r}")
+
+
+def validated(kind: Any, params: Mapping[str, Any], who: str) -> Any:
+    """Build a dataclass from parameters, checked by type and by range.
+
+    Raises:
+        BenchError: naming who refuses which value, and why.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(kind).validate_python(params)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(piece) for piece in first["loc"])
-        raise BenchError(
-            f"{axis} {choice.name!r}: {where} = {first['input']!r} is refused: {first['msg']}"
-        ) from error
+        raise BenchError(f"{who}: {where} = {first['input']!r} is refused: {first['msg']}") from error
 
 
 def settings(choice: Choice, part: Any) -> dict[str, Any]:

@@ -20,6 +20,9 @@ PROTOCOL = 1
 AXES = ("dataset", "attack", "backbone", "weighting", "defense", "regime", "seed")
 """The axes of the matrix, in the order in which everything lists them."""
 
+CLEAN = "clean"
+"""The attack that changes nothing: the reference of every victim."""
+
 Scores = dict[str, dict[str, float | None]]
 """Task → metric → value; None where a metric is undefined on this test split."""
 

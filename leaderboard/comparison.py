@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pandas import DataFrame
 
 from bench.errors import BenchError, unknown
-from bench.record import AXES
-from leaderboard.frame import CLEAN, whole
+from bench.record import AXES, CLEAN
+from leaderboard.frame import whole
 from leaderboard.statistics import TIE, Paired, compare_pairs
 
 

@@ -7,14 +7,7 @@ from typing import Any
 from pandas import DataFrame
 
 from bench.errors import BenchError
-from bench.record import AXES, Record
-
-CLEAN = "clean"
-"""Label of the attack that changes nothing; protection is measured against it.
-
-With a rate, ``clean(rate=0.5)``, it is the reference of partial protection: it publishes only the images
-that an attack at that rate leaves alone.
-"""
+from bench.record import AXES, CLEAN, Record
 
 MIN_HEADROOM = 0.05
 """Least part of the range from floor to perfect that a clean victim must have learned.

@@ -9,10 +9,10 @@ from typing import Any
 
 from pandas import DataFrame, isna
 
-from bench.record import AXES, Record
+from bench.record import AXES, CLEAN, Record
 from leaderboard.comparison import Comparison
 from leaderboard.costs import costs
-from leaderboard.frame import CLEAN, MIN_HEADROOM, Selection, cells, select, to_frame, whole
+from leaderboard.frame import MIN_HEADROOM, Selection, cells, select, to_frame, whole
 from leaderboard.noise import render_noise
 from leaderboard.partial import render_partial
 from leaderboard.tables import by_axis, by_task, marks, peak_vs_last, ranking, usual_victims, varying_axes

@@ -5,7 +5,8 @@ from typing import Any
 
 from pandas import DataFrame, Series
 
-from leaderboard.frame import CLEAN, NOISE, TASK_NOISE
+from bench.record import CLEAN
+from leaderboard.frame import NOISE, TASK_NOISE
 from leaderboard.tables import attack_order, marks
 from leaderboard.writing import (
     MAX_TASK_COLUMNS,

@@ -6,9 +6,9 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from bench.errors import unknown
-from bench.record import AXES
+from bench.record import AXES, CLEAN
 from leaderboard.costs import varied
-from leaderboard.frame import CLEAN, cells, whole
+from leaderboard.frame import cells, whole
 from leaderboard.writing import DAGGER
 
 NO_DEFENSE = "none"

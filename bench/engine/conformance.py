@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.api import Batch, Generative, Noise, RestoringAttack, Targets
 from bench.catalog import describe, settings
-from bench.engine.pipeline import CLEAN, seeded
+from bench.engine.pipeline import seeded
 from bench.engine.poisoning import quantise, release
 from bench.engine.scope import SCOPE
 from bench.engine.trial import (
@@ -36,6 +36,7 @@ from bench.engine.trial import (
     budget,
 )
 from bench.errors import BenchError
+from bench.record import CLEAN
 
 TOLERANCE = 1e-5
 """Largest difference, in [0, 1] pixel units, of two δ that count as the same."""

@@ -40,7 +40,7 @@ from bench.engine.scope import hide_unprotected, perturbed
 from bench.engine.store import POISONS, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
-from bench.record import Cost, Epoch, Record, Scores
+from bench.record import CLEAN, Cost, Epoch, Record, Scores
 from bench.training import fit, score, subset
 
 
@@ -67,9 +67,6 @@ class Workshop:
 
 CHECKPOINTS = 30
 """Most checkpoints kept of a surrogate's training, equidistant: what the ensemble attacks ask for."""
-
-CLEAN = "clean"
-"""The attack that changes nothing; under a rate below 1 the part it leaves unprotected is all there is."""
 
 
 def train_surrogate(surrogate: Surrogate, workshop: Workshop, progress: Progress) -> dict[str, Cost]:

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt, Le
 from jaxtyping import Bool
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from bench.api import MISSING, MultiTaskData, Split
-from bench.errors import BenchError, unknown
+from bench.catalog import validated
+from bench.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,8 @@ def make_scope(attack: str, params: Mapping[str, Any]) -> Scope:
     asked = {name: value for name, value in params.items() if name in SCOPE}
     if isinstance(asked.get("tasks"), str):
         asked["tasks"] = [asked["tasks"]]
-    try:
-        return TypeAdapter(Scope).validate_python(asked)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(piece) for piece in first["loc"])
-        raise BenchError(
-            f"attack {attack!r}: {where} = {first['input']!r} is refused: {first['msg']}"
-        ) from error
+    scope: Scope = validated(Scope, asked, f"attack {attack!r}")
+    return scope
 
 
 def perturbed(count: int, rate: float, seed: int) -> Bool[Tensor, " n"]:

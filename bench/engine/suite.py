@@ -17,7 +17,7 @@ from bench.catalog import Choice, axes, entries, locate, make, read_value
 from bench.engine.cell import Cell, Named, Poison, Surrogate
 from bench.engine.scope import SCOPE, Scope, make_scope
 from bench.errors import BenchError, unknown
-from bench.record import AXES
+from bench.record import AXES, CLEAN
 from bench.suites import suite_names, suite_text
 from bench.training import Recipe
 
@@ -27,8 +27,6 @@ VICTIM_AXES = ("backbone", "weighting", "defense", "regime")
 ALL = "all"
 """In a suite, stands for every part on an axis's shelf; for datasets, for those that are there."""
 
-CLEAN = "clean"
-"""The attack every victim's reference is trained under; the harness adds it where a suite leaves it out."""
 
 Labels = Mapping[str, str | int]
 
