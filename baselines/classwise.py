@@ -46,8 +46,8 @@ class ClasswiseTable:
         self._noise = replace(
             self._noise,
             patterns=tuple(
-                self._moved(pattern.detach(), total, batch.targets[name])
-                for name, pattern, total in zip(self._noise.names, patterns, sums, strict=True)
+                self._moved(pattern.detach(), total, batch.targets[task.name])
+                for task, pattern, total in zip(self._noise.tasks, patterns, sums, strict=True)
             ),
         )
 

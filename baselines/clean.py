@@ -19,6 +19,7 @@ class Clean:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> "Clean":

@@ -34,6 +34,7 @@ class CUDA:
     center: Annotated[float, Gt(0)] = 1.0
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> "Filters":

@@ -57,6 +57,7 @@ class EM:
     learning_rate: Annotated[float, Gt(0)] = 0.1
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
@@ -105,6 +106,7 @@ class ClasswiseEM:
     lift: Lift = "patch"
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Noise:

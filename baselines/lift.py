@@ -4,16 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from baselines.samplewise import Rows
-from bench.api import MISSING, Batch, CraftContext, Split
+from bench.api import DENSE, MISSING, Batch, CraftContext, Split, Task
 from bench.errors import BenchError
-from bench.tasks import Classification
 
 Lift = Literal["patch", "average", "patch-official"]
 """``patch``: every task has a cell of the image; ``average``: the mean of whole-image signals;
@@ -25,6 +24,8 @@ Draw = Callable[[int, int, int], Tensor]
 Signal = Callable[[Int64[Tensor, " m"], Int64[Tensor, " m"]], Tensor]
 """A task's own signals [m c h w] for these rows of the training set and their labels, none of them missing,
 at the size its cell is `drawn`."""
+
+T = TypeVar("T", bound=Task)
 
 CHUNK = 512
 """Images drawn and laid out at a time; changes memory, and which draws an image gets."""
@@ -49,8 +50,8 @@ class Cell:
         """Return what the cell shows of a signal."""
         return signal[..., :: self.stride, :: self.stride]
 
-    def of(self, images: Float[Tensor, "*m H W"]) -> Float[Tensor, "*m h w"]:
-        """Return the cell's part of images, as a view."""
+    def of(self, images: Shaped[Tensor, "*m H W"]) -> Shaped[Tensor, "*m h w"]:
+        """Return the cell's part of images or maps, as a view."""
         return images[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
@@ -87,7 +88,7 @@ def official_cells(count: int, height: int, width: int) -> list[Cell]:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Generic[T]):
     """Which task's signal lies where.
 
     Attributes:
@@ -96,12 +97,12 @@ class Layout:
         scale: factor of every signal.
     """
 
-    tasks: tuple[Classification, ...]
+    tasks: tuple[T, ...]
     places: tuple[Cell, ...]
     scale: float
 
 
-def lay_out(tasks: Sequence[Classification], mode: Lift, train: Split) -> Layout:
+def lay_out(tasks: Sequence[T], mode: Lift, train: Split) -> Layout[T]:
     """Give every task that has a label somewhere in the training set its place in the images.
 
     Source: Yu et al., ICML 2025 (MTL-UE), section 5.1, baselines "patch" and "average"
@@ -112,7 +113,7 @@ def lay_out(tasks: Sequence[Classification], mode: Lift, train: Split) -> Layout
     Raises:
         BenchError: when the image has too few pixels for so many cells.
     """
-    labelled = tuple(task for task in tasks if bool((train.targets[task.name] != MISSING).any()))
+    labelled = tuple(task for task in tasks if bool(task.labelled(train.targets[task.name]).any()))
     height, width = train.images.shape[-2:]
     if not labelled or mode == "average":
         whole = Cell(0, 0, height, width)
@@ -131,14 +132,16 @@ def lay_out(tasks: Sequence[Classification], mode: Lift, train: Split) -> Layout
 class ClasswiseNoise:
     """One pattern per task and class, laid over the image by the sample's labels.
 
+    Of a dense task every pixel takes the value that the pattern of its own class has there.
+
     Attributes:
-        names: the tasks' names.
+        tasks: whose labels choose.
         places: one cell per task.
         patterns: per task [k+1 c h w], at its cell's size; the last row is zero, for a missing label.
         scale: factor of every pattern.
     """
 
-    names: tuple[str, ...]
+    tasks: tuple[Task, ...]
     places: tuple[Cell, ...]
     patterns: tuple[Tensor, ...]
     scale: float
@@ -146,23 +149,30 @@ class ClasswiseNoise:
     def delta(self, batch: Batch) -> Float[Tensor, "b c h w"]:
         """Return δ: every task adds the pattern of its label in its cell."""
         delta = torch.zeros_like(batch.images)
-        for name, place, pattern in zip(self.names, self.places, self.patterns, strict=True):
-            place.of(delta).add_(self.scale * pattern[batch.targets[name]])
+        for task, place, pattern in zip(self.tasks, self.places, self.patterns, strict=True):
+            labels = task.classify(batch.targets[task.name])
+            chosen = per_pixel(pattern, place.of(labels)) if task.kind in DENSE else pattern[labels]
+            place.of(delta).add_(self.scale * chosen)
         return delta
 
 
-def lift(tasks: Sequence[Classification], mode: Lift, train: Split, draw: Draw) -> ClasswiseNoise:
+def per_pixel(pattern: Float[Tensor, "k c h w"], labels: Int64[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
+    """Return, for every pixel, what the pattern of its own class has there."""
+    rows, columns = (torch.arange(side, device=labels.device) for side in labels.shape[1:])
+    return pattern[labels, :, rows[:, None], columns].permute(0, 3, 1, 2)
+
+
+def lift(tasks: Sequence[Task], mode: Lift, train: Split, draw: Draw) -> ClasswiseNoise:
     """Draw a pattern for every class of every labelled task and lay them out over the image."""
     layout = lay_out(tasks, mode, train)
     patterns = []
     for task, place in zip(layout.tasks, layout.places, strict=True):
         shown = place.show(draw(task.classes, *place.drawn))
         patterns.append(torch.cat([shown, torch.zeros_like(shown[:1])]))
-    names = tuple(task.name for task in layout.tasks)
-    return ClasswiseNoise(names, layout.places, tuple(patterns), layout.scale)
+    return ClasswiseNoise(layout.tasks, layout.places, tuple(patterns), layout.scale)
 
 
-def lift_samples(train: Split, layout: Layout, signals: Sequence[Signal], context: CraftContext) -> Rows:
+def lift_samples(train: Split, layout: Layout[T], signals: Sequence[Signal], context: CraftContext) -> Rows:
     """Draw a signal for every image and task of the layout, where it has a label, and lay them out.
 
     Args:

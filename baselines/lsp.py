@@ -41,6 +41,7 @@ class LSP:
     lift: Lift = "patch"
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Rows:

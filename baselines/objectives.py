@@ -6,12 +6,12 @@ from functools import partial
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from baselines.craft import LossOfDelta, State, perturb
-from bench.api import MISSING, Augmentation, Batch, CraftContext, Noise, Split, Targets, Task
+from bench.api import Augmentation, Batch, CraftContext, Noise, Split, Targets, Task
 from bench.augmentation import augment, center
 from bench.net import MultiTaskNet
 from bench.tasks import Classification, classification_only, labelled_mean, one_hot
@@ -21,29 +21,49 @@ View = Literal["image", "crop", "shared-crop"]
 """What surrogates are shown: the whole image, a crop and flip per image, or one for all of a batch."""
 
 
-def show(seen: Float[Tensor, "b c h w"], view: View, augmentation: Augmentation) -> Tensor:
-    """Return the images as a surrogate sees them while noise is improved."""
-    return seen if view == "image" else augment(seen, augmentation, shared=view == "shared-crop")
+def show(batch: Batch, view: View, augmentation: Augmentation, tasks: Sequence[Task]) -> Batch:
+    """Return images, and their targets, as a surrogate sees them while noise is improved."""
+    return batch if view == "image" else augment(batch, augmentation, tasks, shared=view == "shared-crop")
+
+
+def show_center(batch: Batch, view: View, augmentation: Augmentation, tasks: Sequence[Task]) -> Batch:
+    """Return images, and their targets, as a surrogate would see them in evaluation."""
+    return batch if view == "image" else center(batch, augmentation, tasks)
+
+
+def perturbed(batch: Batch, delta: Float[Tensor, "b c h w"]) -> Batch:
+    """Return the batch with x + δ for its images."""
+    return replace(batch, images=perturb(batch.images, delta))
+
+
+def batch_loss(net: nn.Module, tasks: Sequence[Task], batch: Batch) -> Float[Tensor, ""]:
+    """Return the mean of a network's losses over the tasks that have a label in the batch."""
+    losses = task_losses(net, tasks, batch.images, batch.targets)
+    return mean_loss(losses, batch.targets, tasks)
 
 
 def mean_loss(losses: Float[Tensor, " t"], targets: Targets, tasks: Sequence[Task]) -> Float[Tensor, ""]:
     """Return the mean over the tasks that have a label in the batch; the others' losses are 0."""
-    present = torch.stack([(targets[task.name] != MISSING).any() for task in tasks])
+    present = torch.stack([task.labelled(targets[task.name]).any() for task in tasks])
     return losses.sum() / present.sum().clamp(min=1)
 
 
-def share_of_labelled(missed: Sequence[Tensor], targets: Sequence[Tensor]) -> Float[Tensor, " b"]:
-    """Return, per sample, the share of its labelled tasks that are missed; both lists are by task."""
-    labelled = torch.stack([target != MISSING for target in targets])
-    return (torch.stack(list(missed)) & labelled).sum(0) / labelled.sum(0).clamp(min=1)
+def share_of_labelled(
+    missed: Sequence[Float[Tensor, " b"]], labelled: Sequence[Bool[Tensor, " b"]]
+) -> Float[Tensor, " b"]:
+    """Return, per sample, the mean of what is missed over its labelled tasks; both lists are by task."""
+    known = torch.stack(list(labelled))
+    return (torch.stack(list(missed)) * known).sum(0) / known.sum(0).clamp(min=1)
 
 
 def share_missed(surrogate: nn.Module, tasks: Sequence[Task], batch: Batch) -> Float[Tensor, " b"]:
-    """Return, per sample, the share of its labelled tasks that the surrogate gets wrong."""
+    """Return, per sample, the share of its labels that the surrogate gets wrong, a mean over its tasks."""
     outputs = surrogate.eval()(batch.images)
     targets = [batch.targets[task.name] for task in tasks]
-    wrong = [task.predict(out) != t for task, out, t in zip(tasks, outputs, targets, strict=True)]
-    return share_of_labelled(wrong, targets)
+    wrong = [task.wrong(out, target) for task, out, target in zip(tasks, outputs, targets, strict=True)]
+    return share_of_labelled(
+        wrong, [task.labelled(target) for task, target in zip(tasks, targets, strict=True)]
+    )
 
 
 @dataclass(frozen=True)
@@ -93,12 +113,11 @@ class SurrogateInTraining:
         """Return the network in evaluation mode, without gradients of its own."""
         return self.net.eval().requires_grad_(False)
 
-    def step(self, images: Float[Tensor, "b c h w"], targets: Targets) -> None:
+    def step(self, batch: Batch) -> None:
         """Take one optimiser step towards the true labels."""
         self.net.train().requires_grad_(True)
         self._optimizer.zero_grad(set_to_none=True)
-        losses = task_losses(self.net, self._tasks, images, targets)
-        mean_loss(losses, targets, self._tasks).backward()
+        batch_loss(self.net, self._tasks, batch).backward()
         if self._training.clip_norm is not None:
             clip_grad_norm_(self.net.parameters(), self._training.clip_norm)
         self._optimizer.step()
@@ -170,11 +189,10 @@ class ErrorMinimising(Quiet):
         return [partial(self._loss, self._surrogate.frozen(), batch)]
 
     def _loss(self, net: nn.Module, batch: Batch, delta: Tensor) -> Tensor:
-        losses = task_losses(net, self._tasks, self._seen(batch, delta), batch.targets)
-        return mean_loss(losses, batch.targets, self._tasks)
+        return batch_loss(net, self._tasks, self._seen(batch, delta))
 
-    def _seen(self, batch: Batch, delta: Tensor) -> Tensor:
-        return show(perturb(batch.images, delta), self._view, self._augmentation)
+    def _seen(self, batch: Batch, delta: Tensor) -> Batch:
+        return show(perturbed(batch, delta), self._view, self._augmentation, self._tasks)
 
     def before_round(self, noise: Noise) -> None:
         """Train the surrogate, if that comes first."""
@@ -190,15 +208,13 @@ class ErrorMinimising(Quiet):
         for _ in range(self._steps):
             batch = next(self._stream)
             with torch.no_grad():
-                images = self._seen(batch, noise.delta(batch))
-            self._surrogate.step(images, batch.targets)
+                seen = self._seen(batch, noise.delta(batch))
+            self._surrogate.step(seen)
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks whose true label the surrogate does not see yet."""
-        seen = perturb(batch.images, delta)
-        if self._view != "image":
-            seen = center(seen, self._augmentation)
-        return share_missed(self._surrogate.net, self._tasks, replace(batch, images=seen))
+        seen = show_center(perturbed(batch, delta), self._view, self._augmentation, self._tasks)
+        return share_missed(self._surrogate.net, self._tasks, seen)
 
     def state(self) -> State:
         """Return the surrogate's training and the place in its stream of batches."""
@@ -242,19 +258,19 @@ class RobustErrorMinimising(Quiet):
         return [partial(self._loss, self._surrogate.frozen(), batch)] * self._samples
 
     def _loss(self, net: nn.Module, batch: Batch, delta: Tensor) -> Tensor:
-        seen = augment(perturb(batch.images, delta), self._augmentation)
-        worst = perturb(seen, self._worst(net, seen.detach(), batch.targets))
-        return mean_loss(task_losses(net, self._tasks, worst, batch.targets), batch.targets, self._tasks)
+        seen = augment(perturbed(batch, delta), self._augmentation, self._tasks)
+        return batch_loss(net, self._tasks, perturbed(seen, self._worst(net, seen)))
 
-    def _worst(self, net: nn.Module, seen: Tensor, targets: Targets) -> Tensor:
+    def _worst(self, net: nn.Module, seen: Batch) -> Tensor:
         """Return the change of what is seen, within the radius, that the surrogate likes least."""
-        change = torch.empty_like(seen).uniform_(-self._radius, self._radius)
+        images = seen.images.detach()
+        change = torch.empty_like(images).uniform_(-self._radius, self._radius)
         for _ in range(self._attack_steps):
             change.requires_grad_(True)
-            losses = task_losses(net, self._tasks, perturb(seen, change), targets)
-            (slope,) = torch.autograd.grad(mean_loss(losses, targets, self._tasks), change)
+            loss = batch_loss(net, self._tasks, replace(seen, images=perturb(images, change)))
+            (slope,) = torch.autograd.grad(loss, change)
             moved = change.detach() + self._attack_step * slope.sign()
-            change = (seen + moved.clamp(-self._radius, self._radius)).clamp(0, 1) - seen
+            change = (images + moved.clamp(-self._radius, self._radius)).clamp(0, 1) - images
         return change.detach()
 
     def after_batch(self, batch: Batch, noise: Noise) -> None:
@@ -263,14 +279,13 @@ class RobustErrorMinimising(Quiet):
             return
         self._left -= 1
         with torch.no_grad():
-            seen = augment(perturb(batch.images, noise.delta(batch)), self._augmentation)
-        change = self._worst(self._surrogate.frozen(), seen, batch.targets)
-        self._surrogate.step(perturb(seen, change), batch.targets)
+            seen = augment(perturbed(batch, noise.delta(batch)), self._augmentation, self._tasks)
+        self._surrogate.step(perturbed(seen, self._worst(self._surrogate.frozen(), seen)))
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks whose true label the surrogate does not see yet."""
-        seen = center(perturb(batch.images, delta), self._augmentation)
-        return share_missed(self._surrogate.net, self._tasks, replace(batch, images=seen))
+        seen = center(perturbed(batch, delta), self._augmentation, self._tasks)
+        return share_missed(self._surrogate.net, self._tasks, seen)
 
     def state(self) -> State:
         """Return the surrogate's training and how much of it is left."""
@@ -283,14 +298,15 @@ class RobustErrorMinimising(Quiet):
 
 
 Aim = Literal["shifted", "away", "away-if-binary"]
-"""``shifted``: towards another label; ``away``: from the true one; or the latter for two classes only."""
+"""``shifted``: towards another label; ``away``: from the true one; or the latter for binary tasks only."""
 
 
 class Pretrained(Quiet):
     """Mislead surrogates that were trained on the clean data.
 
-    ``shifted`` makes them see every label y as (y + ⌊k/2⌋) mod k, the other one of two classes; ``away``
-    makes the true label's loss large.
+    ``shifted`` makes them see every label y as (y + ⌊k/2⌋) mod k, the other one of two classes; a depth as
+    the one half of the range away, a direction as the opposite one. ``away`` makes the true label's loss
+    large.
 
     Source: Fowl et al., NeurIPS 2021, arXiv:2106.10807, section 4; several checkpoints: Chen et al., ICLR
     2023, arXiv:2211.12005 (SEP); the shift by half the classes: Yu et al., ICML 2025
@@ -304,7 +320,7 @@ class Pretrained(Quiet):
         view: View,
         aim: Aim = "shifted",
     ) -> None:
-        self._tasks = classification_only(context.tasks, "an attack on a pretrained surrogate")
+        self._tasks: Sequence[Task] = context.tasks
         self._augmentation = context.augmentation
         self._view: View = view
         self._surrogates = [net.eval().requires_grad_(False) for net in surrogates]
@@ -319,45 +335,37 @@ class Pretrained(Quiet):
         return [partial(self._loss, net, aimed) for net in self._surrogates]
 
     def _loss(self, net: nn.Module, aimed: Batch, delta: Tensor) -> Tensor:
-        seen = show(perturb(aimed.images, delta), self._view, self._augmentation)
-        losses = task_losses(net, self._tasks, seen, aimed.targets) * self._signs
-        return mean_loss(losses, aimed.targets, self._tasks)
+        seen = show(perturbed(aimed, delta), self._view, self._augmentation, self._tasks)
+        losses = task_losses(net, self._tasks, seen.images, seen.targets) * self._signs
+        return mean_loss(losses, seen.targets, self._tasks)
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks on which the last surrogate does not see what it shall.
 
         That is the shifted label, or any but the true one.
         """
-        seen = perturb(batch.images, delta)
-        if self._view != "image":
-            seen = center(seen, self._augmentation)
-        outputs, aimed = self._surrogates[-1](seen), self._aimed(batch)
-        targets = [aimed.targets[task.name] for task in self._tasks]
-        missed = [
-            (task.predict(out) == target) == self._away[task.name]
-            for task, out, target in zip(self._tasks, outputs, targets, strict=True)
-        ]
-        return share_of_labelled(missed, targets)
+        aimed = perturbed(self._aimed(batch), delta)
+        seen = show_center(aimed, self._view, self._augmentation, self._tasks)
+        missed, labelled = [], []
+        for task, out in zip(self._tasks, self._surrogates[-1](seen.images), strict=True):
+            target = seen.targets[task.name]
+            wrong = task.wrong(out, target)
+            missed.append(1 - wrong if self._away[task.name] else wrong)
+            labelled.append(task.labelled(target))
+        return share_of_labelled(missed, labelled)
 
     def _aimed(self, batch: Batch) -> Batch:
-        return replace(
-            batch,
-            targets={
-                task.name: batch.targets[task.name]
-                if self._away[task.name]
-                else shifted(batch.targets[task.name], task.classes)
-                for task in self._tasks
-            },
-        )
+        """Return the batch with the labels the surrogates shall see, or the true ones they shall not see."""
+        aimed = dict(batch.targets)
+        for task in self._tasks:
+            if not self._away[task.name]:
+                aimed[task.name] = task.shifted(aimed[task.name])
+        return replace(batch, targets=aimed)
 
 
-def _is_away(aim: Aim, task: Classification) -> bool:
-    return aim == "away" or (aim == "away-if-binary" and task.classes == 2)
-
-
-def shifted(labels: Tensor, classes: int) -> Tensor:
-    """Return (y + ⌊k/2⌋) mod k for every label, missing ones as they are."""
-    return torch.where(labels == MISSING, labels, (labels + classes // 2) % classes)
+def _is_away(aim: Aim, task: Task) -> bool:
+    binary = task.kind == "classification" and task.classes == 2
+    return aim == "away" or (aim == "away-if-binary" and binary)
 
 
 class FeatureAligning(Pretrained):
@@ -372,14 +380,15 @@ class FeatureAligning(Pretrained):
     def __init__(self, train: Split, context: CraftContext, surrogates: Sequence[nn.Module]) -> None:
         """Take the class means of every surrogate's features over the clean training set."""
         super().__init__(context, surrogates, view="image")
+        self._labelled = classification_only(context.tasks, "feature alignment")
         self._means = {
-            id(net): _class_means(net, train, self._tasks, context.device) for net in self._surrogates
+            id(net): _class_means(net, train, self._labelled, context.device) for net in self._surrogates
         }
 
     def _loss(self, net: nn.Module, aimed: Batch, delta: Tensor) -> Tensor:
         features = represent(net)(perturb(aimed.images, delta))
         distances = []
-        for task, means in zip(self._tasks, self._means[id(net)], strict=True):
+        for task, means in zip(self._labelled, self._means[id(net)], strict=True):
             target = aimed.targets[task.name]
             apart = (features - means[target.clamp(min=0)]).square().mean(1)
             distances.append(labelled_mean(apart, target))

@@ -39,6 +39,7 @@ class OPS:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> "Pixels":

@@ -49,6 +49,7 @@ class PIL:
     batch: Annotated[int, Ge(1)] = 512
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
@@ -147,8 +148,8 @@ class Linearising(Quiet):
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks whose label the linear model does not read off the noise."""
-        missed = [model(-delta).argmax(1) != target for model, target in self._heads(batch)]
-        return share_of_labelled(missed, [target for _, target in self._heads(batch)])
+        missed = [(model(-delta).argmax(1) != target).float() for model, target in self._heads(batch)]
+        return share_of_labelled(missed, [target != MISSING for _, target in self._heads(batch)])
 
     def state(self) -> State:
         """Return the linear models."""

@@ -9,7 +9,6 @@ from torch import Tensor
 from baselines.lift import CHUNK, ClasswiseNoise, Lift, lift
 from baselines.samplewise import Rows
 from bench.api import CraftContext, Split
-from bench.tasks import classification_only
 
 
 def uniform(epsilon: float, *shape: int) -> Tensor:
@@ -21,6 +20,8 @@ def uniform(epsilon: float, *shape: int) -> Tensor:
 class ClasswiseRandom:
     """Uniform random noise, one pattern in [−ε, ε] for every class of every task: the cheapest attack.
 
+    On dense tasks every pixel takes its own class's value; depths and directions are sorted into classes.
+
     Source: Huang et al., ICLR 2021, arXiv:2101.04898, section 4, class-wise random noise
 
     Attributes:
@@ -30,6 +31,7 @@ class ClasswiseRandom:
     lift: Lift = "patch"
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> ClasswiseNoise:
@@ -39,7 +41,7 @@ class ClasswiseRandom:
             drawn = uniform(context.epsilon, classes, train.images.shape[1], rows, columns)
             return drawn.to(context.device)
 
-        return lift(classification_only(context.tasks, "attack 'random'"), self.lift, train, draw)
+        return lift(context.tasks, self.lift, train, draw)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class SamplewiseRandom:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Rows:

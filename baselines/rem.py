@@ -44,6 +44,7 @@ class REM:
     learning_rate: Annotated[float, Gt(0)] = 0.1
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Noise:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from baselines.craft import LossOfDelta, State, gradient
 from bench.api import Batch, Split
+from bench.roomy import zeros
 
 Start = Literal["rows", "uniform", "normal"]
 """Where the steps of a batch begin: where they ended last, U(-ε, ε), or N(0, ε²) within the budget."""
@@ -23,7 +24,7 @@ class Rows:
 
     def __init__(self, train: Split) -> None:
         """Start from zero noise."""
-        self._rows = torch.zeros(train.images.shape, dtype=torch.float16)
+        self._rows = zeros(train.images.shape, torch.float16)
 
     def put(self, index: Int64[Tensor, " b"], delta: Float[Tensor, "b c h w"]) -> None:
         """Set the rows of these samples."""

@@ -34,6 +34,7 @@ class SEP:
     batch: Annotated[int, Ge(1)] = 512
     needs_surrogate: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
@@ -62,6 +63,8 @@ class FeatureAlignedSEP(SEP):
 
     Source: Chen et al., ICLR 2023, arXiv:2211.12005 (SEP-FA); many tasks by the mean over them
     """
+
+    dense: ClassVar[bool] = False
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:
         return FeatureAligning(train, context, context.checkpoints(self.checkpoints))

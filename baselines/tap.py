@@ -35,6 +35,7 @@ class TAP:
     aim: ClassVar[Aim] = "shifted"
     needs_surrogate: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     def craft(self, train: Split, context: CraftContext) -> Noise:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines.craft import LossOfDelta, State, craft, perturb
-from baselines.objectives import Quiet, represent
+from baselines.objectives import Quiet, perturbed, represent
 from bench.api import Batch, CraftContext, Noise, Split
 from bench.augmentation import augment
 from bench.training import batches
@@ -47,6 +47,7 @@ class UC:
     width: Annotated[int, Ge(1)] = 32
     needs_surrogate: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
@@ -200,8 +201,8 @@ class ClusterShift(Quiet):
         return [partial(self._loss, batch)]
 
     def _loss(self, batch: Batch, delta: Tensor) -> Tensor:
-        seen = augment(perturb(batch.images, delta), self._augmentation)
-        features = represent(self._net)(seen).log_softmax(1)
+        seen = augment(perturbed(batch, delta), self._augmentation, ())
+        features = represent(self._net)(seen.images).log_softmax(1)
         return functional.kl_div(features, self._centers[self._aim(batch)].softmax(1), reduction="batchmean")
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

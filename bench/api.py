@@ -14,10 +14,11 @@ A *part* is a frozen dataclass: its fields are its hyperparameters with the pape
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from annotated_types import Ge, Gt, Le
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 EPSILON = 8
@@ -27,10 +28,36 @@ MISSING = -1
 """The label of a sample that has none for a task; losses and metrics leave it out."""
 
 Targets = Mapping[str, Tensor]
-"""Task name → one target per image, int64 [n] for classification."""
+"""Task name → one target per image.
+
+Classification: int64 [n], `MISSING` where there is no label. Dense tasks have one value per pixel:
+segmentation int8 [n h w], `MISSING` where there is none; depth float [n 1 h w], in metres, and normals float
+[n 3 h w], of length 1, x to the right, y down, z away from the camera; both NaN where there is none.
+"""
+
+Kind = Literal["classification", "segmentation", "depth", "normals"]
+"""What a task asks of an image."""
+
+DENSE: frozenset[Kind] = frozenset({"segmentation", "depth", "normals"})
+"""Kinds of tasks that ask for a value at every pixel."""
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``."""
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Metrics of one task, gathered batch by batch, so that no set of maps has to fit in memory."""
+
+    def update(self, outputs: Float[Tensor, "b o ..."], target: Tensor) -> None:
+        """Take in a network's outputs on some samples."""
+
+    def compute(self) -> dict[str, float | None]:
+        """Return every metric of the task over all that was taken in; None where it is undefined."""
 
 
 @runtime_checkable
@@ -42,19 +69,45 @@ class Task(Protocol):
         """The task's name, unique in its dataset."""
 
     @property
+    def kind(self) -> Kind:
+        """What it asks; of the kinds in `DENSE` a value for every pixel."""
+
+    @property
     def outputs(self) -> int:
-        """Outputs of the task's head."""
+        """Outputs of the task's head, for a dense task at every pixel."""
 
-    def loss(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
-        """Return the mean loss over the labelled samples (0 where there is none)."""
+    @property
+    def classes(self) -> int:
+        """Number of classes k that `classify` tells apart."""
 
-    def predict(self, outputs: Float[Tensor, "b o"]) -> Int64[Tensor, " b"]:
-        """Return the most likely class."""
+    def loss(self, outputs: Float[Tensor, "b o ..."], target: Tensor) -> Float[Tensor, ""]:
+        """Return the mean loss over the labelled samples or pixels (0 where there is none)."""
 
-    def metrics(self, outputs: Float[Tensor, "n o"], target: Int64[Tensor, " n"]) -> dict[str, float | None]:
-        """Return every metric of the task; None where it is undefined."""
+    def wrong(self, outputs: Float[Tensor, "b o ..."], target: Tensor) -> Float[Tensor, " b"]:
+        """Return, per sample, the share of its labels that the outputs get wrong; 0 without labels."""
 
-    def describe(self, train: Int64[Tensor, " n"], test: Int64[Tensor, " m"]) -> dict[str, object]:
+    def labelled(self, target: Tensor) -> Bool[Tensor, " b"]:
+        """Return which samples have a label, for a dense task at some pixel at least."""
+
+    def hidden(self, target: Tensor) -> Tensor:
+        """Return a target of the same shape that is all missing."""
+
+    def shifted(self, target: Tensor) -> Tensor:
+        """Return what an attacker wants to be seen instead: for every label another one, missing as it is."""
+
+    def classify(self, target: Tensor) -> Int64[Tensor, "b ..."]:
+        """Return the classes, 0 to k - 1 (`MISSING` without a label), that class-wise noise goes by.
+
+        For a dense task one for every pixel, [b h w].
+        """
+
+    def mirrored(self, target: Tensor) -> Tensor:
+        """Return the target of the image flipped left-right, its pixels in the order they had."""
+
+    def scorer(self) -> Scorer:
+        """Return an empty scorer."""
+
+    def describe(self, train: Tensor, test: Tensor) -> dict[str, object]:
         """Return what the leaderboard must know of the task, as in `bench.record.TaskInfo`."""
 
 
@@ -64,7 +117,7 @@ class Split:
 
     Attributes:
         images: uint8 [n c h w]; may be memory-mapped, so never written to.
-        targets: task name → int64 [n], `MISSING` where there is no label.
+        targets: task name → one target per image, see `Targets`.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -76,7 +129,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some samples of a split, on the device: images in [0, 1], their targets and their rows."""
+    """Some samples of a split, on the device: images in [0, 1], their targets and their rows.
+
+    Label maps are int64 here, depth and normals float32.
+    """
 
     images: Float[Tensor, "b c h w"]
     targets: Targets
@@ -94,27 +150,73 @@ class Augmentation:
     flip: bool = False
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; the defaults are the paper's for CelebA and UTKFace.
+
+    Source: Yu et al., ICML 2025 (MTL-UE), section 5.1: Adam, 60 epochs, learning rate ÷10 at 36 and 48;
+    epochs of single-task networks: its public code
+
+    Attributes:
+        epochs: passes over the training set.
+        stl_epochs: those of a network that has one task only; None: as many.
+        batch: images per step.
+        learning_rate: Adam's.
+        weight_decay: Adam's, coupled (L2).
+        milestones: fractions of the epochs after which the learning rate is multiplied by ``gamma``.
+        gamma: see ``milestones``.
+        clip_norm: gradients are scaled down to this norm.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 60
+    stl_epochs: Annotated[int, Ge(1)] | None = None
+    batch: Annotated[int, Ge(1)] = 512
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    milestones: tuple[Annotated[float, Gt(0), Le(1)], ...] = (0.6, 0.8)
+    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
+    clip_norm: Annotated[float, Gt(0)] = 5.0
+
+
 @dataclass(frozen=True, eq=False)
 class MultiTaskData:
-    """A loaded dataset: its tasks, a train and a test split, and the augmentation its labels allow."""
+    """A loaded dataset.
+
+    Attributes:
+        tasks: what is asked of every image.
+        train: the images that are published.
+        test: the images victims are scored on.
+        augmentation: what its labels allow.
+        notes: what is to be known of what was read, a sentence each: files that were left out, say.
+    """
 
     tasks: tuple[Task, ...]
     train: Split
     test: Split
     augmentation: Augmentation = Augmentation()
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Where images and labels come from."""
+    """Where images and labels come from.
+
+    Attributes:
+        recipe: how networks are trained on it where a suite says nothing else, the paper's if it has one.
+    """
 
     version: ClassVar[int]
+    recipe: ClassVar[Recipe]
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of its tasks, known before it is loaded."""
 
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and how to get it; None where all is there."""
 
-    def load(self, root: Path | None, cache: Path) -> MultiTaskData:
-        """Read the dataset under the data root; decoded images may be kept under ``cache``.
+    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+        """Read the dataset under the data root; what is slow to decode is kept under ``cache``.
 
         Raises:
             BenchError: when something is missing or cannot be read.
@@ -192,11 +294,13 @@ class Attack(Protocol):
     Attributes:
         needs_surrogate: a network trained on the clean data is needed, ``context.checkpoints``.
         bounded: δ is held to the budget; else the attack is in a track of its own, without a budget.
+        dense: it can also make noise for dense tasks; else suites leave it out on datasets that have them.
     """
 
     version: ClassVar[int]
     needs_surrogate: ClassVar[bool]
     bounded: ClassVar[bool]
+    dense: ClassVar[bool]
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft the noise for this training set; all randomness comes from torch's global generator."""
@@ -212,14 +316,40 @@ class RestoringAttack(Attack, Protocol):
         """Make the noise again from its ``state()``, for images [c h w] of the shape it was crafted on."""
 
 
+Shape = tuple[int, int, int]
+"""Channels, height and width of an image."""
+
+
 @runtime_checkable
 class Backbone(Protocol):
-    """The victim's (or surrogate's) network architecture."""
+    """The victim's (or surrogate's) network architecture.
+
+    Attributes:
+        dense: it gives a map of features, for dense tasks (`DenseBackbone`), else one vector.
+    """
 
     version: ClassVar[int]
+    dense: ClassVar[bool]
 
-    def build(self, channels: int) -> tuple[nn.Module, int]:
-        """Return an encoder [b c h w] → [b d], freshly initialised, and d."""
+    def build(self, shape: Shape) -> tuple[nn.Module, int]:
+        """Return an encoder, freshly initialised, and the number d of its features.
+
+        The encoder takes [b c h w] to [b d], or to a map [b d h' w'] if it is dense.
+
+        Args:
+            shape: of the images it is trained on; it may be shown others of as many channels.
+
+        Raises:
+            BenchError: when it cannot take images of this shape.
+        """
+
+
+@runtime_checkable
+class DenseBackbone(Backbone, Protocol):
+    """A backbone for dense tasks."""
+
+    def decoder(self, features: int, outputs: int) -> nn.Module:
+        """Return one task's decoder, [b d h' w'] to [b o h'' w'']; the network scales it to the image."""
 
 
 @runtime_checkable

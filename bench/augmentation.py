@@ -1,52 +1,116 @@
 """The augmentation of the field: a random crop and a random flip, drawn for every image on its own."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from bench.api import Augmentation
+from bench.api import DENSE, Augmentation, Batch, Shape, Task
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Which part of every image is seen, and which way round.
+
+    Attributes:
+        rows: of the part, per image; None: all.
+        columns: of the part in the order in which they are seen; None: all, as they are.
+        flipped: which images are seen mirrored; None: none.
+    """
+
+    rows: Int64[Tensor, "b s"] | None = None
+    columns: Int64[Tensor, "b s2"] | None = None
+    flipped: Bool[Tensor, " b"] | None = None
+
+    def of(self, values: Tensor) -> Tensor:
+        """Return the part of maps [b ... h w]; gradients pass, and every value is one of the input's."""
+        if self.rows is not None:
+            values = _pick(values, -2, self.rows)
+        return values if self.columns is None else _pick(values, -1, self.columns)
+
+    def of_target(self, task: Task, target: Tensor) -> Tensor:
+        """Return the part of a dense task's target that belongs to what is seen."""
+        seen = self.of(target)
+        if self.flipped is None:
+            return seen
+        return torch.where(self.flipped.view(-1, *[1] * (seen.ndim - 1)), task.mirrored(seen), seen)
+
+
+def draw_view(images: Float[Tensor, "b c h w"], augmentation: Augmentation) -> View:
+    """Draw a crop and a flip for every image."""
+    (count, _, height, width), device = images.shape, images.device
+    side = augmentation.crop
+    rows = columns = flipped = None
+    if side is not None:
+        top = torch.randint(0, height - side + 1, (count,), device=device)
+        rows = top[:, None] + torch.arange(side, device=device)
+        left = torch.randint(0, width - side + 1, (count,), device=device)
+        columns = left[:, None] + torch.arange(side, device=device)
+    if augmentation.flip:
+        if columns is None:
+            columns = torch.arange(width, device=device).expand(count, -1)
+        flips = torch.rand(count, 1, device=device) < 0.5
+        columns, flipped = torch.where(flips, columns.flip(1), columns), flips[:, 0]
+    return View(rows, columns, flipped)
 
 
 def augment(
-    images: Float[Tensor, "b c h w"], augmentation: Augmentation, *, shared: bool = False
-) -> Float[Tensor, "b c s s2"]:
-    """Return a random crop of every image, flipped left-right with probability one half.
+    batch: Batch, augmentation: Augmentation, tasks: Sequence[Task], *, shared: bool = False
+) -> Batch:
+    """Return a random crop of every image, flipped left-right with probability one half, and its targets.
 
-    Gradients pass through; every output pixel is one input pixel. With ``shared`` one crop and one flip are
-    drawn for all images.
+    Gradients pass through the images. With ``shared`` one crop and one flip are drawn for all images.
+
+    Args:
+        batch: images and targets.
+        augmentation: what is drawn.
+        tasks: those of the batch; the targets of dense ones are cropped and flipped with the images.
+        shared: see above.
     """
+    count = len(batch.images)
     if shared:
-        count, channels, height, width = images.shape
-        together = augment(images.reshape(1, count * channels, height, width), augmentation)
-        return together.reshape(count, channels, *together.shape[2:])
-    count, _, height, width = images.shape
-    side = augmentation.crop
-    if side is not None:
-        top = torch.randint(0, height - side + 1, (count,), device=images.device)
-        images = _pick(images, 2, top[:, None] + torch.arange(side, device=images.device))
-        width_index = torch.randint(0, width - side + 1, (count,), device=images.device)[:, None]
-        columns = width_index + torch.arange(side, device=images.device)
+        one = draw_view(batch.images[:1], augmentation)
+        parts = (one.rows, one.columns, one.flipped)
+        view = View(*(None if part is None else part.expand(count, *part.shape[1:]) for part in parts))
     else:
-        columns = torch.arange(width, device=images.device).expand(count, -1)
-    if augmentation.flip:
-        flipped = torch.rand(count, 1, device=images.device) < 0.5
-        columns = torch.where(flipped, columns.flip(1), columns)
-    return images if side is None and not augmentation.flip else _pick(images, 3, columns)
+        view = draw_view(batch.images, augmentation)
+    dense = {task.name: task for task in tasks if task.kind in DENSE}
+    targets = {
+        name: view.of_target(dense[name], target) if name in dense else target
+        for name, target in batch.targets.items()
+    }
+    return replace(batch, images=view.of(batch.images), targets=targets)
 
 
-def center(images: Float[Tensor, "b c h w"], augmentation: Augmentation) -> Float[Tensor, "b c s s2"]:
+def center(batch: Batch, augmentation: Augmentation, tasks: Sequence[Task]) -> Batch:
     """Return the central crop: what augmented training images are tested with."""
     side = augmentation.crop
     if side is None:
-        return images
-    top, left = (images.shape[2] - side) // 2, (images.shape[3] - side) // 2
-    return images[:, :, top : top + side, left : left + side]
+        return batch
+    height, width = batch.images.shape[2:]
+    top, left = (height - side) // 2, (width - side) // 2
+
+    def middle(values: Tensor) -> Tensor:
+        return values[..., top : top + side, left : left + side]
+
+    dense = {task.name for task in tasks if task.kind in DENSE}
+    targets = {name: middle(target) if name in dense else target for name, target in batch.targets.items()}
+    return replace(batch, images=middle(batch.images), targets=targets)
 
 
-def _pick(images: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Pick rows (dim 2) or columns (dim 3) of every image by its own index [b s]."""
-    shape = list(images.shape)
+def seen_shape(shape: Shape, augmentation: Augmentation) -> Shape:
+    """Return the shape [c h w] of what a network is shown of images [c h w]."""
+    channels, height, width = shape
+    side = augmentation.crop
+    return (channels, height, width) if side is None else (channels, side, side)
+
+
+def _pick(values: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Pick rows (dim -2) or columns (dim -1) of every map by its own index [b s]."""
+    shape = list(values.shape)
     shape[dim] = index.shape[1]
-    view = [len(index), 1, 1, 1]
+    view = [len(index)] + [1] * (values.ndim - 1)
     view[dim] = index.shape[1]
-    return images.gather(dim, index.view(view).expand(shape))
+    return values.gather(dim, index.view(view).expand(shape))

@@ -25,6 +25,12 @@ ENTRY_POINTS = "mtlue_bench"
 CATALOG: dict[str, dict[str, str]] = {
     "dataset": {
         "digits": "bench.datasets.digits:Digits",
+        "celeba": "bench.datasets.celeba:CelebA",
+        "chestxray14": "bench.datasets.chestxray14:ChestXray14",
+        "cifar100": "bench.datasets.cifar100:CIFAR100",
+        "folder": "bench.datasets.folder:Folder",
+        "nyuv2": "bench.datasets.nyuv2:NYUv2",
+        "scenes": "bench.datasets.scenes:Scenes",
         "utkface": "bench.datasets.utkface:UTKFace",
     },
     "attack": {
@@ -51,7 +57,14 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "backbone": {
         "resnet18": "bench.backbones.resnet:ResNet18",
+        "resnet50": "bench.backbones.resnet:ResNet50",
+        "vgg16": "bench.backbones.vgg:VGG16",
+        "densenet121": "bench.backbones.densenet:DenseNet121",
+        "vit-b16": "bench.backbones.vit:ViTB16",
         "small": "bench.backbones.small:Small",
+        "dilated-resnet18": "bench.backbones.dense:DilatedResNet18",
+        "dilated-resnet50": "bench.backbones.dense:DilatedResNet50",
+        "dense-small": "bench.backbones.dense:DenseSmall",
     },
     "weighting": {
         "ew": "bench.weightings.ew:EqualWeights",
@@ -63,11 +76,25 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "regime": {
         "mtl": "bench.regimes:MultiTask",
+        "stl": "bench.regimes:SingleTask",
     },
 }
 
 
-REQUIRED = {"attack": ("version", "needs_surrogate", "bounded")}
+FAMILIES: dict[str, dict[str, str]] = {
+    "backbone": {
+        "timm": "bench.backbones.by_name:TimmModel",
+        "torchvision": "bench.backbones.by_name:TorchvisionModel",
+    },
+}
+"""Axis → families of parts: ``FAMILY:MODEL`` is the one with that name in its field ``model``."""
+
+
+REQUIRED = {
+    "dataset": ("version", "recipe"),
+    "attack": ("version", "needs_surrogate", "bounded", "dense"),
+    "backbone": ("version", "dense"),
+}
 """Axis → class variables a part must have; of the other axes, ``version``."""
 
 
@@ -152,15 +179,21 @@ def entries(axis: str) -> Mapping[str, str]:
     return outside | CATALOG[axis]
 
 
+def listed(axis: str) -> list[str]:
+    """Return what can be named on an axis: its entries and, as ``FAMILY:MODEL``, its families."""
+    return [*entries(axis), *(f"{family}:MODEL" for family in FAMILIES.get(axis, ()))]
+
+
 def locate(axis: str, name: str) -> str:
     """Return the ``module:attribute`` of a part.
 
     Raises:
         BenchError: for an unknown axis or name.
     """
-    known = entries(axis)
+    family, _, model = name.partition(":")
+    known = {name: FAMILIES[axis][family]} if model and family in FAMILIES.get(axis, ()) else entries(axis)
     if name not in known:
-        raise unknown(axis, name, known)
+        raise unknown(axis, name, listed(axis))
     return known[name]
 
 
@@ -190,7 +223,8 @@ def make(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = N
         if not hasattr(kind, variable):
             raise BenchError(f"{axis} {choice.name!r} ({kind.__name__}) has no class variable {variable!r}")
     params = {**(defaults or {}), **dict(choice.params)}
-    known = [f.name for f in dataclasses.fields(kind)]
+    model = {} if choice.name in entries(axis) else {"model": choice.name.partition(":")[2]}
+    known = [f.name for f in dataclasses.fields(kind) if f.name not in model]
     for key, value in params.items():
         if key not in known:
             raise unknown(f"parameter of {axis} {choice.name!r}:", key, known)
@@ -198,7 +232,7 @@ def make(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = N
         boolean = isinstance(value, bool) and "bool" not in str(kind.__dataclass_fields__[key].type)
         if boolean or (isinstance(value, float) and not math.isfinite(value)):
             raise BenchError(f"{axis} {choice.name!r}: {key} = {value!r} is refused: not a finite number")
-    return validated(kind, params, f"{axis} {choice.name!r}")
+    return validated(kind, {**params, **model}, f"{axis} {choice.name!r}")
 
 
 def validated(kind: Any, params: Mapping[str, Any], who: str) -> Any:

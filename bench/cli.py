@@ -12,6 +12,7 @@ import typer
 from bench.errors import BenchError, unknown
 
 if TYPE_CHECKING:
+    from bench.api import MultiTaskData
     from bench.engine.events import Event
     from bench.engine.executors import Executor
     from bench.engine.pipeline import Workshop
@@ -59,10 +60,26 @@ ExecutorOption = Annotated[
 RerunOption = Annotated[
     Literal["failed", "all", "none"], typer.Option("--rerun", help="Which cells with a record are run again.")
 ]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        envvar="MTLUE_CACHE",
+        help="Where decoded images are kept, for every run.",
+        show_default="the user's folder for caches",
+    ),
+]
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A dataset as suites name it, such as 'utkface(size=36)'.")
+]
 UriOption = Annotated[
     str | None,
     typer.Option("--tracking-uri", help="MLflow's tracking URI.", show_default="SQLite in the run's folder"),
 ]
+
+
+data = typer.Typer(help="Check a dataset, decode it ahead of a run, or look at it.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 
 def main() -> NoReturn:
@@ -144,12 +161,23 @@ def _plan(
     from bench.engine.pipeline import Workshop
     from bench.engine.suite import expand, read_suite
 
+    root = _root(data_root)
+    plan = expand(read_suite(suite, set_ or ()), only or (), data_root)
+    folder = (out or RUNS / plan.suite).absolute()
+    return plan, Workshop(folder, root, folder / "cache", _device(device), threads, plan.suite)
+
+
+def _root(data_root: Path | None) -> Path | None:
     if data_root is not None and not data_root.is_dir():
         raise BenchError(f"there is no data root {data_root}")
-    plan = expand(read_suite(suite, set_ or ()), only or (), data_root)
-    root = None if data_root is None else data_root.resolve()
-    folder = (out or RUNS / plan.suite).absolute()
-    return plan, Workshop(folder, root, _device(device), threads, plan.suite)
+    return None if data_root is None else data_root.resolve()
+
+
+def _cache(cache: Path | None) -> Path:
+    """Return where decoded images are kept: the folder given, or the user's for such things."""
+    from platformdirs import user_cache_path
+
+    return (cache or user_cache_path("mtlue-bench")).absolute()
 
 
 def _device(wanted: str) -> str:
@@ -290,14 +318,14 @@ def list_(
     """List the catalog: every part with its paper, and the suites."""
     from tabulate import tabulate
 
-    from bench.catalog import axes, entries
+    from bench.catalog import axes, listed
 
     if axis not in (None, "suite", *axes()):
         raise unknown("axis", str(axis), ("suite", *axes()))
     for name in axes() if axis is None else (axis,):
         if name == "suite":
             continue
-        rows = [(part, *_described(name, part)) for part in sorted(entries(name))]
+        rows = [(part, *_described(name, part)) for part in sorted(listed(name))]
         widths = [None, 60, 60]
         print(tabulate(rows, (name, "what it is", "source"), "rounded_grid", maxcolwidths=widths) + "\n")
     if axis in (None, "suite"):
@@ -372,6 +400,80 @@ def conform(
     print(render(trial.choice.label, verdicts))
     if any(verdict.failure for verdict in verdicts):
         sys.exit(1)
+
+
+@data.command(name="check")
+def data_check(name: DatasetArgument, data_root: RootOption = None, cache: CacheOption = None) -> None:
+    """Load a dataset and say what is in it: counts, rates, floors, labels that are missing, leaks."""
+    from bench.engine.datasheet import read_sheet, render_text
+
+    label, loaded, _ = _load(name, data_root, _cache(cache))
+    print(render_text(read_sheet(label, loaded)))
+
+
+@data.command(name="prepare")
+def data_prepare(name: DatasetArgument, data_root: RootOption = None, cache: CacheOption = None) -> None:
+    """Decode a dataset's images once, so that no run waits for it."""
+    from bench.engine.console import duration
+
+    folder = _cache(cache)
+    before = _kept(folder)
+    label, loaded, seconds = _load(name, data_root, folder)
+    made = sorted(path for path, _ in _kept(folder) - before)
+    splits = (loaded.train, loaded.test)
+    size = sum(tensor.nbytes for split in splits for tensor in (split.images, *split.targets.values()))
+    what = f"written to {', '.join(map(str, made))}" if made else "nothing was left to decode"
+    print(
+        f"{label}: {sum(map(len, splits)):,} images, {size / 1e6:,.1f} MB with their labels; {what} "
+        f"({duration(seconds)})"
+    )
+
+
+@data.command(name="show")
+def data_show(
+    name: DatasetArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")],
+    data_root: RootOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Write a web page, one file, with some of a dataset's images, their labels and all counts."""
+    from bench.catalog import Choice, describe
+    from bench.engine.datapage import render_page
+    from bench.engine.datasheet import read_sheet
+
+    label, loaded, _ = _load(name, data_root, _cache(cache))
+    about = describe("dataset", Choice.parse(name).name)
+    _write(output, render_page(read_sheet(label, loaded), loaded, about))
+    print(f"wrote {output}")
+
+
+def _load(name: str, data_root: Path | None, cache: Path) -> "tuple[str, MultiTaskData, float]":
+    """Return a dataset's canonical name, what it loads and in how many seconds; a bar shows it decoding."""
+    from time import perf_counter
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from bench.catalog import Choice, make
+
+    choice, root = Choice.parse(name), _root(data_root)
+    dataset = make("dataset", choice)
+    screen = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        bar = progress.add_task(choice.label, total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(bar, description=what, completed=done, total=total)
+
+        started = perf_counter()
+        loaded = dataset.load(root, cache, show)
+        return choice.label, loaded, perf_counter() - started
+
+
+def _kept(cache: Path) -> set[tuple[Path, int]]:
+    """Return the folders of decoded images, each with its time of change."""
+    return {(path, path.stat().st_mtime_ns) for path in cache.glob("[!.]*") if path.is_dir()}
 
 
 @app.command()

@@ -31,8 +31,9 @@ class TaskInfo(TypedDict):
     """What a table must know of a task.
 
     Attributes:
-        kind: ``classification``, later also ``segmentation``, ``depth``, ``normals``.
-        classes: number of classes, for classification.
+        kind: ``classification``, ``segmentation``, ``depth`` or ``normals``.
+        classes: number of classes, for classification and segmentation.
+        derived: the truth was computed from that of another task, as normals from depth; False where absent.
         headline: the metric the field reports for it.
         scored: the metric protection is computed from.
         floor: metric → what an answer that knows nothing of the image scores.
@@ -42,6 +43,7 @@ class TaskInfo(TypedDict):
 
     kind: str
     classes: NotRequired[int]
+    derived: NotRequired[bool]
     headline: str
     scored: str
     floor: dict[str, float]

@@ -18,3 +18,19 @@ class MultiTask:
     def groups(self, tasks: tuple[Task, ...]) -> tuple[tuple[Task, ...], ...]:
         """Return all tasks as one group."""
         return (tasks,)
+
+
+@dataclass(frozen=True)
+class SingleTask:
+    """One network per task, all trained on one and the same poisoned set; a network has ``stl_epochs``.
+
+    Source: Yu et al., ICML 2025 (MTL-UE), section 5.1, column "STL"; the epochs are those of its public code
+
+    Departs from the public code: attacks that are drawn per class are not drawn anew for every network.
+    """
+
+    version: ClassVar[int] = 1
+
+    def groups(self, tasks: tuple[Task, ...]) -> tuple[tuple[Task, ...], ...]:
+        """Return every task as a group of its own."""
+        return tuple((task,) for task in tasks)

@@ -1,4 +1,4 @@
-"""Kinds of tasks: each knows its head, its loss, its metrics and their floors."""
+"""Classification tasks: head, loss, metrics and their floors. Dense tasks are in `bench.dense`."""
 
 from bench import vision  # noqa: F401 - torchmetrics imports torchvision, so the door comes first
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import binary_auroc, multiclass_recall
 
-from bench.api import MISSING, Task
+from bench.api import MISSING, Kind, Scorer, Task
 from bench.errors import BenchError
 
 
@@ -33,6 +33,11 @@ def classification_only(tasks: Sequence[Task], who: str) -> tuple["Classificatio
 def one_hot(labels: Int64[Tensor, " n"], classes: int) -> Float[Tensor, "n k"]:
     """Return each label's indicator, zeros where it is missing."""
     return functional.one_hot(labels - MISSING, classes + 1)[:, 1:].float()
+
+
+def shifted(labels: Tensor, classes: int) -> Tensor:
+    """Return (y + ⌊k/2⌋) mod k for every label, missing ones as they are."""
+    return torch.where(labels == MISSING, labels, (labels + classes // 2) % classes)
 
 
 def labelled_mean(values: Float[Tensor, " n"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -56,6 +61,11 @@ class Classification:
     name: str
     class_names: tuple[str, ...]
     headline: Literal["accuracy", "auroc"] = "accuracy"
+
+    @property
+    def kind(self) -> Kind:
+        """It asks for one label."""
+        return "classification"
 
     @property
     def classes(self) -> int:
@@ -89,6 +99,34 @@ class Classification:
     def predict(self, outputs: Float[Tensor, "b o"]) -> Int64[Tensor, " b"]:
         """Return the most likely class."""
         return (outputs[:, 0] > 0).long() if self.outputs == 1 else outputs.argmax(1)
+
+    def wrong(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Return 1 for every sample whose label is not the predicted one, 0 without a label."""
+        return (self.labelled(target) & (self.predict(outputs) != target)).float()
+
+    def labelled(self, target: Int64[Tensor, " b"]) -> Bool[Tensor, " b"]:
+        """Return which samples have a label."""
+        return target != MISSING
+
+    def hidden(self, target: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        """Return as many missing labels."""
+        return torch.full_like(target, MISSING)
+
+    def shifted(self, target: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        """Return (y + ⌊k/2⌋) mod k for every label, missing ones as they are."""
+        return shifted(target, self.classes)
+
+    def classify(self, target: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        """Return the labels themselves."""
+        return target
+
+    def mirrored(self, target: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        """Return the labels themselves: what an image shows does not depend on which way round it is."""
+        return target
+
+    def scorer(self) -> Scorer:
+        """Return an empty scorer."""
+        return _Collected(self)
 
     def metrics(self, outputs: Float[Tensor, "n o"], target: Int64[Tensor, " n"]) -> dict[str, float | None]:
         """Return loss, accuracy, balanced accuracy and AUROC over the labelled samples.
@@ -145,6 +183,24 @@ class Classification:
             "perfect": {"accuracy": 1.0, "balanced_accuracy": 1.0, "auroc": 1.0},
             "test": len(test),
         }
+
+
+class _Collected:
+    """Outputs and labels, scored together: ranks are not known before the last one."""
+
+    def __init__(self, task: Classification) -> None:
+        self._task = task
+        self._outputs: list[Tensor] = []
+        self._target: list[Tensor] = []
+
+    def update(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> None:
+        """Keep them."""
+        self._outputs.append(outputs)
+        self._target.append(target)
+
+    def compute(self) -> dict[str, float | None]:
+        """Return `Classification.metrics` of all."""
+        return self._task.metrics(torch.cat(self._outputs), torch.cat(self._target))
 
 
 def _area(scores: Tensor, positive: Tensor) -> float:

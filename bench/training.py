@@ -2,45 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from bench.api import Augmentation, Balancer, Batch, Defense, Split, Targets, Task
+from bench.api import Augmentation, Balancer, Batch, Defense, Recipe, Split, Targets, Task
 from bench.augmentation import augment, center
 from bench.net import MultiTaskNet
 from bench.record import Scores
 
 SCORING_BATCH = 1024
-"""Images scored at a time; changes speed and memory, not results."""
+"""Images scored at a time, if they are small; changes speed and memory, not results."""
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; the defaults are the paper's.
-
-    Source: Yu et al., ICML 2025 (MTL-UE), section 5.1: Adam, 60 epochs, learning rate ÷10 at 36 and 48
-
-    Attributes:
-        epochs: passes over the training set.
-        batch: images per step.
-        learning_rate: Adam's.
-        weight_decay: Adam's, coupled (L2).
-        milestones: fractions of the epochs after which the learning rate is multiplied by ``gamma``.
-        gamma: see ``milestones``.
-        clip_norm: gradients are scaled down to this norm.
-    """
-
-    epochs: Annotated[int, Ge(1)] = 60
-    batch: Annotated[int, Ge(1)] = 512
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
-    weight_decay: Annotated[float, Ge(0)] = 1e-4
-    milestones: tuple[Annotated[float, Gt(0), Le(1)], ...] = (0.6, 0.8)
-    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
-    clip_norm: Annotated[float, Gt(0)] = 5.0
+SCORING_VALUES = 2**24
+"""Pixel values scored at a time, if images are larger."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +35,32 @@ def subset(split: Split, rows: Tensor) -> Split:
     return Split(split.images[rows], {name: labels[rows] for name, labels in split.targets.items()})
 
 
+HELD_SHARE = 0.5
+"""Most of a GPU's free memory that images may take; the rest is for networks."""
+
+
+def hold(split: Split, device: torch.device) -> Split:
+    """Return the split on the device whole if it fits there, else as it is, to be streamed batch by batch."""
+    if device.type != "cuda":
+        return split
+    size = sum(values.nbytes for values in (split.images, *split.targets.values()))
+    if size > HELD_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return split
+    targets = {name: target.to(device) for name, target in split.targets.items()}
+    return Split(split.images.to(device), targets)
+
+
 def take(split: Split, index: Tensor, device: torch.device) -> Batch:
     """Return some rows of a split as floats in [0, 1] on the device."""
     rows = index.to(split.images.device)
-    images = split.images[rows].to(device, non_blocking=True)
-    targets = {task: labels[rows].to(device, non_blocking=True) for task, labels in split.targets.items()}
+    images = split.images[rows].to(device)
+    targets = {task: _widened(labels[rows].to(device)) for task, labels in split.targets.items()}
     return Batch(images.float().div_(255), targets, index)
+
+
+def _widened(target: Tensor) -> Tensor:
+    """Return a target as losses take it: maps are stored in fewer bits."""
+    return target.float() if target.is_floating_point() else target.long()
 
 
 class Passes:
@@ -150,8 +147,7 @@ def fit(
         steps = 0
         net.train()
         for batch in batches(train, recipe.batch, device, shuffle=True):
-            cropped = Batch(augment(batch.images, augmentation), batch.targets, batch.index)
-            seen = defense.augment(cropped, net)
+            seen = defense.augment(augment(batch, augmentation, tasks), net)
             losses = task_losses(net, tasks, seen.images, seen.targets)
             optimizer.zero_grad(set_to_none=True)
             weights += balancer.backward(losses, shared).detach()
@@ -171,22 +167,15 @@ def fit(
 
 
 @torch.no_grad()
-def predict(net: nn.Module, split: Split, augmentation: Augmentation, device: torch.device) -> list[Tensor]:
-    """Return the network's outputs [n o] per task on the central crops of a split, in evaluation mode."""
-    net.eval()
-    outputs = [
-        net(center(batch.images, augmentation))
-        for batch in batches(split, SCORING_BATCH, device, shuffle=False)
-    ]
-    return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
-
-
 def score(
     net: nn.Module, split: Split, tasks: Sequence[Task], augmentation: Augmentation, device: torch.device
 ) -> Scores:
-    """Return every metric of every task on a split."""
-    outputs = predict(net, split, augmentation, device)
-    return {
-        task.name: task.metrics(out, split.targets[task.name].to(device))
-        for task, out in zip(tasks, outputs, strict=True)
-    }
+    """Return every metric of every task on the central crops of a split, in evaluation mode."""
+    net.eval()
+    scorers = [task.scorer() for task in tasks]
+    size = max(1, min(SCORING_BATCH, SCORING_VALUES // max(1, split.images[:1].numel())))
+    for batch in batches(split, size, device, shuffle=False):
+        seen = center(batch, augmentation, tasks)
+        for task, scorer, outputs in zip(tasks, scorers, net(seen.images), strict=True):
+            scorer.update(outputs, seen.targets[task.name])
+    return {task.name: scorer.compute() for task, scorer in zip(tasks, scorers, strict=True)}

@@ -36,8 +36,14 @@ TASK_NOISE = (
 )
 """Numbers of `bench.record.TaskNoise`, columns of the task's row."""
 
+DERIVED = " (derived)"
+"""Follows the name of a task whose truth was computed from another task's, so that no table mixes the two."""
+
+METRIC = "metric_"
+"""Begins the name of the column of a metric."""
+
 _TASK_COLUMNS = (
-    *("task", "position", "is_protected", "headline", "raw", "raw_peak", "floor_raw"),
+    *("task", "kind", "position", "is_protected", "headline", "raw", "raw_peak", "floor_raw"),
     *("scored", "score", "floor", "perfect"),
     *TASK_NOISE,
 )
@@ -45,7 +51,7 @@ _CELL_COLUMNS = (
     *(*AXES, "key", "victim", "poison", "suite", "bounded", "rate", "partial", "clean_part"),
     *(*NOISE, "peak_host_mb", "peak_device_mb"),
 )
-_TEXTS = frozenset({*AXES, "key", "victim", "poison", "suite", "task", "headline", "scored"})
+_TEXTS = frozenset({*AXES, "key", "victim", "poison", "suite", "task", "kind", "headline", "scored"})
 _FLAGS = frozenset({"bounded", "partial", "clean_part", "is_protected"})
 
 
@@ -100,10 +106,11 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
         ``bounded`` (False in the unbounded track), ``rate`` (share of the images that are perturbed),
         ``partial`` (some images or tasks only: not to be ranked), ``clean_part`` (the victim finds nothing
         but the images that an attack at this rate leaves alone);
-        ``task``, ``position`` (of the task in its dataset), ``is_protected`` (False for a task the attack
-        leaves alone);
+        ``task`` (followed by `DERIVED` where it is so), ``kind``, ``position`` (of the task in its dataset),
+        ``is_protected`` (False for a task the attack leaves alone);
         ``headline`` (the field's metric), ``raw`` (its last value), ``raw_peak``, ``floor_raw``;
         ``scored`` (the metric of protection), ``score``, ``floor``, ``perfect``;
+        ``metric_NAME``: the last value of every metric that some task has;
         ``clean_score``, ``clean_raw``: of the clean counterpart, which has the same victim;
         ``paired`` (there is one), ``defined``, ``protection``;
         `NOISE` and, of the task, `TASK_NOISE`: see `bench.record.NoiseReport`;
@@ -121,8 +128,10 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     done = select(records).done
     phases = sorted({phase for record in done for phase in record.cost} - set(PHASES))
     costs = [f"{phase}_{suffix}" for phase in (*PHASES, *phases) for suffix in COSTS.values()]
+    known = {metric for record in done for info in record.tasks.values() for metric in info["perfect"]}
+    metrics = [f"{METRIC}{metric}" for metric in sorted(known)]
     rows = [row for record in done for row in _rows(record)]
-    frame = DataFrame(rows, columns=[*_CELL_COLUMNS, *_TASK_COLUMNS, *costs])
+    frame = DataFrame(rows, columns=[*_CELL_COLUMNS, *_TASK_COLUMNS, *metrics, *costs])
     numbers = [column for column in frame.columns if column not in _TEXTS | _FLAGS]
     types = dict.fromkeys(numbers, float) | dict.fromkeys(_FLAGS, bool) | {"position": int, "seed": int}
     return _protect(frame.astype(types))
@@ -148,7 +157,7 @@ def cells(frame: DataFrame) -> DataFrame:
     cell = frame.drop_duplicates("key").set_index("key", drop=False)
     tasks = frame.assign(undefined=frame["paired"] & ~frame["defined"]).groupby("key", sort=False)
     return (
-        cell[[column for column in frame.columns if column not in task_columns]]
+        cell[[name for name in frame.columns if name not in task_columns and not name.startswith(METRIC)]]
         .assign(
             protection=tasks["protection"].mean(),
             undefined=tasks["undefined"].sum(),
@@ -190,7 +199,8 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         headline, scored = info["headline"], info["scored"]
         scores = record.scores.get(task, {})
         yield cell | {
-            "task": task,
+            "task": f"{task}{DERIVED}" if info.get("derived") else task,
+            "kind": info["kind"],
             "position": position,
             "is_protected": not protected or task in protected,
             "headline": headline,
@@ -201,6 +211,7 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
             "score": scores.get(scored),
             "floor": info["floor"].get(scored),
             "perfect": info["perfect"].get(scored),
+            **{f"{METRIC}{metric}": scores.get(metric) for metric in info["perfect"]},
             **{name: noise.get("tasks", {}).get(task, {}).get(name) for name in TASK_NOISE},
         }
 

@@ -12,10 +12,21 @@ from pandas import DataFrame, isna
 from bench.record import AXES, CLEAN, Record
 from leaderboard.comparison import Comparison
 from leaderboard.costs import costs
-from leaderboard.frame import MIN_HEADROOM, Selection, cells, select, to_frame, whole
+from leaderboard.dense import render_dense
+from leaderboard.frame import DERIVED, MIN_HEADROOM, Selection, cells, select, to_frame, whole
 from leaderboard.noise import render_noise
 from leaderboard.partial import render_partial
-from leaderboard.tables import by_axis, by_task, marks, peak_vs_last, ranking, usual_victims, varying_axes
+from leaderboard.published import render_published
+from leaderboard.tables import (
+    by_axis,
+    by_regime,
+    by_task,
+    marks,
+    peak_vs_last,
+    ranking,
+    usual_victims,
+    varying_axes,
+)
 from leaderboard.writing import (
     DAGGER,
     MAX_TASK_COLUMNS,
@@ -24,6 +35,7 @@ from leaderboard.writing import (
     escape,
     is_missing,
     metric_name,
+    metric_place,
     number,
     protection,
     raw_score,
@@ -58,7 +70,8 @@ def render(records: Iterable[Record], left_out: Sequence[str] = ()) -> str:
         sections += [_ranking(frame), _unbounded(frame)]
         sections += [_dataset(frame, dataset) for dataset in sorted(set(whole(frame)["dataset"]))]
         sections += [_axis(frame, axis) for axis in varying_axes(frame)]
-        sections += [_peaks(frame), render_partial(frame), render_noise(frame), _costs(frame)]
+        sections += [_regimes(frame), render_published(frame, chosen.done), _peaks(frame)]
+        sections += [render_partial(frame), render_noise(frame), _costs(frame)]
     sections += [_failed(chosen.failed), _notes(frame, chosen, left_out)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -135,9 +148,9 @@ def _ranking(frame: DataFrame) -> str:
         "The defender picks the defense: *worst case* is the least protection over the defenses, averaged "
         f"over everything else; *mean* is over the defenses too{spread}. *Defenses* is how many a worst case "
         "is over, *undefined* how many scores of tasks have no protection and are left out. Raw scores "
-        "are without a defense where that was run; lower means better protected, except for errors. Memory "
-        f"is the peak while crafting, l∞ the largest change of a pixel. {CLEAN} is the reference and is not "
-        "ranked."
+        "are without a defense where that was run; better protected means a lower score, but a higher error "
+        f"or angle. Memory is the peak while crafting, l∞ the largest change of a pixel. {CLEAN} is the "
+        "reference and is not ranked."
     )
     return "\n\n".join(["## Ranking", _ranked(ranked), legend])
 
@@ -155,7 +168,7 @@ def _unbounded(frame: DataFrame) -> str:
 
 def _ranked(ranked: DataFrame) -> str:
     raw = [str(column) for column in ranked if str(column).startswith("raw_")]
-    metrics = sorted(column.removeprefix("raw_") for column in raw)
+    metrics = sorted((column.removeprefix("raw_") for column in raw), key=metric_place)
     return table(without_empty([_ranking_row(row, metrics) for row in ranked.to_dict("records")]))
 
 
@@ -202,7 +215,10 @@ def _dataset(frame: DataFrame, dataset: str) -> str:
         for metric in metrics.unique()
     )
     legend = f"Last epoch: {what}; protection in parentheses. {_victims(rows)}"
-    return "\n\n".join([f"## {escape(dataset)}: every task", table(lines), legend])
+    if metrics.index.str.endswith(DERIVED).any():
+        legend += " *Derived*: what is asked for was computed from another task's truth, not measured."
+    parts = [f"## {escape(dataset)}: every task", table(lines), legend, render_dense(frame, dataset)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _cell(raw: float, metric: str, value: float) -> str:
@@ -233,6 +249,27 @@ def _axis(frame: DataFrame, axis: str) -> str:
         for attack, values in means.iterrows()
     ]
     return f"## Protection by {axis}\n\n{table(rows)}"
+
+
+def _regimes(frame: DataFrame) -> str:
+    if "regime" not in varying_axes(frame):
+        return ""
+    found = by_regime(frame)
+    marked = marks(frame)
+    regimes = dict.fromkeys(sorted(found["regime"]), MISSING)
+    rows = []
+    for (dataset, metric, attack), values in found.groupby(["dataset", "metric", "attack"], sort=False):
+        known = {
+            row["regime"]: _cell(row["raw"], str(metric), row["protection"])
+            for row in values.to_dict("records")
+        }
+        named = {"dataset": str(dataset), "metric": metric_name(str(metric)), "attack": marked(str(attack))}
+        rows.append(named | regimes | known)
+    legend = (
+        "Mean over tasks of the raw score after the last epoch, protection in parentheses; without a defense "
+        "where that was run. *mtl* is one network for all tasks, *stl* one for each on the same images."
+    )
+    return "\n\n".join(["## Raw score by regime", table(rows), legend])
 
 
 def _peaks(frame: DataFrame) -> str:

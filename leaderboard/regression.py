@@ -31,6 +31,13 @@ Another CPU adds up in another order, after which a short training takes another
 another seed would, by a few hundredths. An attack or a training loop that broke moves it by tenths.
 """
 
+LEAST_LEARNED = -1.0
+"""Least part of the way from floor to perfect that is told apart.
+
+Accuracies and AUROC cannot fall below it, but an error can grow without end: how wild a misled victim's
+guesses are would move the mean over the tasks from run to run.
+"""
+
 SPREADS = 3.0
 """A move also has to exceed so many standard deviations over the reference's seeds."""
 
@@ -78,8 +85,8 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     """Return a suite's reference numbers as JSON values.
 
     Per cell (seeds averaged): per task the mean and spread over seeds of the scored metric, ``score``, the
-    mean over tasks of the part of the way from floor to perfect, its ``spread`` over seeds (null with one),
-    and the mean costs in seconds and MiB.
+    mean over tasks of the part of the way from floor to perfect (at least `LEAST_LEARNED`), its ``spread``
+    over seeds (null with one), and the mean costs in seconds and MiB.
 
     Raises:
         BenchError: when there is no finished record, when one failed, or for more than one protocol.
@@ -197,7 +204,8 @@ def _tolerance(move: Move) -> str:
 
 def _summaries(frame: DataFrame) -> list[dict[str, Any]]:
     width = (frame["perfect"] - frame["floor"]).where(lambda width: width != 0)
-    frame = frame.assign(learned=(frame["score"] - frame["floor"]) / width)
+    learned = (frame["score"] - frame["floor"]) / width
+    frame = frame.assign(learned=learned.clip(lower=LEAST_LEARNED))
     groups = frame.groupby(list(CELL))
     return [dict(zip(CELL, map(str, labels), strict=True)) | _summary(rows) for labels, rows in groups]
 

@@ -9,7 +9,7 @@ from bench.errors import unknown
 from bench.record import AXES, CLEAN
 from leaderboard.costs import varied
 from leaderboard.frame import cells, whole
-from leaderboard.writing import DAGGER
+from leaderboard.writing import DAGGER, metric_place
 
 NO_DEFENSE = "none"
 """Label of the defense that does nothing; raw scores are shown under it, as the papers do."""
@@ -169,6 +169,24 @@ def by_task(frame: DataFrame, dataset: str) -> DataFrame:
     return pd.concat({"raw": raw, "protection": protection, "mean": mean}, axis=1)
 
 
+def by_regime(frame: DataFrame) -> DataFrame:
+    """Return raw headline scores and protection under every regime, as the papers have them side by side.
+
+    Victims have defense ``none`` where that was run; only settings under which the regime was varied are
+    averaged (see `leaderboard.costs.varied`).
+
+    Returns:
+        One row per dataset, headline metric, attack (``clean``, then as ranked) and regime: ``dataset``,
+        ``metric``, ``attack``, ``regime``, ``raw`` and ``protection``, means over tasks, then over cells.
+    """
+    rows = whole(frame).rename(columns={"headline": "metric"})
+    plain = rows[rows["defense"] == NO_DEFENSE]
+    rows = varied(plain if len(plain) else rows, "regime")
+    names = ["dataset", "metric", "attack", "regime"]
+    cell = rows.groupby([*names, "key"])[["raw", "protection"]].mean()
+    return _in_order(cell.groupby(level=names).mean().reset_index(), frame)
+
+
 def peak_vs_last(frame: DataFrame) -> DataFrame:
     """Return the raw headline score after the last epoch and at its best epoch, for the usual victims.
 
@@ -183,12 +201,16 @@ def peak_vs_last(frame: DataFrame) -> DataFrame:
         return DataFrame(columns=["dataset", "metric", "attack", "last", "peak"])
     rows = pd.concat([usual_victims(frame, dataset) for dataset in datasets])
     means = rows.groupby(["dataset", "headline", "attack"])[["raw", "raw_peak"]].mean().reset_index()
-    places = {attack: place for place, attack in enumerate(attack_order(frame))}
+    return _in_order(means.rename(columns=columns), frame)
+
+
+def _in_order(table: DataFrame, frame: DataFrame) -> DataFrame:
+    """Sort a table by dataset, metric and, as the rankings list them, attack."""
     return (
-        means.rename(columns=columns)
-        .assign(place=means["attack"].map(places))
-        .sort_values(["dataset", "metric", "place"], ignore_index=True)
-        .drop(columns="place")
+        table.assign(place=table["attack"].map(attack_order(frame).index))
+        .assign(metric_place=table["metric"].map(metric_place))
+        .sort_values(["dataset", "metric_place", "place"], kind="stable", ignore_index=True)
+        .drop(columns=["metric_place", "place"])
     )
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
@@ -10,8 +11,37 @@ from tabulate import tabulate
 MISSING = "–"
 """Stands for a value that there is not."""
 
-PERCENTAGES = frozenset({"accuracy", "balanced_accuracy", "auroc", "miou", "pixel_accuracy"})
-"""Metrics between 0 and 1 that the field prints as percentages."""
+
+@dataclass(frozen=True)
+class Metric:
+    """How the field writes a metric.
+
+    Attributes:
+        name: its name and unit.
+        factor: from the recorded value to the written one.
+        decimals: of the written value.
+    """
+
+    name: str
+    factor: float
+    decimals: int
+
+
+METRICS = {
+    "accuracy": Metric("accuracy %", 100, 1),
+    "balanced_accuracy": Metric("balanced accuracy %", 100, 1),
+    "auroc": Metric("AUROC %", 100, 1),
+    "miou": Metric("mIoU %", 100, 1),
+    "pixel_accuracy": Metric("pixel accuracy %", 100, 1),
+    "absolute_error": Metric("absolute error m", 1, 3),
+    "relative_error": Metric("relative error", 1, 3),
+    "mean_angle": Metric("mean angle °", 1, 1),
+    "median_angle": Metric("median angle °", 1, 1),
+    "within_11_25": Metric("within 11.25° %", 100, 1),
+    "within_22_5": Metric("within 22.5° %", 100, 1),
+    "within_30": Metric("within 30° %", 100, 1),
+}
+"""Metric → how it is written, in the order in which the field lists them."""
 
 DAGGER = "†"
 """Marks an attack of the unbounded track in tables that it shares with others."""
@@ -57,14 +87,22 @@ def percent(value: float | None) -> str:
     return MISSING if value is None or is_missing(value) else f"{100 * value:z.1f}"
 
 
-def raw_score(value: float | None, metric: str) -> str:
-    """Return the value of a metric, as a percentage where the field prints it so."""
-    return percent(value) if metric in PERCENTAGES else number(value)
+def raw_score(value: float | None, metric: str, decimals: int | None = None) -> str:
+    """Return the value of a metric in the unit of `metric_name`, with its usual decimals unless given."""
+    known = METRICS.get(metric)
+    if known is None or value is None or is_missing(value):
+        return number(value)
+    return f"{known.factor * value:z.{known.decimals if decimals is None else decimals}f}"
 
 
 def metric_name(metric: str) -> str:
     """Return a metric's name with its unit."""
-    return f"{metric.replace('_', ' ')}{' %' if metric in PERCENTAGES else ''}"
+    return METRICS[metric].name if metric in METRICS else metric.replace("_", " ")
+
+
+def metric_place(metric: str) -> tuple[int, str]:
+    """Return what metrics are to be sorted by: the field's order, then the alphabet."""
+    return (list(METRICS).index(metric) if metric in METRICS else len(METRICS)), metric
 
 
 def whole_number(value: float | None) -> str:

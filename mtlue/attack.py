@@ -13,7 +13,6 @@ from torch import Tensor
 from baselines.craft import LossOfDelta, Objective, State, craft, gradient
 from baselines.objectives import ErrorMinimising, Pretrained, SurrogateTraining, View
 from bench.api import Batch, CraftContext, Noise, Split
-from bench.tasks import classification_only
 from mtlue.generator import Generator, Inputs
 from mtlue.regularizers import embedding_regularizers
 
@@ -85,12 +84,15 @@ class GeneratedNoise:
         self.generator.train()
         delta = self.generator(batch.images, batch.targets)
         self._optimizer.zero_grad(set_to_none=True)
-        # However many surrogates there are, the generator is differentiated once.
-        delta.backward(gradient(losses, delta)[1])
+        roots: list[Tensor] = [delta]
+        slopes: list[Tensor | None] = [gradient(losses, delta)[1]]
         embeddings = self.generator.class_embeddings()
         if embeddings:
             intra, inter = embedding_regularizers(embeddings, per_task=self._per_task)
-            (self._intra * intra + self._inter * inter).backward()
+            roots.append(self._intra * intra + self._inter * inter)
+            slopes.append(None)
+        # However many surrogates there are, the generator is differentiated once.
+        torch.autograd.backward(roots, slopes)
         self._optimizer.step()
 
     def finish_round(self) -> None:
@@ -154,6 +156,7 @@ class MTLUE(ABC):
     embedding_channels: Annotated[int, Ge(1)] = 16
     needs_surrogate: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
@@ -198,7 +201,7 @@ class MTLUE(ABC):
 
     def _generator(self, context: CraftContext, channels: int, height: int, width: int) -> Generator:
         return Generator(
-            classification_only(context.tasks, "MTL-UE"),
+            context.tasks,
             channels,
             height,
             width,

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
-from bench.api import Targets
-from bench.tasks import Classification
+from baselines.lift import per_pixel
+from bench.api import Targets, Task
 
 Inputs = Literal["both", "embeddings", "image"]
 """What the decoder is given: class embeddings, features of the image, or both."""
@@ -21,7 +22,8 @@ Inputs = Literal["both", "embeddings", "image"]
 class ClassEmbeddings(nn.Module):
     """One spatial embedding [e s s'] for every class of a task.
 
-    A missing label gets the mean of the task's embeddings.
+    A missing label gets the mean of the task's embeddings. Of a label map every pixel, nearest neighbours of
+    the map being taken, gets what its own class's embedding has there.
     """
 
     def __init__(self, classes: int, channels: int, height: int, width: int) -> None:
@@ -29,11 +31,55 @@ class ClassEmbeddings(nn.Module):
         self._shape = (channels, height, width)
         self.weight = nn.Parameter(torch.randn(classes, channels * height * width))
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """Return the embeddings [b e s s'] of labels [b]."""
+    def forward(self, labels: Int64[Tensor, "b ..."]) -> Float[Tensor, "b e s s2"]:
+        """Return the embeddings of labels [b], or of label maps [b h w]."""
         # The row after the last class answers to label −1.
         rows = torch.cat([self.weight, self.weight.mean(0, keepdim=True)])
-        return rows[labels].view(len(labels), *self._shape)
+        if labels.ndim == 1:
+            return rows[labels].view(len(labels), *self._shape)
+        return per_pixel(rows.view(len(rows), *self._shape), _resized(labels[:, None], self._shape)[:, 0])
+
+    def rows(self) -> Float[Tensor, "k d"]:
+        """Return the class embeddings, flattened."""
+        return self.weight
+
+
+class MapEmbedding(nn.Module):
+    """A small convolutional embedding of a map of numbers, such as depth; missing pixels are marked."""
+
+    def __init__(self, inputs: int, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        self._shape = (channels, height, width)
+        self._layers = nn.Sequential(
+            nn.Conv2d(inputs + 1, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+        self._mean: Tensor | None = None
+
+    def forward(self, target: Float[Tensor, "b i h w"]) -> Float[Tensor, "b e s s2"]:
+        """Return the embeddings of maps, nearest neighbours of which are taken."""
+        values = _resized(target, self._shape)
+        known = ~values.isnan().any(1, keepdim=True)
+        embedded: Tensor = self._layers(torch.cat([values.nan_to_num() * known, known.float()], dim=1))
+        self._mean = embedded.mean(0) if self.training else None
+        return embedded
+
+    def rows(self) -> Float[Tensor, "1 d"]:
+        """Return the mean embedding of the batch seen last, flattened.
+
+        Raises:
+            RuntimeError: when none was seen in training mode.
+        """
+        if self._mean is None:
+            raise RuntimeError("a map embedding has no mean before it has seen a batch in training mode")
+        return self._mean.flatten()[None]
+
+
+def _resized(maps: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return maps [b c h w] at the embedding's resolution, each value one of the map's."""
+    return functional.interpolate(maps.float(), size=shape[1:], mode="nearest-exact").to(maps.dtype)
 
 
 class Generator(nn.Module):
@@ -41,9 +87,11 @@ class Generator(nn.Module):
 
     The stem is the first half of a ResNet-18 (3×3 stride-1 convolution, two blocks of ``width`` and two of
     2·``width`` channels, the latter at half resolution). The decoder takes the embeddings of all tasks and
-    the stem's features, side by side, back to the image's resolution.
+    the stem's features, side by side, back to the image's resolution. Label maps are looked up pixel by pixel
+    (`ClassEmbeddings`), maps of depth or normals go through a module of their own (`MapEmbedding`).
 
-    Source: Yu et al., ICML 2025 (MTL-UE), section 4 and Figure 2
+    Source: Yu et al., ICML 2025 (MTL-UE), section 4 and Figure 2; embedding modules for dense tasks are
+    named there, and their layers are ours
 
     Args:
         tasks: whose labels are embedded.
@@ -58,7 +106,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        tasks: Sequence[Classification],
+        tasks: Sequence[Task],
         channels: int,
         height: int,
         width: int,
@@ -74,9 +122,7 @@ class Generator(nn.Module):
         self.stem = None if inputs == "embeddings" else _stem(channels, base_width)
         rows, columns = (height + 1) // 2, (width + 1) // 2
         self.embeddings = nn.ModuleList(
-            ClassEmbeddings(task.classes, embedding_channels, rows, columns)
-            for task in tasks
-            if task.name in self._names
+            _embedding(task, embedding_channels, rows, columns) for task in tasks if task.name in self._names
         )
         joined = 2 * base_width * (self.stem is not None) + embedding_channels * len(self._names)
         self.decoder = _decoder(joined, base_width, channels)
@@ -92,9 +138,18 @@ class Generator(nn.Module):
         clamped: Tensor = decoded[:, :, :height, :width].clamp(-self._epsilon, self._epsilon)
         return clamped
 
-    def class_embeddings(self) -> list[Float[Tensor, "k d"]]:
-        """Return every task's class embeddings, flattened: what the regularisers act on; none without any."""
-        return [embed.weight for embed in self.embeddings]  # type: ignore[misc]
+    def class_embeddings(self) -> list[Float[Tensor, "_ d"]]:
+        """Return what the regularisers act on, one matrix per task; none without embeddings.
+
+        That are the class embeddings, flattened, or the mean of a map's embeddings over the last batch.
+        """
+        return [embed.rows() for embed in self.embeddings]  # type: ignore[operator]
+
+
+def _embedding(task: Task, channels: int, height: int, width: int) -> nn.Module:
+    if task.kind in ("classification", "segmentation"):
+        return ClassEmbeddings(task.classes, channels, height, width)
+    return MapEmbedding(task.outputs, channels, height, width)
 
 
 def _stem(channels: int, width: int) -> nn.Sequential:

@@ -27,10 +27,11 @@ def task_info(
     scored: str = "balanced_accuracy",
     floor: float = 0.5,
     perfect: float = 1.0,
+    kind: str = "classification",
 ) -> TaskInfo:
     """Return a task whose two metrics share one floor and one perfect value."""
     return TaskInfo(
-        kind="classification",
+        kind=kind,
         headline=headline,
         scored=scored,
         floor={headline: floor, scored: floor},
@@ -51,6 +52,7 @@ def make_record(
     rate: float = 1.0,
     protected: Sequence[str] = (),
     bounded: bool = True,
+    settings: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
     costs: Mapping[str, Cost] | None = None,
     **labels: Any,
@@ -60,10 +62,11 @@ def make_record(
     Args:
         scores: task → value of its scored metric; of its headline too, where ``raw`` has none.
         tasks: task → what is known of it; by default binary with floor 0.5.
-        raw: task → value of its headline metric; the best epoch is 0.05 higher, 1 at most.
+        raw: task → value of its headline metric; the best epoch is 0.05 better, perfect at most.
         rate: share of the images that are perturbed; such cells share their poison with the whole attack.
         protected: names of the protected tasks; empty: all.
         bounded: the attack keeps to a budget.
+        settings: further settings of the cell, over those that ``rate`` and the like give.
         changes: fields of the record to set, over all else.
         costs: phase → cost; by default those of `ATTACK_COSTS` and 30 s of training.
         labels: axis → label, `LABELS` for the rest.
@@ -81,11 +84,12 @@ def make_record(
         "cell": cell,
         "victim": digest(victim)[:16],
         "poison": digest(attack)[:16],
-        "settings": {"epsilon": 8 if bounded else None, "rate": rate, "protected": list(protected)},
+        "settings": {"epsilon": 8 if bounded else None, "rate": rate, "protected": list(protected)}
+        | dict(settings or {}),
         "tasks": infos,
         "scores": _scores(scores, infos, raw or {}, 0.0),
         "peak": _scores(scores, infos, raw or {}, 0.05),
-        "noise": noise_report(name, list(infos), bounded),
+        "noise": noise_report(name, {task: info["kind"] for task, info in infos.items()}, bounded),
         "cost": dict(costs) if costs is not None else _costs(name),
         "environment": {"device": "cpu", "threads": 1},
         "finished": "2026-03-01T12:00:00+00:00",
@@ -93,8 +97,8 @@ def make_record(
     return Record(**(fields | dict(changes or {})))
 
 
-def noise_report(attack: str, tasks: Sequence[str], bounded: bool = True) -> NoiseReport:
-    """Return what is known of an attack's noise; of the clean attack, that there is none.
+def noise_report(attack: str, tasks: Mapping[str, str], bounded: bool = True) -> NoiseReport:
+    """Return what is known of an attack's noise on task → kind; of the clean attack, that there is none.
 
     The spread falls by 0.1 with each task, and the linear classifier is right in 100 %, 90 %, ... of cases.
     """
@@ -109,8 +113,8 @@ def noise_report(attack: str, tasks: Sequence[str], bounded: bool = True) -> Noi
             linear_balanced_accuracy=0.9 - 0.1 * number,
             linear_floor=0.5,
         )
-        for number, task in enumerate(tasks)
-        if task != "depth"
+        for number, (task, kind) in enumerate(tasks.items())
+        if kind == "classification"
     }
     if not bounded:
         return {
@@ -131,6 +135,71 @@ def noise_report(attack: str, tasks: Sequence[str], bounded: bool = True) -> Noi
         "ssim": 0.93,
         "tasks": by_task,
     }
+
+
+ROOM: dict[str, TaskInfo] = {
+    "segmentation": {
+        "kind": "segmentation",
+        "classes": 13,
+        "headline": "miou",
+        "scored": "miou",
+        "floor": {"miou": 0.02, "pixel_accuracy": 0.26},
+        "perfect": {"miou": 1.0, "pixel_accuracy": 1.0},
+        "test": 50,
+    },
+    "depth": {
+        "kind": "depth",
+        "headline": "absolute_error",
+        "scored": "absolute_error",
+        "floor": {"absolute_error": 0.8, "relative_error": 0.3},
+        "perfect": {"absolute_error": 0.0, "relative_error": 0.0},
+        "test": 50,
+    },
+    "normals": {
+        "kind": "normals",
+        "derived": True,
+        "headline": "mean_angle",
+        "scored": "mean_angle",
+        "floor": {
+            "mean_angle": 40.0,
+            "median_angle": 35.0,
+            "within_11_25": 0.1,
+            "within_22_5": 0.3,
+            "within_30": 0.4,
+        },
+        "perfect": {
+            "mean_angle": 0.0,
+            "median_angle": 0.0,
+            "within_11_25": 1.0,
+            "within_22_5": 1.0,
+            "within_30": 1.0,
+        },
+        "test": 50,
+    },
+}
+"""The three dense tasks of a picture of a room, whose normals were derived."""
+
+
+def make_room(learned: Mapping[str, float], **labels: Any) -> Record:
+    """Return a finished record of the tasks of `ROOM`.
+
+    Args:
+        learned: task → part of the way from floor to perfect, in every metric; 0.05 more in the best epoch.
+        labels: as for `make_record`.
+    """
+
+    def at(task: str, part: float) -> dict[str, float | None]:
+        info = ROOM[task]
+        return {
+            metric: max(0.0, floor + part * (info["perfect"][metric] - floor))
+            for metric, floor in info["floor"].items()
+        }
+
+    changes = {
+        "scores": {task: at(task, part) for task, part in learned.items()},
+        "peak": {task: at(task, part + 0.05) for task, part in learned.items()},
+    }
+    return make_record({}, tasks=ROOM, changes=changes, **({"dataset": "rooms"} | labels))
 
 
 def fail(message: str = "out of memory", **labels: Any) -> Record:
@@ -179,12 +248,18 @@ def _scores(
     raw: Mapping[str, float | None],
     add: float,
 ) -> Scores:
-    def plus(value: float | None) -> float | None:
-        return None if value is None else max(value, min(1.0, value + add))
+    def better(value: float | None, info: TaskInfo) -> float | None:
+        if value is None:
+            return None
+        floor, perfect = info["floor"][info["scored"]], info["perfect"][info["scored"]]
+        if perfect > floor:
+            return max(value, min(perfect, value + add))
+        return min(value, max(perfect, value - add))
 
     return {
-        task: {info["scored"]: plus(scores[task])} | {info["headline"]: plus(raw.get(task, scores[task]))}
-        for task, info in tasks.items()
+        task: {tasks[task]["scored"]: better(score, tasks[task])}
+        | {tasks[task]["headline"]: better(raw.get(task, score), tasks[task])}
+        for task, score in scores.items()
     }
 
 

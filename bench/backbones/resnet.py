@@ -1,4 +1,4 @@
-"""ResNet-18 as the paper's victim has it."""
+"""ResNets as the paper's victims have them."""
 
 from bench import vision  # noqa: F401 - the door comes first
 
@@ -9,6 +9,9 @@ from typing import ClassVar
 from torch import nn
 from torchvision import models
 
+from bench.api import Shape
+from bench.backbones.adapt import he_normal, take_channels
+
 
 @dataclass(frozen=True)
 class ResNet18:
@@ -18,13 +21,33 @@ class ResNet18:
     """
 
     version: ClassVar[int] = 1
+    dense: ClassVar[bool] = False
 
-    def build(self, channels: int) -> tuple[nn.Module, int]:
-        """Return the encoder [b c h w] → [b 512] and its width."""
-        net = models.resnet18(weights=None)
-        if channels != net.conv1.in_channels:
-            net.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        width: int = net.fc.in_features
-        net.fc = nn.Identity()
-        return net, width
+    def build(self, shape: Shape) -> tuple[nn.Module, int]:
+        """Return the encoder [b c h w] → [b 512] for images of any size, and its width."""
+        return _without_classifier(models.resnet18(weights=None), shape[0])
+
+
+@dataclass(frozen=True)
+class ResNet50:
+    """ResNet-50 with its 7×7 stride-2 stem and max-pooling, also for small images, untrained.
+
+    Source: He et al., CVPR 2016, arXiv:1512.03385; as victim: Yu et al., ICML 2025 (MTL-UE), section 5.1
+
+    Departs from the paper: of He et al., in a bottleneck's stride, which is that of its 3×3 convolution, as
+    in torchvision and in the code of MTL-UE.
+    """
+
+    version: ClassVar[int] = 1
+    dense: ClassVar[bool] = False
+
+    def build(self, shape: Shape) -> tuple[nn.Module, int]:
+        """Return the encoder [b c h w] → [b 2048] for images of any size, and its width."""
+        return _without_classifier(models.resnet50(weights=None), shape[0])
+
+
+def _without_classifier(net: models.ResNet, channels: int) -> tuple[nn.Module, int]:
+    take_channels(net, channels, he_normal)
+    width: int = net.fc.in_features
+    net.fc = nn.Identity()
+    return net, width

@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from torch import nn
 
+from bench.api import Shape
+
 GRID = 4
 """Side of the last feature map. It is flattened, not averaged: tasks such as *left digit* ask where."""
 
@@ -24,10 +26,11 @@ class Small:
 
     width: Annotated[int, Ge(1)] = 16
     version: ClassVar[int] = 1
+    dense: ClassVar[bool] = False
 
-    def build(self, channels: int) -> tuple[nn.Module, int]:
-        """Return the encoder [b c h w] → [b 64·width] and its width."""
-        return nn.Sequential(*self._layers(channels)), 4 * self.width * GRID**2
+    def build(self, shape: Shape) -> tuple[nn.Module, int]:
+        """Return the encoder [b c h w] → [b 64·width] for images of any size, and its width."""
+        return nn.Sequential(*self._layers(shape[0])), 4 * self.width * GRID**2
 
     def _layers(self, channels: int) -> Iterator[nn.Module]:
         widths = [self.width, 2 * self.width, 4 * self.width, 4 * self.width]

@@ -1,43 +1,45 @@
-"""Image files decoded once and kept memory-mapped, so that only a dataset's first load waits for a codec.
+"""Image files decoded once, so that only a dataset's first load waits for a codec.
 
 A dataset lists its files, says how they are decoded and which of them become which row, and gets uint8 rows
-[n c h w] back. They live in ``CACHE/DATASET-KEY/``: ``images.npy`` and ``index.json``, which names the file
-of every row and every file left out. KEY is a hash of the decoding, of what orders the rows, and of every
-file's name, size and time of change, so an added, removed or changed file makes a new folder. A folder whose
-name begins with a dot is being made, or was by a process that was killed.
+[n c h w] back, kept by `bench.datasets.cache` under a key of the decoding, of what orders the rows, and of
+every file's name, size and time of change: an added, removed or changed file makes a new folder.
 """
 
-import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import IO, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
+from annotated_types import Gt, Le
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.api import Progress, quiet
+from bench.datasets.cache import RowWriter, cached_arrays
 from bench.errors import BenchError
-from bench.record import digest
 
-LAYOUT = 1
-"""Version of the folder's layout and of the decoding; raised when either changes."""
+DECODING = 1
+"""Version of the decoding, raised when its pixels change."""
 
 CHUNK = 256
 """Images decoded before they are written: bounds the memory of a first load."""
 
 logger = logging.getLogger("bench")
 
+Share = Annotated[float, Gt(0), Le(1)]
+
 
 class File(NamedTuple):
-    """A file as its folder lists it: its name, its bytes and its time of change in nanoseconds."""
+    """A file as its folder lists it: its name, its bytes and its time of change in nanoseconds.
+
+    The name is its path below the folder that was listed, with slashes.
+    """
 
     name: str
     size: int
@@ -46,23 +48,26 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Decode:
-    """How a file becomes a row: Pillow's full decode, ``mode``, then bilinear with antialias to a square.
+    """How a file becomes a row: Pillow's full decode, ``mode``, central crop, then bilinear with antialias.
 
     JPEG's draft mode, which decodes at a fraction of the size, is not used: it is faster below half size, but
-    its pixels are other than those of the image.
+    its pixels are other than those of the image. Transparency is dropped, not blended.
 
     Attributes:
-        size: side of the row in px.
+        size: height and width of the row in px.
+        crop: shares of the image's height and width that are cut out first, as whole pixels and, where they
+            leave an odd number of pixels, placed as torchvision's ``CenterCrop`` does; None: all of it.
         mode: three channels or one.
     """
 
-    size: int
+    size: tuple[int, int]
+    crop: tuple[Share, Share] | None = None
     mode: Literal["RGB", "L"] = "RGB"
 
     @property
     def row(self) -> tuple[int, int, int]:
         """Shape [c h w] of a row."""
-        return len(self.mode), self.size, self.size
+        return len(self.mode), *self.size
 
 
 @dataclass(frozen=True)
@@ -101,27 +106,31 @@ class _UnreadableError(Exception):
     """A file that is no image, or a damaged one."""
 
 
-class _DamagedError(Exception):
-    """A cached folder that is not what was written."""
+def list_files(root: Path, *suffixes: str, folders: Iterable[str] = ("",)) -> list[File]:
+    """Return the files with these suffixes in some folders, sorted by name, without hidden ones.
 
-
-def list_files(folder: Path, *suffixes: str) -> list[File]:
-    """Return the folder's files with these suffixes, in the order of their names, without hidden ones.
+    Args:
+        root: what the files' names are relative to.
+        suffixes: endings in lower case.
+        folders: the folders below the root, with slashes; its own files by default.
 
     Raises:
-        BenchError: when the folder cannot be read.
+        BenchError: when a folder cannot be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            found = [
-                File(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
-                for entry in entries
-                if entry.name.lower().endswith(suffixes)
-                and not entry.name.startswith(".")
-                and entry.is_file()
-            ]
-    except OSError as error:
-        raise BenchError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    found = []
+    for folder in folders:
+        prefix = f"{folder}/" if folder else ""
+        try:
+            with os.scandir(root / folder) as entries:
+                found += [
+                    File(prefix + entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+                    for entry in entries
+                    if entry.name.lower().endswith(suffixes)
+                    and not entry.name.startswith(".")
+                    and entry.is_file()
+                ]
+        except OSError as error:
+            raise BenchError(f"cannot read the folder {root / folder}: {error.strerror or error}") from error
     return sorted(found)
 
 
@@ -157,149 +166,84 @@ def load_decoded(
     decode: Decode,
     order: Mapping[str, Any],
     select: Callable[[], Selection],
+    progress: Progress = quiet,
 ) -> Decoded:
     """Return a dataset's images from the cache, decoding them first where it has none that is sound.
 
-    Processes that decode the same images at once do not harm each other: the first to finish is kept.
-
     Args:
-        cache: where decoded images are kept; made if it is not there.
-        dataset: the dataset's name, for the folder's.
-        folder: where the files are.
+        cache: where decoded images are kept, see `cached_arrays`.
+        dataset: the dataset's name, for the cached folder's.
+        folder: what the files' names are relative to.
         files: all of them, as listed; any change of them makes a new cache.
         decode: how each becomes a row.
         order: every setting that ``select`` depends on, as JSON values.
         select: chooses and orders the files; called only where they must be decoded.
+        progress: called as images are decoded.
 
     Raises:
         BenchError: when the cache cannot be written, which leaves nothing behind, or no file can be read.
     """
-    key = digest({"layout": LAYOUT, "decode": asdict(decode), "order": dict(order), "files": files})[:16]
-    target = cache / f"{dataset}-{key}"
-    try:
-        kept = _reuse(target, decode)
-        if kept is None:
-            _build(target, folder, decode, select())
-            kept = _open(target, decode)
-    except OSError as error:
-        raise BenchError(f"cannot use the decode cache in {cache}: {error.strerror or error}") from error
-    except _DamagedError as damage:
-        raise BenchError(f"cannot replace the damaged images in {target} ({damage}); remove it") from damage
-    return kept
+
+    def build(aside: Path) -> dict[str, Any]:
+        selection = select()
+        logger.info("decoding %d images of %s to %d×%d px", len(selection.names), folder, *decode.size)
+        unreadable = _write_rows(aside / "images.npy", folder, decode, selection.names, progress)
+        if len(unreadable) == len(selection.names):
+            first = next((f"; {name}: {reason}" for name, reason in unreadable.items()), "")
+            raise BenchError(f"{folder} has no image that can be read{first}")
+        return {
+            "names": [name for name in selection.names if name not in unreadable],
+            "skipped": {**selection.skipped, **unreadable},
+            "copies": dict(selection.copies),
+        }
+
+    identity = {"decoding": DECODING, "decode": asdict(decode), "order": dict(order), "files": files}
+    arrays, index = cached_arrays(cache, dataset, identity, build)
+    return Decoded(arrays["images"], tuple(index["names"]), index["skipped"], index["copies"])
 
 
-def _reuse(target: Path, decode: Decode) -> Decoded | None:
-    """Return what an earlier load decoded, or None after removing what is damaged."""
-    if not target.exists():
-        return None
-    try:
-        return _open(target, decode)
-    except _DamagedError as damage:
-        logger.warning("the decoded images in %s are damaged (%s) and are decoded again", target, damage)
-        shutil.rmtree(target, ignore_errors=True)
-        return None
-
-
-def _open(target: Path, decode: Decode) -> Decoded:
-    """Map a cached folder into memory.
-
-    Its index is checked in full. The pixels are only counted, as reading them all would take the time that
-    the cache saves; they were on the disk before the folder got its name. A missing file is damage; one that
-    the system does not let us read is not, and stays.
-    """
-    try:
-        content = json.loads((target / "index.json").read_text(encoding="utf-8"))
-        index, checksum = content["index"], content["checksum"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise _DamagedError(f"index.json: {error}") from error
-    if checksum != digest(index):
-        raise _DamagedError("index.json: its checksum does not match")
-    try:
-        # Copy-on-write: PyTorch warns of arrays it must not write to, and whoever does write changes private
-        # memory, never the file.
-        rows = np.lib.format.open_memmap(target / "images.npy", mode="c")
-    except (FileNotFoundError, ValueError, EOFError) as error:
-        raise _DamagedError(f"images.npy: {error}") from error
-    shape = (len(index["names"]), *decode.row)
-    if rows.shape != shape or rows.dtype != np.uint8 or not rows.flags.c_contiguous:
-        raise _DamagedError(f"images.npy: {rows.dtype} {rows.shape} where the index says uint8 {shape}")
-    return Decoded(torch.from_numpy(rows), tuple(index["names"]), index["skipped"], index["copies"])
-
-
-def _build(target: Path, folder: Path, decode: Decode, selection: Selection) -> None:
-    """Decode into a folder aside and rename it, unless another process has meanwhile done so."""
-    logger.info("decoding %d images of %s to %d px", len(selection.names), folder, decode.size)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as aside:
-        built = Path(aside) / "built"  # inside, since the temporary folder itself is private to its owner
-        built.mkdir()
-        _write(built, folder, decode, selection)
-        try:
-            built.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-
-
-def _write(built: Path, folder: Path, decode: Decode, selection: Selection) -> None:
-    with (built / "images.npy").open("wb") as file:
-        unreadable = _write_rows(file, folder, decode, selection.names)
-        _sync(file)
-    if len(unreadable) == len(selection.names):
-        first = next(iter(unreadable.items()), None)
-        raise BenchError(
-            f"{folder} has no image that can be read" + (f"; {first[0]}: {first[1]}" if first else "")
-        )
-    index = {
-        "names": [name for name in selection.names if name not in unreadable],
-        "skipped": {**selection.skipped, **unreadable},
-        "copies": dict(selection.copies),
-    }
-    with (built / "index.json").open("w", encoding="utf-8") as text:
-        json.dump({"checksum": digest(index), "index": index}, text)
-        _sync(text)
-
-
-def _write_rows(file: IO[bytes], folder: Path, decode: Decode, names: Sequence[str]) -> dict[str, str]:
-    """Write the rows of the readable files and return file → reason for the others.
-
-    Rows are written, not stored through a memory map: on a full disk the latter kills the process.
-    """
+def _write_rows(
+    path: Path, folder: Path, decode: Decode, names: Sequence[str], progress: Progress
+) -> dict[str, str]:
+    """Write the rows of the readable files and return file → reason for the others."""
     unreadable: dict[str, str] = {}
-    _write_header(file, len(names), decode)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes outside of the interpreter's lock
+    with (
+        RowWriter(path, decode.row, np.uint8) as images,
+        ThreadPoolExecutor() as pool,  # Pillow decodes and resizes outside of the interpreter's lock
+    ):
         for start in range(0, len(names), CHUNK):
             chunk = names[start : start + CHUNK]
             rows = [pool.submit(_read_row, folder / name, decode) for name in chunk]
             for name, row in zip(chunk, rows, strict=True):
                 try:
-                    file.write(row.result())
+                    images.append(row.result()[None])
                 except _UnreadableError as error:
                     unreadable[name] = str(error)
-    # The header again, now that the rows are counted; NumPy pads it so that a count fits in place.
-    _write_header(file, len(names) - len(unreadable), decode)
+            progress("decoding", start + len(chunk), len(names))
     return unreadable
 
 
-def _write_header(file: IO[bytes], rows: int, decode: Decode) -> None:
-    file.seek(0)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *decode.row)}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _read_row(path: Path, decode: Decode) -> bytes:
-    """Decode one file to the bytes of its row [c h w]."""
+def _read_row(path: Path, decode: Decode) -> NDArray[np.uint8]:
+    """Decode one file to its row [c h w]."""
     from PIL import Image
 
+    height, width = decode.size
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
-            square = image.convert(decode.mode).resize((decode.size, decode.size), Image.Resampling.BILINEAR)
+            if image.mode[0] in "IF":
+                raise _UnreadableError("more than 8 bits per channel")
+            # A palette's transparency has to be an alpha channel before Pillow drops it without a warning.
+            opaque = image.convert("RGBA") if image.mode == "P" else image
+            whole = opaque.convert(decode.mode)
+            part = whole if decode.crop is None else whole.crop(_central(whole.size, decode.crop))
+            row = part.resize((width, height), Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _UnreadableError("unreadable image") from error
-    pixels = np.asarray(square).reshape(decode.size, decode.size, -1)
-    return pixels.transpose(2, 0, 1).tobytes()
+    return np.ascontiguousarray(np.asarray(row).reshape(height, width, -1).transpose(2, 0, 1))
 
 
-def _sync(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _central(size: tuple[int, int], shares: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the central crop of an image of this width and height."""
+    width, height = (max(1, round(side * share)) for side, share in zip(size, shares[::-1], strict=True))
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    return left, top, left + width, top + height

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import Augmentation, MultiTaskData, Split
+from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
 from bench.tasks import Classification
 
 SIDE = 32
@@ -57,11 +57,13 @@ class Digits:
     test: Annotated[int, Ge(1)] = 1000
     data_seed: Annotated[int, Ge(0)] = 0
     version: ClassVar[int] = 1
+    recipe: ClassVar[Recipe] = Recipe()
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
 
     def missing(self, root: Path | None) -> None:
         """Return None: nothing is ever missing."""
 
-    def load(self, root: Path | None, cache: Path) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
         """Draw the canvases; ``root`` and ``cache`` are not used."""
         from sklearn.datasets import load_digits
 

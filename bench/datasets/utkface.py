@@ -1,6 +1,5 @@
 """UTKFace: faces with age, race and gender in their files' names."""
 
-import logging
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from typing import Annotated, ClassVar, Final
 import torch
 from annotated_types import Ge, Gt, Lt
 
-from bench.api import Augmentation, MultiTaskData, Split
+from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
 from bench.datasets.decoding import Decode, Decoded, File, Selection, find_copies, list_files, load_decoded
+from bench.datasets.labelled import absent, omissions, warn
 from bench.errors import BenchError
 from bench.tasks import Classification
 
@@ -31,9 +31,6 @@ TASKS: Final = (AGE, RACE, GENDER)
 
 _NAME: Final = re.compile(r"(\d+)_(\d+)_(\d+)_\d+ *\..+", re.ASCII)
 _MAX_AGE: Final = 120
-_SHOWN: Final = 3
-
-logger = logging.getLogger("bench")
 
 
 class UnusableNameError(ValueError):
@@ -61,8 +58,12 @@ class UTKFace:
 
     Files without usable labels and damaged images are skipped, with one warning that names them.
     Byte-identical copies, which the collection has, would leak from the training set into the test set: of
-    each only the file of the smallest name is used, with its labels, though copies often carry other labels;
-    the warning counts them. The rest is sorted by name, shuffled and split, as no official split exists.
+    each only the file of the smallest name is used, with its labels; the warning counts them. The rest is
+    sorted by name, shuffled and split, as no official split exists.
+
+    Its labels are noisy: ages were estimated by a model and checked by people, and are visibly wrong on some
+    faces; nearly half of the copies carry another age, race or gender than their twin; copies that were saved
+    anew, and so differ in some bytes, are not found and may be in both splits. None of it is corrected.
 
     Source: Zhang, Song, Qi, CVPR 2017, arXiv:1702.08423; classes, size and split as in Yu et al., ICML 2025
     (MTL-UE)
@@ -76,6 +77,8 @@ class UTKFace:
     """
 
     version: ClassVar[int] = 1
+    recipe: ClassVar[Recipe] = Recipe(batch=512, stl_epochs=20)
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
 
     size: Annotated[int, Ge(8)] = 140
     crop: Annotated[int, Ge(8)] | None = None
@@ -89,13 +92,9 @@ class UTKFace:
 
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
-        if root is None:
-            return f"dataset 'utkface' needs images on disk; pass --data-root with {LAYOUT} under it"
-        if not (root / FOLDER).is_dir():
-            return f"there is no folder {root / FOLDER}; pass --data-root with {LAYOUT} under it"
-        return None
+        return absent("utkface", root, LAYOUT, FOLDER)
 
-    def load(self, root: Path | None, cache: Path) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
         """Read ``ROOT/utkface/UTKFace``; decoded images are kept under ``cache`` and memory-mapped.
 
         Raises:
@@ -113,12 +112,14 @@ class UTKFace:
             "utkface",
             folder,
             files=files,
-            decode=Decode(self.size),
+            decode=Decode((self.size, self.size)),
             order={"limit": self.limit, "split_seed": self.split_seed},
             select=lambda: self._select(folder, files),
+            progress=progress,
         )
-        _warn_of_omissions(decoded, len(files))
-        return self._split(decoded)
+        notes = _notes(decoded, len(files))
+        warn("utkface", notes)
+        return self._split(decoded, notes)
 
     def _select(self, folder: Path, files: list[File]) -> Selection:
         """Choose and shuffle the files; the training split comes first, so both splits are slices."""
@@ -134,7 +135,7 @@ class UTKFace:
         shuffle = torch.randperm(len(unique), generator=torch.Generator().manual_seed(self.split_seed))
         return Selection([unique[i] for i in shuffle[: self.limit].tolist()], skipped, copies)
 
-    def _split(self, decoded: Decoded) -> MultiTaskData:
+    def _split(self, decoded: Decoded, notes: tuple[str, ...]) -> MultiTaskData:
         count = len(decoded.names)
         train = count - round(count * self.test_fraction)
         if not 0 < train < count:
@@ -147,20 +148,17 @@ class UTKFace:
             for rows in (slice(None, train), slice(train, None))
         )
         crop = self.crop or round(self.size * 128 / 140)
-        return MultiTaskData(TASKS, first, rest, Augmentation(crop, flip=True))
+        return MultiTaskData(TASKS, first, rest, Augmentation(crop, flip=True), notes)
 
 
-def _warn_of_omissions(decoded: Decoded, total: int) -> None:
-    """Say in one line what was left out, be the images decoded now or earlier."""
-    parts = []
+def _notes(decoded: Decoded, total: int) -> tuple[str, ...]:
+    """Say what was left out, be the images decoded now or earlier."""
+    notes = []
     if decoded.skipped:
-        named = [f"{name!r} ({reason})" for name, reason in sorted(decoded.skipped.items())]
-        more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-        parts.append(f"skipped {len(named)} of {total} files: {', '.join(named[:_SHOWN])}{more}")
+        notes.append(omissions(decoded.skipped, total))
     if decoded.copies:
         other = sum(read_labels(copy) != read_labels(kept) for copy, kept in decoded.copies.items())
-        parts.append(
+        notes.append(
             f"left out {len(decoded.copies)} byte-identical copies, {other} of them with other labels"
         )
-    if parts:
-        logger.warning("utkface: %s", "; ".join(parts))
+    return tuple(notes)

@@ -6,13 +6,13 @@ from bench import vision  # noqa: F401 - the door to torchvision comes first
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from bench.api import Batch
 from bench.errors import BenchError
+from bench.roomy import zeros
 
 _CHUNK: Final = 256
 """Images computed at once: the set never exists as floats."""
@@ -38,7 +38,7 @@ class Grayscale:
             return images
         if channels != 3:
             raise BenchError(f"defense 'grayscale' takes images of 1 or 3 channels, not {channels}")
-        cleaned = torch.empty_like(images)
+        cleaned = zeros(images.shape, images.dtype)
         for start in range(0, len(images), _CHUNK):
             rows = slice(start, start + _CHUNK)
             # Through floats: on integers torchvision truncates, and white would come back as 254.

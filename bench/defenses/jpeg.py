@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.api import Batch
 from bench.errors import BenchError
+from bench.roomy import zeros
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class JPEG:
         Raises:
             BenchError: when they have neither one channel nor three.
         """
-        count, channels, height, width = images.shape
+        count, channels = images.shape[:2]
         if channels not in (1, 3):
             raise BenchError(f"defense 'jpeg' takes images of 1 or 3 channels, not {channels}")
         released = images.cpu().numpy()
-        cleaned = np.empty((count, channels, height, width), dtype=np.uint8)
+        cleaned = zeros(images.shape, images.dtype).numpy()
 
         def clean(row: int) -> None:
             cleaned[row] = self._compress(released[row])

@@ -4,10 +4,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
-from bench.api import Attack, Backbone, Dataset, Defense, Regime, Weighting
+from bench.api import Attack, Backbone, Dataset, Defense, Recipe, Regime, Weighting
 from bench.catalog import Choice, settings
 from bench.record import PROTOCOL, digest
-from bench.training import Recipe
 
 P = TypeVar("P")
 

@@ -6,7 +6,7 @@ import os
 import platform
 import random
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -27,9 +27,11 @@ from bench.api import (
     Noise,
     Progress,
     RestoringAttack,
+    Shape,
     Split,
     Task,
 )
+from bench.augmentation import seen_shape
 from bench.catalog import make
 from bench.engine.bookmark import FileBookmark
 from bench.engine.cell import Cell, Poison, Surrogate
@@ -40,16 +42,26 @@ from bench.engine.scope import hide_unprotected, perturbed
 from bench.engine.store import POISONS, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
-from bench.record import CLEAN, Cost, Epoch, Record, Scores
-from bench.training import fit, score, subset
+from bench.record import CLEAN, Cost, Epoch, Record, Scores, TaskInfo
+from bench.training import fit, hold, score, subset
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where work is done: the run's folder, the data root, the device, the CPU threads of one worker."""
+    """Where work is done.
+
+    Attributes:
+        out: the run's folder.
+        data_root: where the datasets are.
+        cache: where their decoded images are kept, for all runs.
+        device: where to compute.
+        threads: CPU threads of one worker.
+        suite: the suite's name.
+    """
 
     out: Path
     data_root: Path | None
+    cache: Path
     device: str
     threads: int
     suite: str
@@ -78,11 +90,10 @@ def train_surrogate(surrogate: Surrogate, workshop: Workshop, progress: Progress
     kept = equidistant(epochs, CHECKPOINTS)
     tensors: dict[str, Tensor] = {}
     with seeded("surrogate", surrogate.seed):
-        net = MultiTaskNet(surrogate.backbone.part, data.tasks, data.train.images.shape[1]).to(device)
+        net = MultiTaskNet(surrogate.backbone.part, data.tasks, _shape(data)).to(device)
         balancer, no_defense = make("weighting", "ew").start(data.tasks), make("defense", "none")
-        steps = fit(
-            net, data.train, data.tasks, surrogate.recipe, data.augmentation, balancer, no_defense, device
-        )
+        train = hold(data.train, device)
+        steps = fit(net, train, data.tasks, surrogate.recipe, data.augmentation, balancer, no_defense, device)
         with meter.phase("surrogate", images=epochs * len(data.train)):
             for step in steps:
                 if step.epoch in kept:
@@ -162,10 +173,10 @@ def _context(
     poison: Poison, data: MultiTaskData, workshop: Workshop, progress: Progress, bookmark: Bookmark
 ) -> CraftContext:
     device = workshop.torch_device
-    channels = data.train.images.shape[1]
+    shape = _shape(data)
 
     def new_surrogate() -> MultiTaskNet:
-        return MultiTaskNet(poison.surrogate.backbone.part, data.tasks, channels).to(device)
+        return MultiTaskNet(poison.surrogate.backbone.part, data.tasks, shape).to(device)
 
     def checkpoints(count: int) -> list[MultiTaskNet]:
         store, key = workshop.store, poison.surrogate.key
@@ -194,8 +205,9 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
         published = _publish(cell, data.train, change)
     with seeded("purify", cell.seed), meter.phase("purify", images=len(published)):
         purified = replace(published, images=cell.defense.part.purify(published.images))
+    train, test = (hold(split, workshop.torch_device) for split in (purified, data.test))
     curves = [
-        _train_victim(cell, group, purified, data, number, meter, workshop, progress)
+        _train_victim(cell, group, train, test, data, number, meter, workshop, progress)
         for number, group in enumerate(cell.regime.part.groups(data.tasks))
     ]
     curve = _merge(curves)
@@ -206,8 +218,8 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
         cell=cell.labels,
         victim=cell.victim,
         poison=cell.poison.key,
-        settings=cell.settings(),
-        tasks={task.name: _describe(task, data) for task in data.tasks},
+        settings={**cell.settings(), "augmentation": asdict(data.augmentation)},
+        tasks=_tasks(data),
         scores=curve[-1]["scores"],
         peak=_peak(curve, data),
         curve=curve,
@@ -251,6 +263,7 @@ def _train_victim(
     cell: Cell,
     tasks: tuple[Task, ...],
     train: Split,
+    test: Split,
     data: MultiTaskData,
     number: int,
     meter: Meter,
@@ -258,18 +271,20 @@ def _train_victim(
     progress: Progress,
 ) -> list[Epoch]:
     """Train and score one network on some of the tasks; return its learning curve."""
-    device = workshop.torch_device
+    device, recipe = workshop.torch_device, cell.recipe
+    if len(tasks) == 1 and recipe.stl_epochs is not None:
+        recipe = replace(recipe, epochs=recipe.stl_epochs)
     with seeded(f"victim {number}", cell.seed):
-        net = MultiTaskNet(cell.backbone.part, tasks, train.images.shape[1]).to(device)
+        net = MultiTaskNet(cell.backbone.part, tasks, _shape(data)).to(device)
         balancer = cell.weighting.part.start(tasks)
-        steps = fit(net, train, tasks, cell.recipe, data.augmentation, balancer, cell.defense.part, device)
+        steps = fit(net, train, tasks, recipe, data.augmentation, balancer, cell.defense.part, device)
         curve = []
-        progress("epoch", 0, cell.recipe.epochs)
-        for _ in range(cell.recipe.epochs):
+        progress("epoch", 0, recipe.epochs)
+        for _ in range(recipe.epochs):
             with meter.phase("train", images=len(train)):
                 step = next(steps)
-            with meter.phase("score", images=len(data.test)):
-                scores = score(net, data.test, tasks, data.augmentation, device)
+            with meter.phase("score", images=len(test)):
+                scores = score(net, test, tasks, data.augmentation, device)
             curve.append(
                 Epoch(
                     epoch=step.epoch,
@@ -279,7 +294,7 @@ def _train_victim(
                     scores=scores,
                 )
             )
-            progress("epoch", step.epoch, cell.recipe.epochs)
+            progress("epoch", step.epoch, recipe.epochs)
     return curve
 
 
@@ -305,7 +320,7 @@ def _peak(curve: list[Epoch], data: MultiTaskData) -> Scores:
     """Return per task and metric the best value over the epochs; loss is best where it is small."""
     peak: Scores = {}
     for task in data.tasks:
-        info = _describe(task, data)
+        info = _tasks(data)[task.name]
         peak[task.name] = {}
         for metric in curve[-1]["scores"][task.name]:
             values = [epoch["scores"][task.name][metric] for epoch in curve]
@@ -313,10 +328,6 @@ def _peak(curve: list[Epoch], data: MultiTaskData) -> Scores:
             best = max if info["perfect"].get(metric, 0.0) > info["floor"].get(metric, 1.0) else min
             peak[task.name][metric] = best(known) if known else None
     return peak
-
-
-def _describe(task: Task, data: MultiTaskData) -> Any:
-    return task.describe(data.train.targets[task.name], data.test.targets[task.name])
 
 
 def _craft_cost(poison: Poison, about: dict[str, Any], workshop: Workshop) -> dict[str, Cost]:
@@ -337,7 +348,22 @@ def _loaded(part: Hashable, root: Path | None, cache: Path) -> MultiTaskData:
 
 def _load(part: Dataset, workshop: Workshop) -> MultiTaskData:
     """Load a dataset, once per process."""
-    return _loaded(cast("Hashable", part), workshop.data_root, workshop.store.cache)
+    return _loaded(cast("Hashable", part), workshop.data_root, workshop.cache)
+
+
+def _shape(data: MultiTaskData) -> Shape:
+    """Return the shape [c h w] of the images networks are trained on."""
+    channels, height, width = data.train.images.shape[1:]
+    return seen_shape((channels, height, width), data.augmentation)
+
+
+@lru_cache(maxsize=2)
+def _tasks(data: MultiTaskData) -> dict[str, TaskInfo]:
+    """Return what the leaderboard must know of every task, once per process: maps take a while to count."""
+    train, test = data.train.targets, data.test.targets
+    return {
+        task.name: cast("TaskInfo", task.describe(train[task.name], test[task.name])) for task in data.tasks
+    }
 
 
 @lru_cache(maxsize=4)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.api import Noise, Split
 from bench.errors import BenchError
+from bench.roomy import zeros
 from bench.training import batches
 
 CHUNK = 512
@@ -45,7 +46,7 @@ def quantise(
     if not isinstance(noise, Noise):
         raise BenchError(f"attack {attack!r} returned {type(noise).__name__}, which has no delta(batch)")
     limit = 255 if epsilon is None else epsilon
-    released = torch.empty(train.images.shape, dtype=torch.int16 if epsilon is None else torch.int8)
+    released = zeros(train.images.shape, torch.int16 if epsilon is None else torch.int8)
     over = norms = 0.0
     for batch in batches(train, CHUNK, device, shuffle=False):
         index = batch.index.clone()
@@ -95,7 +96,7 @@ def release(
             f"the poison of {attack!r} was made for images {tuple(change.shape)}, not {tuple(clean.shape)}"
         )
     limit = 255 if epsilon is None else epsilon
-    released = torch.empty_like(clean)
+    released = zeros(clean.shape, clean.dtype)
     for rows in torch.arange(len(clean)).split(CHUNK):
         steps = change[rows].to(torch.int32)
         moved = clean[rows] + steps

@@ -4,7 +4,6 @@
     DIR/poisons/KEY/           tensors.safetensors, about.json
     DIR/surrogates/KEY/        tensors.safetensors, about.json
     DIR/bookmarks/KEY.pt       how far the crafting of a poison has come, gone once it is there
-    DIR/cache/                 decoded images
 
 Folders are written aside and renamed into place. Tensors carry a checksum; nothing is ever unpickled.
 """
@@ -39,7 +38,6 @@ class Store:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.records = out / "records"
-        self.cache = out / "cache"
         self.bookmarks = out / "bookmarks"
 
     def prepare(self) -> None:
@@ -49,7 +47,7 @@ class Store:
             BenchError: when the folder cannot be written to.
         """
         try:
-            for folder in (self.records, self.cache, self.out / POISONS, self.out / SURROGATES):
+            for folder in (self.records, self.out / POISONS, self.out / SURROGATES):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.out / f".probe.{os.getpid()}"
             probe.touch()

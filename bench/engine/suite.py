@@ -6,20 +6,19 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, create_model
 
-from bench.api import EPSILON
+from bench.api import DENSE, EPSILON, Recipe
 from bench.catalog import Choice, axes, entries, locate, make, read_value
 from bench.engine.cell import Cell, Named, Poison, Surrogate
 from bench.engine.scope import SCOPE, Scope, make_scope
 from bench.errors import BenchError, unknown
 from bench.record import AXES, CLEAN
 from bench.suites import suite_names, suite_text
-from bench.training import Recipe
 
 VICTIM_AXES = ("backbone", "weighting", "defense", "regime")
 """The axes a star varies one at a time."""
@@ -35,11 +34,40 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class SurrogateSettings(_Strict):
-    """The network attackers train; its recipe is the victim's unless said otherwise."""
+if TYPE_CHECKING:  # what pydantic makes below, as far as it is used
 
-    backbone: str
-    recipe: Recipe | None = None
+    class RecipeOverrides(_Strict):
+        """Any of a recipe's entries."""
+
+else:
+    RecipeOverrides = create_model(
+        "RecipeOverrides",
+        __base__=_Strict,
+        **{name: (hint, None) for name, hint in get_type_hints(Recipe, include_extras=True).items()},
+    )
+
+
+def overridden(recipe: Recipe, overrides: RecipeOverrides) -> Recipe:
+    """Return a recipe with some entries replaced.
+
+    A number of epochs is one for all networks, unless ``stl_epochs`` is given beside it.
+    """
+    given = overrides.model_dump(exclude_unset=True)
+    if "epochs" in given:
+        given = {"stl_epochs": None, **given}
+    return replace(recipe, **given)
+
+
+class SurrogateSettings(_Strict):
+    """The network attackers train.
+
+    Attributes:
+        backbone: its architecture; of several, the first that fits the dataset's tasks.
+        recipe: what is different from the victim's.
+    """
+
+    backbone: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
+    recipe: RecipeOverrides = RecipeOverrides()
 
 
 class Budget(_Strict):
@@ -56,10 +84,10 @@ class Suite(_Strict):
         description: one or two sentences for people.
         star: vary one victim axis at a time around the first value of each, instead of all combinations.
         matrix: axis → values; parts as ``name`` or ``name(key=value)``, seeds as integers, or "all".
-        include: further cells; axes left out take the first value of the matrix.
+        include: further cells; axes left out take the matrix's first value, lists stand for all of theirs.
         exclude: cells that match all the given values are left out.
         params: axis → name → parameter → value, overriding a part's defaults.
-        recipe: how victims are trained.
+        recipe: how victims are trained, where it is not as the dataset's own recipe says.
         surrogate: the attackers' network.
         budget: the perturbation budget.
         poison_seed: one seed for all poisons; without it a cell's poison has the cell's seed.
@@ -70,10 +98,10 @@ class Suite(_Strict):
     description: str = ""
     star: bool = False
     matrix: dict[str, list[StrictStr | StrictInt] | Literal["all"]]
-    include: list[dict[str, StrictStr | StrictInt]] = []
+    include: list[dict[str, StrictStr | StrictInt | list[StrictStr | StrictInt]]] = []
     exclude: list[dict[str, StrictStr | StrictInt]] = []
     params: dict[str, dict[str, dict[str, Any]]] = {}
-    recipe: Recipe = Recipe()
+    recipe: RecipeOverrides = RecipeOverrides()
     surrogate: SurrogateSettings
     budget: Budget = Budget(epsilon=EPSILON)
     poison_seed: int | None = None
@@ -210,21 +238,26 @@ def expand(suite: Suite, only: Sequence[str] = (), data_root: Path | None = None
     matrix = _resolve(suite)
     restrictions = [_restriction(text, matrix, suite) for text in only]
     excluded = [_rule(entry) for entry in suite.exclude]
+    build = _Builder(suite)
     combinations = [
         combination
-        for combination in itertools.chain(_combine(matrix, suite.star), _included(suite, matrix))
+        for combination in (*_combine(matrix, suite.star, build), *_included(suite, matrix, build))
         if not any(_matches(combination, rule) for rule in excluded)
         and all(_selected(combination, axis, values) for axis, values in restrictions)
     ]
     if not combinations:
         raise BenchError(f"suite {suite.name!r} has no cell left")
-    build = _Builder(suite)
     missing = _missing(build, combinations, data_root)
     present = [combination for combination in combinations if combination["dataset"] not in missing]
     if missing and not (suite.skip_missing_data and present):
         raise BenchError(next(iter(missing.values())))
-    cells = {cell.key: cell for cell in map(build.cell, _with_clean(present, build))}
-    return Plan(suite.name, tuple(cells.values()), tuple(missing.values()))
+    unfit = {number: why for number, labels in enumerate(present) if (why := build.unfit(labels))}
+    fit = [labels for number, labels in enumerate(present) if number not in unfit]
+    left_out = (*missing.values(), *dict.fromkeys(unfit.values()))
+    if not fit:
+        raise BenchError(f"suite {suite.name!r} has no cell left: {left_out[0]}")
+    cells = {cell.key: cell for cell in map(build.cell, _with_clean(fit, build))}
+    return Plan(suite.name, tuple(cells.values()), left_out)
 
 
 def _resolve(suite: Suite) -> dict[str, list[str | int]]:
@@ -262,26 +295,53 @@ def _missing(
     return found
 
 
-def _combine(matrix: Mapping[str, Sequence[str | int]], star: bool) -> Iterator[dict[str, str | int]]:
+def _combine(
+    matrix: Mapping[str, Sequence[str | int]], star: bool, build: "_Builder"
+) -> Iterator[dict[str, str | int]]:
     if not star:
         yield from (
             dict(zip(AXES, values, strict=True)) for values in itertools.product(*(matrix[a] for a in AXES))
         )
         return
-    default = {axis: matrix[axis][0] for axis in VICTIM_AXES}
-    victims = [default] + [
-        {**default, axis: value} for axis in VICTIM_AXES for value in matrix[axis] if value != default[axis]
-    ]
-    for dataset, attack, victim, seed in itertools.product(
-        matrix["dataset"], matrix["attack"], victims, matrix["seed"]
-    ):
-        yield {"dataset": dataset, "attack": attack, **victim, "seed": seed}
+    for dataset, attack in itertools.product(matrix["dataset"], matrix["attack"]):
+        default = _default(matrix, dataset, build)
+        victims = [default] + [
+            {**default, axis: value}
+            for axis in VICTIM_AXES
+            for value in matrix[axis]
+            if value != default[axis]
+        ]
+        for victim, seed in itertools.product(victims, matrix["seed"]):
+            yield {"dataset": dataset, "attack": attack, **victim, "seed": seed}
 
 
-def _included(suite: Suite, matrix: Mapping[str, Sequence[str | int]]) -> Iterator[dict[str, str | int]]:
+def _default(
+    matrix: Mapping[str, Sequence[str | int]], dataset: str | int, build: "_Builder"
+) -> dict[str, str | int]:
+    """Return the first value of every victim axis that can work with a dataset, the first if none can."""
+
+    def first(axis: str) -> str | int:
+        fit = (value for value in matrix[axis] if not build.unfit({"dataset": dataset, axis: value}))
+        return next(fit, matrix[axis][0])
+
+    return {axis: first(axis) for axis in VICTIM_AXES}
+
+
+def _included(
+    suite: Suite, matrix: Mapping[str, Sequence[str | int]], build: "_Builder"
+) -> Iterator[dict[str, str | int]]:
     first = {axis: matrix[axis][0] for axis in AXES}
+    for given in _entries(suite):
+        dataset = given.get("dataset", first["dataset"])
+        yield {**first, **_default(matrix, dataset, build), **given}
+
+
+def _entries(suite: Suite) -> Iterator[dict[str, str | int]]:
+    """Yield every combination of the included entries' values, with canonical labels."""
     for entry in suite.include:
-        yield {**first, **{axis: _label(axis, value) for axis, value in entry.items()}}
+        listed = [value if isinstance(value, list) else [value] for value in entry.values()]
+        for values in itertools.product(*listed):
+            yield {axis: _label(axis, value) for axis, value in zip(entry, values, strict=True)}
 
 
 def _restriction(
@@ -293,7 +353,7 @@ def _restriction(
         raise BenchError(f"cannot read --only {text!r}; write AXIS=a,b, such as attack=em,tap")
     if axis not in AXES:
         raise unknown("axis in --only", axis, AXES)
-    labels = [*matrix[axis], *(_label(axis, entry[axis]) for entry in suite.include if axis in entry)]
+    labels = [*matrix[axis], *(entry[axis] for entry in _entries(suite) if axis in entry)]
     known = {str(label) for label in labels} | {_name(label) for label in labels}
     # A comma in parentheses is between parameters.
     pieces = [piece.strip() for piece in re.split(r",(?![^(]*\))", values)]
@@ -373,16 +433,40 @@ class _Builder:
             )
         return scope
 
+    def unfit(self, labels: Labels) -> str | None:
+        """Return why parts cannot work with the tasks of a dataset, None where they can."""
+        dense = self.part("dataset", labels["dataset"]).part.kinds & DENSE
+        for axis in ("attack", "backbone"):
+            if dense and axis in labels and not self.part(axis, labels[axis]).part.dense:
+                what = f"{axis} {labels[axis]!r} cannot work with dense tasks"
+                return f"{what} ({', '.join(sorted(dense))}) and is left out on {labels['dataset']!r}"
+        return None
+
+    def _surrogate(self, dataset: str | int, seed: int) -> Surrogate:
+        settings = self._suite.surrogate
+        names = [settings.backbone] if isinstance(settings.backbone, str) else settings.backbone
+        name = next((n for n in names if not self.unfit({"dataset": dataset, "backbone": n})), None)
+        if name is None:
+            raise BenchError(
+                f"suite {self._suite.name!r}: {self.unfit({'dataset': dataset, 'backbone': names[0]})}; "
+                "name one more under surrogate.backbone, as a list"
+            )
+        recipe = overridden(self._recipe(dataset), settings.recipe)
+        return Surrogate(
+            dataset=self.part("dataset", dataset),
+            backbone=self.part("backbone", name),
+            recipe=replace(recipe, stl_epochs=None),  # it has all tasks
+            seed=seed,
+        )
+
+    def _recipe(self, dataset: str | int) -> Recipe:
+        return overridden(self.part("dataset", dataset).part.recipe, self._suite.recipe)
+
     def cell(self, labels: Labels) -> Cell:
         suite = self._suite
         seed = int(labels["seed"])
         poison_seed = seed if suite.poison_seed is None else suite.poison_seed
-        surrogate = Surrogate(
-            dataset=self.part("dataset", labels["dataset"]),
-            backbone=self.part("backbone", suite.surrogate.backbone),
-            recipe=suite.surrogate.recipe or suite.recipe,
-            seed=poison_seed,
-        )
+        surrogate = self._surrogate(labels["dataset"], poison_seed)
         attack, scope = self.part("attack", labels["attack"]), self.scope(labels["attack"])
         poison = Poison(
             surrogate.dataset,
@@ -393,4 +477,6 @@ class _Builder:
             scope.tasks,
         )
         victim = {axis: self.part(axis, labels[axis]) for axis in VICTIM_AXES}
-        return Cell(poison=poison, recipe=suite.recipe, seed=seed, rate=scope.rate, **victim)
+        return Cell(
+            poison=poison, recipe=self._recipe(labels["dataset"]), seed=seed, rate=scope.rate, **victim
+        )

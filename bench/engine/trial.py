@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
-from bench.api import EPSILON, MISSING, Attack, Augmentation, Batch, CraftContext, Noise, Split
+from bench.api import EPSILON, MISSING, Attack, Augmentation, Batch, CraftContext, Noise, Split, Task
+from bench.augmentation import seen_shape
 from bench.catalog import Choice, load, locate, make
+from bench.dense import Depth, Normals, Segmentation
 from bench.engine.bookmark import FileBookmark
 from bench.engine.pipeline import equidistant, seeded
 from bench.engine.poisoning import quantise
@@ -44,6 +47,10 @@ class UncraftedError(Exception):
         self.error = error
 
 
+MAPS = (Segmentation("what", ("a", "b", "c", "d")), Depth("how far", 0.0, 1.0), Normals("turned where"))
+"""The dense tasks of a training set that has some."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A kind of training set.
@@ -56,6 +63,7 @@ class Case:
         missing: share of the labels that are missing, drawn at random.
         unlabelled: tasks that have no label at all, as if they were not to be protected.
         augmentation: what victims are expected to do.
+        dense: beside these there are a segmentation, a depth and a normals task.
         count: number of images.
     """
 
@@ -66,15 +74,17 @@ class Case:
     missing: float = 0.0
     unlabelled: tuple[int, ...] = ()
     augmentation: Augmentation = AUGMENTATION
+    dense: bool = False
     count: int = 40
 
     @property
-    def tasks(self) -> tuple[Classification, ...]:
+    def tasks(self) -> tuple[Task, ...]:
         """The tasks."""
-        return tuple(
+        labels = tuple(
             Classification(f"task {i}", tuple(f"class {c}" for c in range(classes)))
             for i, classes in enumerate(self.classes)
         )
+        return (*labels, *MAPS) if self.dense else labels
 
     def split(self, more: int = 0, seed: int = 0) -> Split:
         """Return images of every brightness, black and white pixels among them, and random labels."""
@@ -84,13 +94,31 @@ class Case:
         images = torch.randint(-40, 296, shape, generator=draw).clamp(0, 255).to(torch.uint8)
         targets = {}
         for number, task in enumerate(self.tasks):
-            labels = torch.randint(0, task.classes, (count,), generator=draw)
+            target = _random_target(task, (count, self.height, self.width), draw)
             without = torch.rand(count, generator=draw) < (number in self.unlabelled or self.missing)
-            targets[task.name] = labels.masked_fill(without, MISSING)
+            targets[task.name] = torch.where(
+                without.view(-1, *[1] * (target.ndim - 1)), task.hidden(target), target
+            )
         return Split(images, targets)
 
 
+def _random_target(task: Task, size: tuple[int, int, int], draw: torch.Generator) -> Tensor:
+    """Return a label for each of [n h w] images, or a map as it is stored, a tenth of its pixels missing."""
+    count, height, width = size
+    if task.kind == "classification":
+        return torch.randint(0, task.classes, (count,), generator=draw)
+    without = torch.rand(count, 1, height, width, generator=draw) < 0.1
+    if task.kind == "segmentation":
+        labels = torch.randint(0, task.classes, size, generator=draw)
+        return labels.masked_fill(without[:, 0], MISSING).to(torch.int8)
+    values = torch.rand(count, task.outputs, height, width, generator=draw)
+    if task.kind == "normals":
+        values = functional.normalize(values - values.new_tensor([0.5, 0.5, 1.1])[:, None, None], dim=1)
+    return values.masked_fill(without, float("nan"))
+
+
 USUAL, GREY, HALF, ODD = "three tasks", "grey images", "half of the labels missing", "odd sides"
+MAPPED = "dense tasks"
 
 CASES: Mapping[str, Case] = {
     USUAL: Case(),
@@ -107,6 +135,7 @@ CASES: Mapping[str, Case] = {
     "images that are not square": Case(height=12, width=20, augmentation=Augmentation(flip=True)),
     "no augmentation": Case(augmentation=Augmentation()),
     "41 images": Case(count=41),  # in batches of 20 or 10, one is left over
+    MAPPED: Case(classes=(2, 5), dense=True, missing=0.1),
 }
 """The kinds of training sets by name."""
 
@@ -193,10 +222,11 @@ class Crafting:
     def __init__(self, attack: Attack, label: str, case: Case, bookmark: Notes, seed: int) -> None:
         self.train = case.split()
         self.steps: list[tuple[str, int, int]] = []
-        backbone = make("backbone", "small(width=4)")
+        backbone = make("backbone", "dense-small(width=4)" if case.dense else "small(width=4)")
+        shape = seen_shape((case.channels, case.height, case.width), case.augmentation)
 
         def new_surrogate() -> MultiTaskNet:
-            return MultiTaskNet(backbone, case.tasks, case.channels)
+            return MultiTaskNet(backbone, case.tasks, shape)
 
         with seeded("surrogate", 0):
             self.surrogates = [new_surrogate() for _ in range(CHECKPOINTS if _needs_surrogate(attack) else 0)]

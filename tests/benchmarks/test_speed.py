@@ -10,11 +10,12 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn import functional
 
+from bench.api import Recipe
 from bench.backbones.small import Small
 from bench.datasets.digits import Digits
 from bench.defenses.none import NoDefense
 from bench.net import MultiTaskNet
-from bench.training import Recipe, fit
+from bench.training import fit
 from bench.weightings.ew import EqualWeights
 from mtlue.regularizers import embedding_regularizers
 
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 @pytest.mark.benchmark(group="one epoch of training, digits, small")
 def test_fit(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     data = Digits(train=2000, test=10).load(None, tmp_path)
-    net = MultiTaskNet(Small(), data.tasks, 3)
+    net = MultiTaskNet(Small(), data.tasks, (3, 32, 32))
     recipe = Recipe(epochs=1, batch=128)
     weighting = EqualWeights()
 
@@ -37,7 +38,7 @@ def test_fit(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
 @pytest.mark.benchmark(group="one epoch of training, digits, small")
 def test_bare_loop(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     data = Digits(train=2000, test=10).load(None, tmp_path)
-    net = MultiTaskNet(Small(), data.tasks, 3)
+    net = MultiTaskNet(Small(), data.tasks, (3, 32, 32))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
 
     def epoch() -> None:

@@ -172,7 +172,7 @@ TASKS = (
 def losses_and_net(tasks: tuple[Classification, ...], seed: int) -> tuple[Tensor, MultiTaskNet]:
     """The losses of an untrained network on random images and labels."""
     torch.manual_seed(seed)
-    net = MultiTaskNet(Small(width=2), tasks, 3)
+    net = MultiTaskNet(Small(width=2), tasks, (3, 32, 32))
     targets = {task.name: torch.randint(0, task.classes, (8,)) for task in tasks}
     return task_losses(net, tasks, torch.rand(8, 3, 16, 16), targets), net
 
@@ -239,7 +239,7 @@ def test_purifying_keeps_the_shape_and_the_type_and_its_input(name: str, channel
 @each("defense")
 def test_augmenting_keeps_the_shape_and_the_type_and_its_input(name: str) -> None:
     torch.manual_seed(0)
-    net = MultiTaskNet(Small(width=2), TASKS, 3)
+    net = MultiTaskNet(Small(width=2), TASKS, (3, 32, 32))
     targets = {task.name: torch.randint(0, task.classes, (8,)) for task in TASKS}
     batch = Batch(torch.rand(8, 3, 16, 16), targets, torch.arange(8))
     images = batch.images.clone()

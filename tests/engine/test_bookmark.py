@@ -149,7 +149,7 @@ def test_the_generator_is_kept_with_the_poison_and_serves_unseen_images(tmp_path
     shop.store.prepare()
     craft_poison(poison, shop, lambda *_: None)
     noise = restore_noise(poison, shop)
-    data = poison.dataset.part.load(None, shop.store.cache)
+    data = poison.dataset.part.load(None, shop.cache)
     batch = take(data.train, torch.arange(10), shop.torch_device)
     change = shop.store.load(POISONS, poison.key)["change"][:10]
     steps = (noise.delta(batch) * 255).round().clamp(-8, 8)

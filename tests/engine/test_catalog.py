@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from baselines.em import EM
 from bench import catalog
-from bench.catalog import CATALOG, Choice, axes, describe, entries, load, locate, make, read_value
+from bench.catalog import (
+    CATALOG,
+    FAMILIES,
+    Choice,
+    axes,
+    describe,
+    entries,
+    listed,
+    load,
+    locate,
+    make,
+    read_value,
+)
 from bench.errors import BenchError
 from bench.record import AXES, digest
 
@@ -33,6 +45,8 @@ from bench.record import AXES, digest
         ('random(lift="average")', "random", {"lift": "average"}),
         ("x(flag=true, list=[1, 2, 3], last=-4)", "x", {"flag": True, "list": [1, 2, 3], "last": -4}),
         ('x(names=["a", "b"], n=1)', "x", {"names": ["a", "b"], "n": 1}),
+        ("timm:vit_base_patch16_224.augreg_in1k", "timm:vit_base_patch16_224.augreg_in1k", {}),
+        ("timm:resnet10t(size=64)", "timm:resnet10t", {"size": 64}),
     ],
 )
 def test_a_choice_is_a_name_with_parameters(text: str, name: str, params: dict[str, Any]) -> None:
@@ -107,6 +121,59 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         locate("weighting", "zzzzzz")
     with pytest.raises(BenchError, match=r"unknown axis 'atack'; did you mean 'attack'\?"):
         entries("atack")
+
+
+# Families of names
+
+MODEL = "torchvision:squeezenet1_1"
+
+
+def test_a_name_of_a_family_is_a_part_that_knows_it() -> None:
+    part = make("backbone", f"{MODEL}(size=64)")
+    assert (part.model, part.size) == ("squeezenet1_1", 64)
+    assert part == make("backbone", MODEL, {"size": 64})
+    other = make("backbone", "torchvision:squeezenet1_0(size=64)")
+    assert type(part) is type(other)
+    assert part != other
+    assert catalog.settings(Choice.parse(MODEL), part) == {
+        "name": MODEL,
+        "version": 1,
+        "params": {"model": "squeezenet1_1", "size": 64},
+    }
+    assert Choice.parse(Choice.parse(f"{MODEL}( size = 64 )").label) == Choice(MODEL, (("size", 64),))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("torchvision:squeezenet1_2", "unknown backbone '.*1_2'; did you mean 'torchvision:squeezenet1_"),
+        ("torchvision:zzzz", "unknown backbone 'torchvision:zzzz'; did you mean 'torchvision:"),
+        ("torchvision:fcn_resnet50", "unknown backbone 'torchvision:fcn_resnet50'; did you mean"),
+        ("torchvision:", "unknown backbone 'torchvision:'; did you mean 'torchvision:MODEL'"),
+        ("torchvision", r"unknown backbone 'torchvision'; did you mean 'torchvision:MODEL'"),
+        ("touch:resnet18", "unknown backbone 'touch:resnet18'"),
+        (f"{MODEL}(model=resnet18)", f"unknown parameter of backbone '{MODEL}': 'model'"),
+        (f"{MODEL}(sizes=64)", f"unknown parameter of backbone '{MODEL}': 'sizes'; did you mean 'size'"),
+        (f"{MODEL}(size=0)", f"backbone '{MODEL}': size = 0 is refused"),
+    ],
+)
+def test_a_wrong_name_of_a_family_is_refused(text: str, wanted: str) -> None:
+    with pytest.raises(BenchError, match=wanted):
+        make("backbone", text)
+    with pytest.raises(BenchError, match=rf"unknown weighting '{MODEL}'"):
+        make("weighting", MODEL)
+
+
+def test_a_family_is_listed_and_described_but_no_entry() -> None:
+    for axis, families in FAMILIES.items():
+        assert listed(axis) == [*entries(axis), *(f"{family}:MODEL" for family in families)]
+        assert not set(families) & set(entries(axis))
+        for name in listed(axis)[len(entries(axis)) :]:
+            description = describe(axis, name)
+            assert description.source
+            assert "model" not in {parameter.name for parameter in description.parameters}
+            assert all(parameter.meaning for parameter in description.parameters)
+    assert listed("attack") == list(entries("attack"))
 
 
 # Parameters

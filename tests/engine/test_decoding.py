@@ -1,20 +1,19 @@
-"""The decode cache: what is kept, when it is used again, and what happens when it is damaged."""
+"""Decoding: which pixels a file becomes, and what happens to files that are no images."""
 
-import json
-import logging
+from bench import vision  # noqa: F401 - the door to torchvision comes first
+
+# isort: split
+import io
 import os
-import resource
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
 from bench.datasets.decoding import (
     CHUNK,
@@ -28,7 +27,7 @@ from bench.datasets.decoding import (
 from bench.errors import BenchError
 
 SIZE = 8
-SMALL = Decode(SIZE)
+SMALL = Decode((SIZE, SIZE))
 
 
 def write_images(folder: Path, count: int, side: int = 20) -> None:
@@ -40,7 +39,7 @@ def write_images(folder: Path, count: int, side: int = 20) -> None:
 
 def expected_row(path: Path, decode: Decode) -> torch.Tensor:
     with Image.open(path) as image:
-        small = image.convert(decode.mode).resize((decode.size, decode.size), Image.Resampling.BILINEAR)
+        small = image.convert(decode.mode).resize(decode.size[::-1], Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(small))
     return pixels.movedim(-1, 0) if decode.mode == "RGB" else pixels[None]
 
@@ -63,15 +62,10 @@ def never() -> Selection:
     raise AssertionError("the cache was not used")
 
 
-def cached_folder(tmp_path: Path) -> Path:
-    (folder,) = (tmp_path / "cache").iterdir()
-    return folder
-
-
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_rows_are_pillows_pixels_in_the_order_asked_for(tmp_path: Path, mode: str) -> None:
     write_images(tmp_path / "images", 5)
-    decode = Decode(SIZE, "RGB" if mode == "RGB" else "L")
+    decode = Decode((SIZE, SIZE + 3), mode="RGB" if mode == "RGB" else "L")
     names = ["003.jpg", "000.jpg", "004.jpg"]
     data = decoded(tmp_path, decode, lambda: Selection(names, {"001.jpg": "odd"}, {"002.jpg": "000.jpg"}))
     assert data.names == tuple(names)
@@ -106,20 +100,7 @@ def test_unreadable_files_leave_no_gap_across_chunks(tmp_path: Path) -> None:
     assert torch.equal(data.images, wanted)
 
 
-def test_images_are_mapped_and_writing_to_them_leaves_the_cache_alone(tmp_path: Path) -> None:
-    write_images(tmp_path / "images", 3)
-    decoded(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        data = decoded(tmp_path, select=never)
-    assert data.images[:2].untyped_storage().data_ptr() == data.images.untyped_storage().data_ptr()
-    before = data.images.clone()
-    data.images.zero_()
-    assert before.any()
-    assert torch.equal(decoded(tmp_path, select=never).images, before)
-
-
-@pytest.mark.parametrize("change", ["content", "time", "added", "removed", "size", "mode"])
+@pytest.mark.parametrize("change", ["content", "time", "added", "removed", "size", "crop", "mode"])
 def test_any_change_makes_a_new_cache(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "images"
     write_images(folder, 3)
@@ -135,148 +116,102 @@ def test_any_change_makes_a_new_cache(tmp_path: Path, change: str) -> None:
         case "removed":
             (folder / "001.jpg").unlink()
         case "size":
-            decode = Decode(SIZE + 1)
+            decode = Decode((SIZE, SIZE + 1))
+        case "crop":
+            decode = Decode((SIZE, SIZE), crop=(1, 1))
         case "mode":
-            decode = Decode(SIZE, "L")
+            decode = Decode((SIZE, SIZE), mode="L")
     after = decoded(tmp_path, decode)
     assert len(list((tmp_path / "cache").iterdir())) == 2
-    assert torch.equal(before.images, after.images) == (change == "time")
+    assert torch.equal(before.images, after.images) == (change in {"time", "crop"})
     assert torch.equal(after.images[0], expected_row(folder / after.names[0], decode))
 
 
-def truncate_images(folder: Path) -> None:
-    path = folder / "images.npy"
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def empty_images(folder: Path) -> None:
-    (folder / "images.npy").write_bytes(b"")
-
-
-def remove_images(folder: Path) -> None:
-    (folder / "images.npy").unlink()
-
-
-def reshape_images(folder: Path) -> None:
-    np.save(folder / "images.npy", np.zeros((3, 3, SIZE, SIZE + 1), dtype=np.uint8))
-
-
-def transpose_images(folder: Path) -> None:
-    np.save(folder / "images.npy", np.zeros((3, 3, SIZE, SIZE), dtype=np.uint8, order="F"))
-
-
-def widen_images(folder: Path) -> None:
-    np.save(folder / "images.npy", np.zeros((3, 3, SIZE, SIZE), dtype=np.float32))
-
-
-def truncate_index(folder: Path) -> None:
-    path = folder / "index.json"
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-def alter_index(folder: Path) -> None:
-    path = folder / "index.json"
-    content = json.loads(path.read_text())
-    content["index"]["names"].reverse()
-    path.write_text(json.dumps(content))
-
-
-def replace_index(folder: Path) -> None:
-    (folder / "index.json").write_text("[]")
-
-
-def remove_index(folder: Path) -> None:
-    (folder / "index.json").unlink()
-
-
-DAMAGES = [
-    truncate_images,
-    empty_images,
-    remove_images,
-    reshape_images,
-    transpose_images,
-    widen_images,
-    truncate_index,
-    alter_index,
-    replace_index,
-    remove_index,
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_cache_is_named_once_and_rebuilt(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+@pytest.mark.parametrize("shape", [(218, 178), (109, 89), (110, 87), (11, 8), (5, 3)])
+@pytest.mark.parametrize("crop", [(140 / 218, 140 / 178), (0.5, 1), (1, 0.3), (0.01, 0.01)])
+def test_central_crop_is_torchvisions(
+    tmp_path: Path, shape: tuple[int, int], crop: tuple[float, float]
 ) -> None:
-    write_images(tmp_path / "images", 3)
-    wanted = decoded(tmp_path).images.clone()
-    damage(cached_folder(tmp_path))
-    with caplog.at_level(logging.WARNING, "bench"):
-        data = decoded(tmp_path)
-    (message,) = caplog.messages
-    assert str(cached_folder(tmp_path)) in message
-    assert ("images.npy" if damage.__name__.endswith("images") else "index.json") in message
-    assert torch.equal(data.images, wanted)
-    assert data.names == ("000.jpg", "001.jpg", "002.jpg")
-    caplog.clear()
-    decoded(tmp_path, select=never)
-    assert not caplog.messages
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "a.jpg", "PNG")
+    decode = Decode((10, 12), crop=crop)
+    inner = [max(1, round(side * share)) for side, share in zip(shape, crop, strict=True)]
+    part = functional.center_crop(Image.fromarray(pixels), inner)
+    wanted = functional.resize(part, [10, 12], InterpolationMode.BILINEAR)
+    assert torch.equal(decoded(tmp_path, decode).images[0], functional.pil_to_tensor(wanted))
 
 
-def test_builders_at_once_leave_one_cache(tmp_path: Path) -> None:
-    write_images(tmp_path / "images", 6)
-    barrier = threading.Barrier(3)
-
-    def select() -> Selection:
-        barrier.wait(timeout=60)  # every builder has found the cache empty
-        return Selection([f"{number:03}.jpg" for number in range(6)], {}, {})
-
-    with ThreadPoolExecutor(3) as pool:
-        builds = [pool.submit(decoded, tmp_path, SMALL, select) for _ in range(3)]
-        results = [build.result() for build in builds]
-    assert all(torch.equal(results[0].images, other.images) for other in results[1:])
-    assert torch.equal(decoded(tmp_path, select=never).images, results[0].images)
-    assert cached_folder(tmp_path).name.startswith("some-")
+def test_crop_of_the_size_wanted_is_the_pixels_themselves(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (109, 89, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", "PNG")
+    (row,) = decoded(tmp_path, Decode((70, 70), crop=(140 / 218, 140 / 178))).images
+    assert np.array_equal(row.permute(1, 2, 0), pixels[20:90, 10:80])
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let the system refuse to grow a file beyond so many bytes, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def png(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
 
 
-def test_refused_write_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    write_images(tmp_path / "images", 10)
-    with largest_file(1500), pytest.raises(BenchError, match="cannot use the decode cache in") as error:
-        decoded(tmp_path)
-    assert str(tmp_path / "cache") in str(error.value)
-    assert "\n" not in str(error.value)
-    assert list((tmp_path / "cache").iterdir()) == []
-    assert len(decoded(tmp_path).images) == 10
+GREY = Image.fromarray(np.random.default_rng(1).integers(0, 256, (SIZE, SIZE), dtype=np.uint8))
+ALPHA = Image.new("L", GREY.size, 100)
+
+EQUAL = {
+    "grey": png(GREY),
+    "grey and alpha": png(Image.merge("LA", (GREY, ALPHA))),
+    "grey, one transparent": png(GREY, transparency=3),
+    "RGB": png(Image.merge("RGB", (GREY,) * 3)),
+    "RGBA": png(Image.merge("RGBA", (GREY, GREY, GREY, ALPHA))),
+    "palette": png(GREY.convert("P")),
+    "palette, one transparent": png(GREY.convert("P"), transparency=3),
+    "palette and alpha": png(GREY.convert("P"), transparency=bytes(range(256))),
+}
 
 
-def test_cache_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", EQUAL)
+@pytest.mark.parametrize("decode", [SMALL, Decode((SIZE, SIZE), mode="L")])
+def test_grey_pixels_are_the_same_in_every_kind_of_png(tmp_path: Path, kind: str, decode: Decode) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(EQUAL[kind])
+    (row,) = decoded(tmp_path, decode).images
+    assert torch.equal(row, torch.from_numpy(np.array(GREY)).expand(decode.row))
+
+
+def test_palette_gives_its_colours(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    image = Image.new("P", (SIZE, SIZE), 1)
+    image.putpalette([0, 0, 0, 10, 200, 30])
+    (tmp_path / "images" / "a.jpg").write_bytes(png(image))
+    (row,) = decoded(tmp_path).images
+    assert row[:, 0, 0].tolist() == [10, 200, 30]
+
+
+def test_deep_grey_is_left_out_not_cut_off(tmp_path: Path) -> None:
     write_images(tmp_path / "images", 1)
-    (tmp_path / "cache").write_text("in the way")
-    with pytest.raises(BenchError, match=r"cannot use the decode cache in .*cache"):
-        decoded(tmp_path)
+    deep = Image.fromarray(np.full((9, 9), 3000, dtype=np.uint16))
+    (tmp_path / "images" / "deep.jpg").write_bytes(png(deep))
+    assert decoded(tmp_path).skipped == {"deep.jpg": "more than 8 bits per channel"}
 
 
-def test_file_in_the_place_of_a_cache_is_refused(tmp_path: Path) -> None:
-    write_images(tmp_path / "images", 1)
-    decoded(tmp_path)
-    folder = cached_folder(tmp_path)
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
-    folder.write_text("in the way")
-    with pytest.raises(BenchError, match=r"cannot use the decode cache in .*cache"):
-        decoded(tmp_path)
-    assert list((tmp_path / "cache").iterdir()) == [folder]
+def test_progress_counts_the_images(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", CHUNK + 3, side=4)
+    said: list[tuple[str, int, int]] = []
+    files = list_files(tmp_path / "images", ".jpg")
+    load_decoded(
+        tmp_path / "cache",
+        "some",
+        tmp_path / "images",
+        files=files,
+        decode=SMALL,
+        order={},
+        select=lambda: Selection([file.name for file in files], {}, {}),
+        progress=lambda *step: said.append(step),
+    )
+    assert said == [("decoding", CHUNK, CHUNK + 3), ("decoding", CHUNK + 3, CHUNK + 3)]
 
 
 def test_no_readable_image_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -298,6 +233,26 @@ def test_files_are_listed_by_name_without_hidden_ones_and_folders(tmp_path: Path
     assert (files[1].size, files[1].mtime_ns) == (3, 7_000_000_000)
     with pytest.raises(BenchError, match=r"cannot read the folder .*absent"):
         list_files(tmp_path / "absent", ".jpg")
+
+
+def test_files_of_several_folders_are_named_from_their_root(tmp_path: Path) -> None:
+    for folder in ("b/images", "a/images"):
+        write_images(tmp_path / folder, 2)
+    (tmp_path / "top.jpg").write_bytes(b"")
+    files = list_files(tmp_path, ".jpg", folders=("b/images", "a/images"))
+    names = [file.name for file in files]
+    assert names == ["a/images/000.jpg", "a/images/001.jpg", "b/images/000.jpg", "b/images/001.jpg"]
+    data = load_decoded(
+        tmp_path / "cache",
+        "some",
+        tmp_path,
+        files=files,
+        decode=SMALL,
+        order={},
+        select=lambda: Selection(names[1:], {}, {}),
+    )
+    assert data.names == tuple(names[1:])
+    assert torch.equal(data.images[0], expected_row(tmp_path / names[1], SMALL))
 
 
 def test_copies_point_to_the_smallest_name(tmp_path: Path) -> None:

@@ -1,20 +1,20 @@
 """What a suite's file expands to."""
 
 import dataclasses
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.api import EPSILON
+from bench.api import EPSILON, Recipe
 from bench.catalog import CATALOG, axes, entries
 from bench.engine.cell import Cell
-from bench.engine.suite import expand, read_suite
+from bench.engine.suite import RecipeOverrides, expand, overridden, read_suite
 from bench.errors import BenchError
 from bench.record import AXES
 from bench.suites import suite_names
-from bench.training import Recipe
 from tests.engine import tiny
 
 VARIED: dict[str, list[Any]] = {
@@ -187,13 +187,14 @@ def test_overrides_are_read_as_toml_or_bare_words(tmp_path: Path) -> None:
     assert (suite.recipe.epochs, suite.recipe.milestones, suite.recipe.batch) == (7, (0.5,), 8)
     assert suite.matrix["seed"] == [4, 5]
     assert suite.surrogate.backbone == "resnet18"
-    assert suite.surrogate.recipe == Recipe(epochs=3)
+    assert suite.surrogate.recipe.model_dump(exclude_unset=True) == {"epochs": 3}
     assert suite.skip_missing_data
     tap = next(cell for cell in expand(suite).cells if cell.labels["attack"] == "tap")
     assert tap.poison.attack.part.step_size == 0.5  # type: ignore[attr-defined]
     assert tap.poison.attack.part.steps == 1  # type: ignore[attr-defined]
     assert tap.poison.epsilon == 4
-    assert tap.poison.surrogate.recipe.epochs == 3
+    assert tap.recipe == replace(Recipe(), epochs=7, milestones=(0.5,), batch=8, learning_rate=0.01)
+    assert tap.poison.surrogate.recipe == replace(tap.recipe, epochs=3)
 
 
 def test_a_suite_without_a_name_has_its_files(tmp_path: Path) -> None:
@@ -244,14 +245,19 @@ def test_each_distinct_thing_is_counted_once() -> None:
     assert tiny.plan(matrix={"attack": ["em", "random"]}).surrogates == ()
 
 
+EMBEDDED = ("digits", "scenes")
+"""Datasets that need no data root."""
+
+
 @pytest.mark.parametrize("name", suite_names())
 def test_suites_of_the_package(name: str) -> None:
     suite = read_suite(name)
     assert suite.name == name
     assert suite.description
     datasets = suite.matrix["dataset"]
-    if "utkface" in datasets and not suite.skip_missing_data:
-        with pytest.raises(BenchError, match=r"utkface.*--data-root"):
+    on_disk = [name for name in datasets if name not in EMBEDDED] if datasets != "all" else []
+    if on_disk:
+        with pytest.raises(BenchError, match=rf"{on_disk[0]}.*--data-root"):
             expand(suite)
         return
     plan = expand(suite)
@@ -263,17 +269,58 @@ def test_suites_of_the_package(name: str) -> None:
     for cell in plan.cells:
         assert cell.poison.epsilon == (EPSILON if cell.poison.attack.part.bounded else None)
     if datasets == "all":
-        assert {cell.labels["dataset"] for cell in plan.cells} == {"digits"}
-        assert any("utkface" in sentence and "--data-root" in sentence for sentence in plan.left_out)
+        assert {cell.labels["dataset"] for cell in plan.cells} == set(EMBEDDED)
+        for dataset in set(CATALOG["dataset"]) - {*EMBEDDED, "nyuv2"}:
+            assert any(dataset in sentence and "--data-root" in sentence for sentence in plan.left_out)
 
 
 @pytest.mark.parametrize("name", ["smoke", "nightly"])
 def test_the_suites_that_watch_over_the_parts_use_every_part(name: str) -> None:
     cells = expand(read_suite(name)).cells
-    for axis in ("attack", "backbone", "weighting", "defense", "regime"):
-        assert {str(cell.labels[axis]).partition("(")[0] for cell in cells} == set(CATALOG[axis]), axis
+    used = {axis: {str(cell.labels[axis]).partition("(")[0] for cell in cells} for axis in AXES}
+    for axis in ("attack", "weighting", "defense", "regime"):
+        assert used[axis] == set(CATALOG[axis]), axis
+    assert used["dataset"] == set(EMBEDDED)
+    # The others take minutes on a CPU; tests/contract/test_backbones.py trains them.
+    assert used["backbone"] == {"small", "resnet18", "dense-small"}
 
 
 @pytest.mark.parametrize("name", ["attacks", "attacks-faces", "full"])
 def test_the_suites_of_attacks_have_every_attack(name: str) -> None:
     assert read_suite(name).matrix["attack"] == "all"
+
+
+DENSE = {"dataset": ["digits", "scenes"], "attack": ["em", "lsp"], "backbone": ["small", "dense-small"]}
+
+
+@pytest.mark.parametrize("star", [True, False])
+def test_what_cannot_work_with_dense_tasks_is_left_out_and_said_so(star: bool) -> None:
+    plan = tiny.plan(star=star, matrix=DENSE, surrogate={"backbone": ["small", "dense-small"]})
+    made = {(c.labels["dataset"], c.poison.attack.name, c.backbone.name) for c in plan.cells}
+    on_scenes = {("scenes", attack, "dense-small") for attack in ("clean", "em")}
+    on_digits = {("digits", a, b) for a in ("clean", "em", "lsp") for b in ("small", "dense-small")}
+    assert made == on_scenes | on_digits
+    assert any("'lsp' cannot work with dense tasks (depth, normals, seg" in s for s in plan.left_out)
+    assert any("backbone 'small' cannot work with dense tasks" in s for s in plan.left_out)
+    surrogates = {c.poison.dataset.name: c.poison.surrogate.backbone.name for c in plan.cells}
+    assert surrogates == {"digits": "small", "scenes": "dense-small"}
+
+
+def test_a_surrogate_that_fits_no_task_is_refused_with_a_way_out() -> None:
+    with pytest.raises(BenchError, match=r"'small\(width=3\)' cannot work.*name one more under surrogate"):
+        tiny.plan(matrix=DENSE)
+
+
+def test_included_lists_stand_for_all_their_values() -> None:
+    included = [{"attack": ["em", "tap"], "defense": ["jpeg"], "seed": [1, 2]}]
+    plan = tiny.plan(matrix={"attack": ["random"]}, include=included)
+    extra = {(c.labels["attack"], c.labels["seed"]) for c in plan.cells if c.labels["defense"] == "jpeg"}
+    assert extra == {(attack, seed) for attack in ("clean", "em", "tap") for seed in (1, 2)}
+
+
+def test_a_number_of_epochs_is_for_every_network_unless_single_task_ones_have_their_own() -> None:
+    recipe = Recipe(epochs=60, stl_epochs=10)
+    assert overridden(recipe, RecipeOverrides(epochs=5)) == replace(recipe, epochs=5, stl_epochs=None)
+    both = RecipeOverrides.model_validate({"epochs": 5, "stl_epochs": 2})
+    assert overridden(recipe, both) == replace(recipe, epochs=5, stl_epochs=2)
+    assert overridden(recipe, RecipeOverrides(batch=4)) == replace(recipe, batch=4)

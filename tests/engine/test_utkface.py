@@ -197,6 +197,7 @@ def test_files_left_out_are_named_in_one_warning_on_every_load(
         with caplog.at_level(logging.WARNING, "bench"):
             data = SMALL.load(tmp_path, tmp_path / "cache")
         said.append(caplog.messages)
+        assert [f"utkface: {'; '.join(data.notes)}"] == said[-1]
     assert len(data.train) + len(data.test) == 15
     assert said[0] == said[1]
     (message,) = said[0]
@@ -210,8 +211,9 @@ def test_files_left_out_are_named_in_one_warning_on_every_load(
 def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_faces(tmp_path)
     with caplog.at_level(logging.WARNING, "bench"):
-        SMALL.load(tmp_path, tmp_path / "cache")
+        data = SMALL.load(tmp_path, tmp_path / "cache")
     assert not caplog.messages
+    assert data.notes == ()
 
 
 def test_copies_are_left_out_before_the_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -263,7 +265,7 @@ def test_crop_is_the_papers_share_of_the_size(tmp_path: Path) -> None:
 def test_missing_images_are_explained(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="--data-root with utkface/UTKFace/AGE_GENDER_RACE_DATE"):
         SMALL.load(None, tmp_path / "cache")
-    with pytest.raises(BenchError, match=r"there is no folder .*--data-root"):
+    with pytest.raises(BenchError, match=r"there is no .*utkface/UTKFace; pass --data-root"):
         SMALL.load(tmp_path, tmp_path / "cache")
     images_folder(tmp_path).mkdir(parents=True)
     with pytest.raises(BenchError, match=r"UTKFace has no \.jpg images"):
@@ -291,6 +293,20 @@ def test_crop_beyond_the_size_is_refused() -> None:
         make("dataset", "utkface(crop=200)")
 
 
+def test_recipe_is_the_papers() -> None:
+    recipe = UTKFace.recipe
+    assert (recipe.epochs, recipe.stl_epochs, recipe.batch, recipe.learning_rate) == (60, 20, 512, 1e-3)
+    assert recipe.milestones == (0.6, 0.8)
+
+
+def test_kind_is_known_before_loading(tmp_path: Path) -> None:
+    write_faces(tmp_path, 10)
+    said: list[tuple[str, int, int]] = []
+    data = SMALL.load(tmp_path, tmp_path / "cache", lambda *step: said.append(step))
+    assert {task.kind for task in data.tasks} == SMALL.kinds
+    assert said == [("decoding", 10, 10)]
+
+
 def test_catalog_knows_the_source() -> None:
     assert "CVPR 2017, arXiv:1702.08423" in describe("dataset", "utkface").source
 
@@ -304,6 +320,7 @@ def test_real_images(real_root: Path, tmp_path: Path, caplog: pytest.LogCaptureF
     assert message.endswith("left out 101 byte-identical copies, 46 of them with other labels")
     assert data.train.images.shape == (400, 3, 36, 36)
     assert data.test.images.shape == (100, 3, 36, 36)
+    assert "; ".join(data.notes) == message.removeprefix("utkface: ")
     assert not rows(data.train) & rows(data.test)
     genders = data.train.targets["gender"].bincount()
     races = data.train.targets["race"].bincount()

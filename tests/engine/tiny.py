@@ -84,7 +84,7 @@ def plan(*only: str, **tables: Any) -> Plan:
 
 
 def workshop(out: Path) -> Workshop:
-    return Workshop(out, None, "cpu", 1, "tiny")
+    return Workshop(out, None, out / "cache", "cpu", 1, "tiny")
 
 
 @dataclass

@@ -4,7 +4,9 @@ After a wanted change: ``MTLUE_UPDATE_GOLDEN=1 pytest tests/golden/test_help.py`
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -13,7 +15,10 @@ from typer.testing import CliRunner
 from bench.cli import app
 
 GOLDEN = Path(__file__).parent / "help.txt"
-COMMANDS = ("run", "plan", "report", "compare", "check", "list", "show", "conform", "track")
+COMMANDS = (
+    *("run", "plan", "report", "compare", "check", "list", "show", "conform", "track"),
+    *("data", "data check", "data prepare", "data show"),
+)
 
 
 def helped(*command: str) -> str:
@@ -26,7 +31,10 @@ def helped(*command: str) -> str:
 def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
     # Where tests run on a build server, typer takes the output for a terminal.
     monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", None)
-    pages = ["$ bench --help\n" + helped(), *(f"$ bench {name} --help\n{helped(name)}" for name in COMMANDS)]
+    pages = [
+        "$ bench --help\n" + helped(),
+        *(f"$ bench {name} --help\n{helped(*name.split())}" for name in COMMANDS),
+    ]
     text = "\n\n".join(pages) + "\n"
     if os.environ.get("MTLUE_UPDATE_GOLDEN"):
         GOLDEN.write_text(text, encoding="utf-8")
@@ -34,4 +42,12 @@ def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_is_in_it() -> None:
-    assert set(COMMANDS) == set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(COMMANDS) == set(names(get_command(app)))
+
+
+def names(group: Any, *above: str) -> Iterator[str]:
+    """Yield the commands of a group and of the groups in it."""
+    for name, command in group.commands.items():
+        yield " ".join([*above, name])
+        if hasattr(command, "commands"):
+            yield from names(command, *above, name)

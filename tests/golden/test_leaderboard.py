@@ -7,12 +7,10 @@ read the difference before committing it.
 import csv
 import io
 import json
-import os
 import random
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,12 +26,12 @@ from leaderboard.markdown import render, render_comparison, to_csv, to_json
 from leaderboard.noise import noise
 from leaderboard.partial import partial_images, partial_tasks
 from leaderboard.tables import by_axis, by_task, peak_vs_last, ranking, usual_victims
+from tests.golden.committed import expect
 from tests.records import cost, fail, make_record, matrix, task_info
 
-HERE = Path(__file__).parent
 RANKINGS = ("Ranking\n", "Ranking, unbounded track\n")
 
-DEPTH = task_info("abs_error", "abs_error", floor=2.0, perfect=0.0)
+DEPTH = task_info("absolute_error", "absolute_error", floor=2.0, perfect=0.0, kind="depth")
 LABEL = TaskInfo(
     kind="classification",
     classes=4,
@@ -100,13 +98,6 @@ def everything() -> list[Record]:
         make_record({"a": 0.5, "b": 0.5}, attack="em", changes=gone),
         fail("out of memory:\nasked for <8> GiB | got none", attack="mtl-ue-em", backbone="large"),
     ]
-
-
-def expect(name: str, text: str) -> None:
-    path = HERE / name
-    if os.environ.get("MTLUE_UPDATE_GOLDEN"):
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
 
 
 def value(frame: DataFrame, column: str, **labels: str | int) -> float:

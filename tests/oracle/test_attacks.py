@@ -11,12 +11,12 @@ from torch import Tensor
 from baselines.craft import LossOfDelta, craft, perturb
 from baselines.lift import ClasswiseNoise
 from baselines.samplewise import Table
-from bench.api import MISSING, Augmentation, Batch, CraftContext, Noise, Split
+from bench.api import MISSING, Augmentation, Batch, CraftContext, Noise, Recipe, Split
 from bench.backbones.small import Small
 from bench.catalog import make
 from bench.net import MultiTaskNet
 from bench.tasks import Classification
-from bench.training import Recipe, fit, task_losses
+from bench.training import fit, task_losses
 from bench.weightings.ew import EqualWeights
 from mtlue.attack import GeneratedNoise
 from mtlue.generator import Generator
@@ -58,7 +58,7 @@ def context(
     """An attacker's means; surrogates that are built are put into the list given."""
 
     def new_surrogate() -> MultiTaskNet:
-        net = MultiTaskNet(Small(width=4), tasks, 3)
+        net = MultiTaskNet(Small(width=4), tasks, (3, 32, 32))
         if surrogates is not None:
             surrogates.append(net)
         return net
@@ -277,7 +277,7 @@ def trained() -> tuple[Split, MultiTaskNet]:
     """Images of which some labels are missing, and a surrogate that has learnt them."""
     split = easy_split(256, missing=0.2)
     torch.manual_seed(0)
-    net = MultiTaskNet(Small(width=4), TASKS, 3)
+    net = MultiTaskNet(Small(width=4), TASKS, (3, 32, 32))
     recipe = Recipe(epochs=12, batch=32, learning_rate=3e-3)
     list(fit(net, split, TASKS, recipe, Augmentation(), EqualWeights(), make("defense", "none"), CPU))
     return split, net

@@ -15,13 +15,13 @@ from baselines.lift import lift
 from baselines.objectives import FeatureAligning, Pretrained, show
 from baselines.pil import Linearising
 from baselines.samplewise import Table, VarianceReducedTable
-from bench.api import MISSING, Augmentation, Batch, CraftContext, Noise, Split
+from bench.api import MISSING, Augmentation, Batch, CraftContext, Noise, Recipe, Split
 from bench.augmentation import augment
 from bench.backbones.small import Small
 from bench.catalog import make
 from bench.net import MultiTaskNet
 from bench.tasks import Classification
-from bench.training import Passes, Recipe, fit, task_losses
+from bench.training import Passes, fit, task_losses
 from bench.weightings.ew import EqualWeights
 from mtlue.attack import GeneratedNoise
 
@@ -57,7 +57,7 @@ def context(checkpoints: list[MultiTaskNet], augmentation: Augmentation | None =
         TASKS,
         augmentation or Augmentation(),
         EPSILON,
-        lambda: MultiTaskNet(Small(width=4), TASKS, 3),
+        lambda: MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)),
         lambda count: checkpoints[-count:],
         CPU,
         lambda *_: None,
@@ -71,12 +71,12 @@ SPLIT = easy_split(192, missing=0.1)
 def checkpoints() -> list[MultiTaskNet]:
     """Three points of a training run, the last of which has learnt the labels."""
     torch.manual_seed(0)
-    net, kept = MultiTaskNet(Small(width=4), TASKS, 3), []
+    net, kept = MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)), []
     recipe = Recipe(epochs=12, batch=32, learning_rate=3e-3)
     steps = fit(net, SPLIT, TASKS, recipe, Augmentation(), EqualWeights(), make("defense", "none"), CPU)
     for step in steps:
         if step.epoch % 4 == 0:
-            kept.append(MultiTaskNet(Small(width=4), TASKS, 3))
+            kept.append(MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)))
             kept[-1].load_state_dict(net.state_dict())
     return kept
 
@@ -275,7 +275,7 @@ def test_a_class_moves_by_the_mean_of_what_its_samples_ask(mode: str) -> None:
     slopes = torch.randn(batch.images.shape)
     table.improve(batch, [lambda delta: (delta * slopes).sum()])
     wanted = torch.zeros_like(batch.images)
-    for name, place in zip(start.names, start.places, strict=True):
+    for name, place in zip([task.name for task in start.tasks], start.places, strict=True):
         for label in split.targets[name].unique().tolist():
             members = split.targets[name] == label
             move = -2 / 255 * slopes[members].sign().mean(0)
@@ -291,7 +291,7 @@ def test_class_wise_noise_makes_the_labels_easy_for_images_it_was_not_crafted_on
     surrogates: list[MultiTaskNet] = []
 
     def new_surrogate() -> MultiTaskNet:
-        surrogates.append(MultiTaskNet(Small(width=4), TASKS, 3))
+        surrogates.append(MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)))
         return surrogates[-1]
 
     quick = "em-classwise(rounds=8, surrogate_steps=10, step_size=1.0, batch=32, portion=0.5, stop_error=0)"
@@ -317,7 +317,7 @@ def test_robust_noise_survives_crops_and_an_adversary() -> None:
     crops = Augmentation(crop=13, flip=True)
 
     def new_surrogate() -> MultiTaskNet:
-        surrogates.append(MultiTaskNet(Small(width=4), TASKS, 3))
+        surrogates.append(MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)))
         return surrogates[-1]
 
     means = replace(context([], crops), new_surrogate=new_surrogate)

@@ -6,8 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.api import Augmentation
+from bench.api import Augmentation, Batch
 from bench.augmentation import augment, center
+from bench.dense import Depth, Normals, Segmentation
+
+
+def augmented(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """What `augment` makes of images that have no targets."""
+    return augment(Batch(images, {}, torch.arange(len(images))), augmentation, ()).images
+
+
+def centered(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """What `center` makes of images that have no targets."""
+    return center(Batch(images, {}, torch.arange(len(images))), augmentation, ()).images
 
 
 @st.composite
@@ -43,7 +54,7 @@ def test_an_augmented_image_is_a_crop_of_the_image_maybe_mirrored(
     images, crop = case
     before = images.clone()
     torch.manual_seed(seed)
-    out = augment(images, Augmentation(crop, flip))
+    out = augmented(images, Augmentation(crop, flip))
     assert out.shape == (*images.shape[:2], *((crop, crop) if crop else images.shape[2:]))
     for one, image in zip(out, images, strict=True):
         rows, columns = seen_rows_and_columns(one, image)
@@ -60,7 +71,7 @@ def test_gradients_reach_the_pixels_that_are_seen_and_only_those(
     images, crop = case
     places = images.clone().requires_grad_(True)
     torch.manual_seed(seed)
-    out = augment(places, Augmentation(crop, flip))
+    out = augmented(places, Augmentation(crop, flip))
     (out * (out.detach() + 1)).sum().backward()
     assert places.grad is not None
     seen = torch.isin(images, out)
@@ -73,8 +84,8 @@ def test_the_central_crop_is_in_the_middle_and_never_mirrored(
     case: tuple[Tensor, int | None], flip: bool
 ) -> None:
     images, crop = case
-    out = center(images, Augmentation(crop, flip))
-    assert torch.equal(out, center(images, Augmentation(crop, flip)))
+    out = centered(images, Augmentation(crop, flip))
+    assert torch.equal(out, centered(images, Augmentation(crop, flip)))
     for one, image in zip(out, images, strict=True):
         for places, side in zip(seen_rows_and_columns(one, image), image.shape[1:], strict=True):
             assert is_run(places)
@@ -86,7 +97,7 @@ def test_every_place_of_the_crop_and_both_directions_are_drawn_equally_often() -
     count, height, width, crop = 6000, 7, 6, 5
     torch.manual_seed(0)
     image = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
-    corner = augment(image.expand(count, -1, -1, -1), Augmentation(crop, flip=True))[:, 0, 0, 0].long()
+    corner = augmented(image.expand(count, -1, -1, -1), Augmentation(crop, flip=True))[:, 0, 0, 0].long()
     # Of 3 tops × 2 lefts × 2 directions every one puts another pixel into the corner.
     seen = corner.bincount()
     assert seen.count_nonzero() == 12
@@ -96,5 +107,34 @@ def test_every_place_of_the_crop_and_both_directions_are_drawn_equally_often() -
 def test_images_of_a_batch_are_cropped_and_mirrored_on_their_own() -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 3, 12, 12)
-    out = augment(image.expand(8, -1, -1, -1), Augmentation(9, flip=True))
+    out = augmented(image.expand(8, -1, -1, -1), Augmentation(9, flip=True))
     assert any(not torch.equal(out[0], other) for other in out[1:])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_maps_of_dense_tasks_are_cropped_and_mirrored_with_their_images(shared: bool) -> None:
+    torch.manual_seed(0)
+    count, height, width = 8, 9, 11
+    place = torch.arange(height * width).view(1, height, width).expand(count, -1, -1)
+    x = (place.float() + 1) / (height * width + 1)
+    targets = {
+        "what": place.clone(),
+        "far": place[:, None].float(),
+        "turned": torch.stack([x, torch.zeros_like(x), -(1 - x * x).sqrt()], dim=1),
+        "label": torch.arange(count),
+    }
+    tasks = (Segmentation("what", tuple(map(str, range(99)))), Depth("far", 0, 99), Normals("turned"))
+    batch = Batch(place[:, None].float() / 98, targets, torch.arange(count))
+    seen = augment(batch, Augmentation(6, flip=True), tasks, shared=shared)
+    where = (seen.images[:, 0] * 98).round().long()
+    assert torch.equal(seen.targets["what"], where)
+    assert torch.equal(seen.targets["far"][:, 0], where.float())
+    mirrored = where[:, 0, 0] > where[:, 0, -1]
+    assert mirrored.any()
+    assert shared or not mirrored.all()
+    sign = torch.where(mirrored, -1.0, 1.0).view(-1, 1, 1)
+    assert torch.allclose(seen.targets["turned"][:, 0], sign * (where + 1) / (height * width + 1))
+    assert torch.equal(seen.targets["turned"][:, 1], torch.zeros_like(sign.expand_as(where)))
+    assert torch.equal(seen.targets["label"], torch.arange(count))
+    middle = center(batch, Augmentation(6, flip=True), tasks)
+    assert torch.equal(middle.targets["what"], (middle.images[:, 0] * 98).round().long())

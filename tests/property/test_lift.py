@@ -189,7 +189,7 @@ def test_tasks_without_any_label_get_no_room(mode: Lift) -> None:
     torch.manual_seed(0)
     noise, _ = lifted([2, 3, 4], mode, 12, 12, without=(1,))
     alone, _ = lifted([2, 4], mode, 12, 12)
-    assert noise.names == ("task 0", "task 2")
+    assert tuple(task.name for task in noise.tasks) == ("task 0", "task 2")
     assert noise.places == alone.places
     assert noise.scale == alone.scale
     assert [len(patterns) for patterns in noise.patterns] == [3, 5]
@@ -198,7 +198,7 @@ def test_tasks_without_any_label_get_no_room(mode: Lift) -> None:
 @pytest.mark.parametrize("mode", ["patch", "average", "patch-official"])
 def test_a_training_set_without_labels_gives_no_noise(mode: Lift) -> None:
     noise, drawn = lifted([2, 3], mode, 9, 9, without=(0, 1))
-    assert noise.names == ()
+    assert noise.tasks == ()
     assert drawn == []
     assert not noise.delta(random_batch([2, 3], 9, 9)).any()
 
@@ -208,7 +208,7 @@ def test_an_image_too_small_for_its_tasks_is_refused(mode: Lift) -> None:
     with pytest.raises(BenchError, match=r"images of 4×4 .* 40 tasks.*average"):
         lifted([2] * 40, mode, 4, 4)
     noise, _ = lifted([2] * 40, "average", 4, 4)
-    assert len(noise.names) == 40
+    assert len(noise.tasks) == 40
 
 
 @pytest.mark.parametrize("mode", ["patch", "average", "patch-official"])

@@ -1,0 +1,43 @@
+"""VGG-16 as the paper's victim has it."""
+
+from bench import vision  # noqa: F401 - the door comes first
+
+# isort: split
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from bench.api import Shape
+from bench.backbones.adapt import draw, he_normal, require_side, take_channels
+
+
+@dataclass(frozen=True)
+class VGG16:
+    """The thirteen convolutions of VGG-16 with batch normalisation, averaged over the image, untrained.
+
+    Source: Simonyan & Zisserman, ICLR 2015, arXiv:1409.1556; as victim: Yu et al., ICML 2025 (MTL-UE),
+    section 5.1
+
+    Departs from the paper: of Simonyan & Zisserman, in batch normalisation, and in the average in place of
+    two hidden layers of 4096, both as in the code of MTL-UE.
+    """
+
+    version: ClassVar[int] = 1
+    dense: ClassVar[bool] = False
+
+    def build(self, shape: Shape) -> tuple[nn.Module, int]:
+        """Return the encoder [b c h w] → [b 512] and its width.
+
+        Raises:
+            BenchError: when a side is shorter than 32 px, which five poolings reduce to nothing.
+        """
+        require_side(32, "vgg16", shape)
+        # Not out of torchvision's vgg16_bn: drawing the weights of its classifier would take seconds.
+        features = make_layers(cfgs["D"], batch_norm=True)
+        for part in features:
+            if isinstance(part, nn.Conv2d):
+                draw(part, he_normal)
+        take_channels(features, shape[0], he_normal)
+        return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 512

@@ -1,0 +1,206 @@
+"""CelebA: faces of celebrities with 40 attributes."""
+
+import csv
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Final
+
+import numpy as np
+import pandas as pd
+from annotated_types import Ge, Gt, Lt
+from numpy.typing import NDArray
+
+from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, quiet
+from bench.datasets.decoding import Decode, list_files
+from bench.datasets.labelled import absent, held_out, listed, load_labelled, omissions, warn
+from bench.errors import BenchError
+from bench.tasks import Classification
+
+FOLDER: Final = "celeba"
+IMAGES: Final = "img_align_celeba"
+ATTRIBUTES: Final = "list_attr_celeba.txt"
+PARTITION: Final = "list_eval_partition.txt"
+IDENTITY: Final = "identity_CelebA.txt"
+LAYOUT: Final = f"{FOLDER}/{IMAGES}/*.jpg, {FOLDER}/{ATTRIBUTES} and {FOLDER}/{PARTITION}"
+"""What is expected under the data root."""
+
+FILE: Final = "file"
+
+CROP: Final = (140 / 218, 140 / 178)
+"""Shares of height and width of the published images that the central square of 140 px is."""
+
+VALIDATION, TEST = 1, 2
+"""Official partitions; 0 is for training."""
+
+
+@dataclass(frozen=True)
+class CelebA:
+    """Aligned faces with 40 binary attributes; whole or a subset, at any resolution of 178:218.
+
+    Of every image the central square, 140 of 178×218 px, is resized. The official training partition is the
+    training set, the official test partition the test set; the validation partition is not used. Where the
+    images that are there leave one of the two empty, as in a subset, all of them are split anew so that no
+    identity is in both, and a note says so. Images that are missing, not listed or damaged are left out, with
+    one warning that counts them.
+
+    Source: Liu, Luo, Wang, Tang, ICCV 2015, arXiv:1411.7766; size, crops and split as in Yu et al., ICML 2025
+    (MTL-UE)
+
+    Attributes:
+        size: side in px at which images are kept.
+        crop: side in px of the random crop; None: 64/70 of the size, as in the paper.
+        limit: use so many images, of each split its share, drawn with ``split_seed``; None: all.
+        test_fraction: part of the identities that is the test split where the official one does not serve.
+        split_seed: seed of that split, and of what ``limit`` leaves.
+    """
+
+    version: ClassVar[int] = 1
+    recipe: ClassVar[Recipe] = Recipe(batch=512, stl_epochs=10)
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+
+    size: Annotated[int, Ge(8)] = 70
+    crop: Annotated[int, Ge(8)] | None = None
+    limit: Annotated[int, Ge(2)] | None = None
+    test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
+    split_seed: Annotated[int, Ge(0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and self.crop > self.size:
+            raise BenchError(f"dataset 'celeba': crop = {self.crop} is larger than size = {self.size}")
+
+    def missing(self, root: Path | None) -> str | None:
+        """Return one sentence on what is not there and where it is expected, None where it is there."""
+        needed = (IMAGES, ATTRIBUTES, PARTITION)
+        return absent("celeba", root, LAYOUT, *(f"{FOLDER}/{name}" for name in needed))
+
+    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+        """Read ``ROOT/celeba``; decoded images are kept under ``cache`` and memory-mapped.
+
+        Raises:
+            BenchError: when something is missing, a list is malformed or the cache cannot be used.
+        """
+        missing = self.missing(root)
+        if root is None or missing:
+            raise BenchError(str(missing))
+        folder = root / FOLDER
+        files = list_files(folder / IMAGES, ".jpg", ".jpeg")
+        attributes = read_attributes(folder / ATTRIBUTES)
+        partition = read_list(folder / PARTITION, ["partition"], values=(0, 1, 2))
+        rows, notes = listed(attributes.join(partition, how="inner"), [file.name for file in files])
+        if rows.empty:
+            raise BenchError(f"none of the images in {folder / IMAGES} is in the lists of {folder}")
+        used = rows[rows["partition"] != VALIDATION]
+        test = used["partition"].to_numpy() == TEST
+        if test.all() or not test.any():
+            used, test = rows, self._by_identity(folder, rows.index)
+            notes.append(
+                "the official partition leaves a split empty, so the images are split by identity, "
+                f"{test.sum()} of {len(test)} for testing"
+            )
+        train_split, test_split, skipped = load_labelled(
+            cache,
+            "celeba",
+            folder / IMAGES,
+            files=files,
+            labels=used[attributes.columns] > 0,
+            test=test,
+            limit=self.limit,
+            seed=self.split_seed,
+            decode=Decode((self.size, self.size), crop=CROP),
+            progress=progress,
+        )
+        if skipped:
+            notes.append(omissions(skipped, len(files)))
+        warn("celeba", notes)
+        tasks = tuple(Classification(name, ("no", "yes")) for name in map(str, attributes))
+        augmentation = Augmentation(self.crop or round(self.size * 64 / 70), flip=True)
+        return MultiTaskData(tasks, train_split, test_split, augmentation, tuple(notes))
+
+    def _by_identity(self, folder: Path, names: pd.Index) -> NDArray[np.bool_]:
+        """Return which images [n] are the test split, no identity being in both."""
+        path = folder / IDENTITY
+        if not path.is_file():
+            raise BenchError(
+                f"{folder / PARTITION} leaves a split empty; to split by identity, {path} is needed"
+            )
+        identities = read_list(path, ["identities"])["identities"].reindex(names)
+        if identities.isna().any():
+            raise BenchError(f"{path} has no identity of {names[identities.isna()][0]}")
+        return held_out("celeba", identities, self.test_fraction, self.split_seed)
+
+
+def read_attributes(path: Path) -> pd.DataFrame:
+    """Return -1 or 1 per image, the index, and attribute, in the columns; as published.
+
+    Raises:
+        BenchError: naming the file and the line that is not as published.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            count, names = lines.readline().strip(), lines.readline().split()
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+    if not count.isdecimal():
+        raise BenchError(f"{path}, line 1: {count!r} is not the number of images")
+    if not names or len(set(names)) < len(names):
+        raise BenchError(f"{path}, line 2: the names of the attributes are missing or not distinct")
+    return read_list(path, names, values=(-1, 1), first=3)
+
+
+def read_list(
+    path: Path, columns: Sequence[str], values: Collection[int] | None = None, first: int = 1
+) -> pd.DataFrame:
+    """Return the rows ``FILE VALUE ...`` of a list: files are the index, integer values the columns.
+
+    Args:
+        path: the list.
+        columns: a name for every value of a row.
+        values: the values there are; None: any.
+        first: the line of the first row.
+
+    Raises:
+        BenchError: naming the file and the line that is no such row or repeats one.
+    """
+    try:
+        table = pd.read_csv(
+            path,
+            sep=r"\s+",
+            header=None,
+            names=[FILE, *columns],
+            dtype={FILE: str} | dict.fromkeys(columns, np.int32),
+            skiprows=first - 1,
+            na_filter=False,
+            quoting=csv.QUOTE_NONE,
+            encoding_errors="replace",
+        )
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # of the parser, which does not always know the line
+        raise _offence(path, columns, values, first) from error
+    # Where the first row is too long, the parser takes its first field for an index.
+    regular = isinstance(table.index, pd.RangeIndex) and table[FILE].is_unique
+    if not regular or (values is not None and not np.isin(table[list(columns)], list(values)).all()):
+        raise _offence(path, columns, values, first)
+    return table.set_index(FILE)
+
+
+def _offence(path: Path, columns: Sequence[str], values: Collection[int] | None, first: int) -> BenchError:
+    """Return the error that names the first line `read_list` cannot take."""
+    seen = set()
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            name, *fields = line.split() or [""]
+            if number < first or not name:
+                continue
+            if len(fields) != len(columns):
+                return BenchError(f"{path}, line {number}: {len(fields)} values, not {len(columns)}")
+            for field in fields:
+                if not re.fullmatch(r"[+-]?\d+", field) or (values and int(field) not in values):
+                    known = " or ".join(map(str, values)) if values else "an integer"
+                    return BenchError(f"{path}, line {number}: {field!r} is not {known}")
+            if name in seen:
+                return BenchError(f"{path}, line {number}: {name} is listed twice")
+            seen.add(name)
+    return BenchError(f"{path} is not a list of files and values")

@@ -1,0 +1,190 @@
+"""NYUv2: photographs of rooms with a class, a depth and a surface normal at every pixel."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import numpy as np
+from annotated_types import Ge
+from numpy.typing import NDArray
+
+from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
+from bench.datasets.cache import RowWriter, cached_arrays
+from bench.datasets.labelled import absent, share, warn
+from bench.datasets.nyuv2_layouts import MAT, SPLITS, Arrays, Frame, Layout, MatFile
+from bench.dense import Depth, Normals, Segmentation
+from bench.errors import BenchError
+
+FOLDER: Final = "nyuv2"
+LAYOUT: Final = (
+    f"{FOLDER}/{MAT} and {FOLDER}/{SPLITS}, or (for 13 classes) {FOLDER}/train/image/0.npy and so on, in"
+    " train and val image, label, depth and perhaps normal"
+)
+"""What is expected under the data root."""
+
+OFFICIAL: Final = (795, 654)
+"""Training and test images of the official split."""
+
+NAMES_13: Final = (
+    *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table", "tv"),
+    *("wall", "window"),
+)
+"""Source: Couprie, Farabet, Najman, LeCun, ICLR 2013, arXiv:1301.3572"""
+
+NAMES_40: Final = (
+    *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture"),
+    *("counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat"),
+    *("clothes", "ceiling", "books", "refrigerator", "television", "paper", "towel", "shower curtain", "box"),
+    *("whiteboard", "person", "night stand", "toilet", "sink", "lamp", "bathtub", "bag", "other structure"),
+    *("other furniture", "other prop"),
+)
+"""Source: Gupta, Arbeláez, Malik, CVPR 2013"""
+
+FARTHEST: Final = 10.0
+"""How far the depth sensor sees, in metres."""
+
+DECODING: Final = 1
+"""Version of everything between the files and the kept arrays, raised when values change."""
+
+
+@dataclass(frozen=True)
+class NYUv2:
+    """Photographs of rooms: segmentation into 13 or 40 classes, depth and surface normals; official split.
+
+    Read from the arrays of the multi-task literature or from the original file; where both are there, from
+    the arrays, if 13 classes are asked for. Images are scaled with antialiasing, maps by nearest neighbour.
+    Normals are read where they are given, their axes turned the way the depth has them, else derived from
+    depth. The original file's labels may be the 40 classes, or its own with ``classMapping40.mat`` beside.
+
+    Source: Silberman, Hoiem, Kohli, Fergus, ECCV 2012; size and 13 classes as in Liu et al., CVPR 2019,
+    arXiv:1803.10704 (MTAN); training as in Yu et al., ICML 2025 (MTL-UE)
+
+    Departs from the paper: training images are flipped, which it does not mention.
+
+    Attributes:
+        classes: 13, or 40 from the original file.
+        height: of the images in px.
+        width: of the images in px.
+        limit: use so many images, of each split its share, evenly spread; None: all.
+    """
+
+    version: ClassVar[int] = 1
+    recipe: ClassVar[Recipe] = Recipe(epochs=200, batch=8, learning_rate=1e-4, milestones=(0.5,), gamma=0.1)
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"segmentation", "depth", "normals"})
+
+    classes: Literal[13, 40] = 13
+    height: Annotated[int, Ge(8)] = 288
+    width: Annotated[int, Ge(8)] = 384
+    limit: Annotated[int, Ge(2)] | None = None
+
+    def missing(self, root: Path | None) -> str | None:
+        """Return one sentence on what is not there and where it is expected, None where it is there."""
+        if root is not None and self.classes == 13 and Arrays.found(root / FOLDER):
+            return None
+        return absent("nyuv2", root, LAYOUT, f"{FOLDER}/{MAT}", f"{FOLDER}/{SPLITS}")
+
+    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+        """Read ``ROOT/nyuv2``; scaled images and maps are kept under ``cache`` and memory-mapped.
+
+        Raises:
+            BenchError: when something is missing, cannot be read, or the cache cannot be used.
+        """
+        missing = self.missing(root)
+        if root is None or missing:
+            raise BenchError(str(missing))
+        folder = root / FOLDER
+        from_arrays = self.classes == 13 and Arrays.found(folder)
+        layout: Layout = Arrays(folder) if from_arrays else MatFile(folder)
+        arrays, index = cached_arrays(
+            cache,
+            "nyuv2",
+            {
+                "decoding": DECODING,
+                "classes": self.classes,
+                "size": [self.height, self.width],
+                "limit": self.limit,
+                "files": layout.identity(),
+            },
+            lambda built: self._build(built, layout, progress),
+        )
+        train, test = (
+            Split(arrays[f"{split}-image"], {task: arrays[f"{split}-{task}"] for task in sorted(self.kinds)})
+            for split in ("train", "test")
+        )
+        notes = _notes(index, len(train), len(test))
+        if from_arrays and (folder / MAT).is_file():
+            notes.append(f"{MAT} is not used, as the arrays are there too")
+        warn("nyuv2", notes)
+        tasks = (
+            Segmentation("segmentation", NAMES_13 if self.classes == 13 else NAMES_40),
+            Depth("depth", 0.0, FARTHEST),
+            Normals("normals", index["derived"]),
+        )
+        return MultiTaskData(tasks, train, test, Augmentation(flip=True), tuple(notes))
+
+    def _build(self, folder: Path, layout: Layout, progress: Progress) -> dict[str, Any]:
+        """Write the arrays of both splits; return what is to be known of them."""
+        numbers = layout.numbers()
+        if empty := [split for split, there in numbers.items() if not there]:
+            raise BenchError(f"dataset 'nyuv2': there is no {empty[0]} image")
+        shares = share(len(numbers["train"]), len(numbers["test"]), self.limit)
+        wanted = sorted(
+            (there[row], split)
+            for (split, there), count in zip(numbers.items(), shares, strict=True)
+            for row in np.linspace(0, len(there) - 1, count).round().astype(int)
+        )
+        rows = {
+            "image": ((3, self.height, self.width), np.uint8),
+            "segmentation": ((self.height, self.width), np.int8),
+            "depth": ((1, self.height, self.width), np.float32),
+            "normals": ((3, self.height, self.width), np.float16),
+        }
+        done = 0
+        with ExitStack() as open_:
+            pool = open_.enter_context(ThreadPoolExecutor())  # most of the work is outside of Python's lock
+            writers = {
+                (split, name): open_.enter_context(RowWriter(folder / f"{split}-{name}.npy", *row))
+                for split in numbers
+                for name, row in rows.items()
+            }
+            for frames in layout.frames(wanted, self.classes):
+                for maps in pool.map(lambda make: self._scaled(make()), frames):
+                    for name, values in maps.items():
+                        writers[wanted[done][1], name].append(values[None])
+                    done += 1
+                progress("decoding", done, len(wanted))
+        return {"derived": layout.derived, "turned": layout.turned}
+
+    def _scaled(self, frame: Frame) -> dict[str, NDArray[Any]]:
+        """Return a row of every array."""
+        from PIL import Image
+
+        image = Image.fromarray(np.ascontiguousarray(frame.image))
+        image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
+        height, width = frame.labels.shape
+        rows = (np.arange(self.height) + 0.5) * height // self.height
+        columns = (np.arange(self.width) + 0.5) * width // self.width
+        nearest = np.ix_(rows.astype(int), columns.astype(int))
+        return {
+            "image": np.asarray(image).transpose(2, 0, 1),
+            "segmentation": frame.labels[nearest],
+            "depth": frame.depth[nearest][None],
+            "normals": np.stack([axis[nearest] for axis in frame.normals]).astype(np.float16),
+        }
+
+
+def _notes(index: dict[str, Any], train: int, test: int) -> list[str]:
+    notes = []
+    if (train, test) != OFFICIAL:
+        official = " and ".join(map(str, OFFICIAL))
+        notes.append(f"{train} training and {test} test images are used, not the official {official}")
+    if index["derived"]:
+        notes.append("normals are derived from depth by fitting planes, and missing where none fits")
+    if index["turned"]:
+        notes.append(
+            f"the given normals are turned round along {', '.join(index['turned'])}, as the depth has them:"
+            " to x right, y down, z away from the camera"
+        )
+    return notes
