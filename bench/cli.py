@@ -106,6 +106,7 @@ def run(
     set_: SetOption = None,
     out: OutOption = None,
     data_root: RootOption = None,
+    cache: CacheOption = None,
     executor: ExecutorOption = "auto",
     jobs: JobsOption = None,
     threads: Annotated[
@@ -129,7 +130,7 @@ def run(
     from bench.engine.tracking import Tracker, default_uri
     from bench.record import write_note
 
-    plan, workshop = _plan(suite, only, set_, out, data_root, device, threads)
+    plan, workshop = _plan(suite, only, set_, out, data_root, cache, device, threads)
     write_note(workshop.out, plan.suite, plan.left_out)
     with ExitStack() as stack:
         show = stack.enter_context(console())
@@ -155,6 +156,7 @@ def _plan(
     set_: Sequence[str] | None,
     out: Path | None,
     data_root: Path | None,
+    cache: Path | None,
     device: str,
     threads: int,
 ) -> "tuple[Plan, Workshop]":
@@ -164,7 +166,7 @@ def _plan(
     root = _root(data_root)
     plan = expand(read_suite(suite, set_ or ()), only or (), data_root)
     folder = (out or RUNS / plan.suite).absolute()
-    return plan, Workshop(folder, root, folder / "cache", _device(device), threads, plan.suite)
+    return plan, Workshop(folder, root, _cache(cache), _device(device), threads, plan.suite)
 
 
 def _root(data_root: Path | None) -> Path | None:
@@ -212,6 +214,7 @@ def plan(
     set_: SetOption = None,
     out: OutOption = None,
     data_root: RootOption = None,
+    cache: CacheOption = None,
     jobs: JobsOption = None,
     device: DeviceOption = "auto",
     rerun: RerunOption = "failed",
@@ -223,7 +226,7 @@ def plan(
     from bench.engine.forecast import forecast
     from bench.engine.runner import select
 
-    planned, workshop = _plan(suite, only, set_, out, data_root, device, 1)
+    planned, workshop = _plan(suite, only, set_, out, data_root, cache, device, 1)
     chosen = select(planned, workshop.store, rerun)
     workers = _jobs(jobs, workshop.device)
     rows = [

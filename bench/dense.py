@@ -123,10 +123,14 @@ class Segmentation:
         return counts[1:]
 
 
+# Means are taken with nan_strategy="ignore": without any strategy torchmetrics 1.9 also ignores the weights.
+# What is not finite makes all metrics undefined anyway.
+
+
 class _SegmentationScorer:
     def __init__(self, task: Segmentation) -> None:
         self._task = task
-        self._loss = MeanMetric(nan_strategy="disable")
+        self._loss = MeanMetric(nan_strategy="ignore")
         self._overlaps = MulticlassJaccardIndex(
             task.classes, average="none", ignore_index=MISSING, validate_args=False
         )
@@ -316,7 +320,8 @@ class Normals:
         self, outputs: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
         """Return the share of labelled pixels that are off by the largest of `ANGLES` or more."""
-        return _share(_cosine(outputs, target) <= math.cos(math.radians(ANGLES[-1])), _known(target))
+        right = _cosine(outputs, target) > math.cos(math.radians(ANGLES[-1]))
+        return _share(~right, _known(target))
 
     def labelled(self, target: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]:
         """Return which samples have a labelled pixel."""
@@ -374,8 +379,8 @@ class _NormalsScorer:
 
     def __init__(self, task: Normals) -> None:
         self._task = task
-        self._loss, self._angle = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
-        self._within = {angle: MeanMetric(nan_strategy="disable") for angle in ANGLES}
+        self._loss, self._angle = MeanMetric(nan_strategy="ignore"), MeanMetric(nan_strategy="ignore")
+        self._within = {angle: MeanMetric(nan_strategy="ignore") for angle in ANGLES}
         self._counts = torch.zeros(self._STEPS, dtype=torch.double)
         self._finite = True
 

@@ -143,7 +143,7 @@ class Record:
         curve: one `Epoch` per epoch.
         noise: what is known of δ as released.
         cost: phase → `Cost`; ``surrogate`` and ``craft`` are those of the shared poison, measured once.
-        environment: versions, device, threads, machine.
+        environment: versions, device, threads, machine, a hash of the data, and the augmentation its labels allow.
         error: set where the status is ``failed``.
         finished: UTC time, ISO 8601.
     """

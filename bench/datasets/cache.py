@@ -189,7 +189,7 @@ def _build(target: Path, build: Callable[[Path], dict[str, Any]]) -> None:
 
 
 def _written(path: Path) -> list[Any]:
-    """Return the header of an array that a builder wrote; on a full disk ``np.save`` may return in silence."""
+    """Return the header of an array that a builder wrote; ``np.save`` may be silent about a full disk."""
     try:
         return _header(_map(path))
     except ValueError as error:

@@ -180,7 +180,7 @@ def read_list(
     except ValueError as error:  # of the parser, which does not always know the line
         raise _offence(path, columns, values, first) from error
     # Where the first row is too long, the parser takes its first field for an index.
-    regular = isinstance(table.index, pd.RangeIndex) and table[FILE].is_unique
+    regular = table.index.equals(pd.RangeIndex(len(table))) and table[FILE].is_unique
     if not regular or (values is not None and not np.isin(table[list(columns)], list(values)).all()):
         raise _offence(path, columns, values, first)
     return table.set_index(FILE)

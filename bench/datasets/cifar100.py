@@ -131,15 +131,10 @@ def read_published(path: Path, checksum: str) -> dict[str, Any]:
     return found
 
 
-def _dtype(kind: str, align: int, copy: int) -> "np.dtype[Any]":
-    """Return a type of numbers; NumPy itself warns of flags that are integers, as Python 2 wrote them."""
-    return np.dtype(kind, align=bool(align), copy=bool(copy))
-
-
 _ALLOWED: Final[Mapping[tuple[str, str], Callable[..., Any]]] = {
     ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],  # type: ignore[dict-item]
     ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
+    ("numpy", "dtype"): np.dtype,
 }
 """All that the published files refer to, by the names of their time."""
 

@@ -97,7 +97,7 @@ def render_page(sheet: DataSheet, data: MultiTaskData, about: Description) -> st
     """
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"percent": _percent, "floors": spell_floor, "plain": _plain}
     template = environment.from_string((files("bench.engine") / "datapage.html").read_text(encoding="utf-8"))
     dense = any(task.kind in DENSE for task in data.tasks)
@@ -152,7 +152,8 @@ def _sample(sheet: DataSheet, data: MultiTaskData, row: int) -> Sample:
     for dense in data.tasks:
         if dense.kind in DENSE:
             drawn = _map(dense, data.train.targets[dense.name][row], sheet)
-            pictures.append(Picture(_address(drawn), f"{dense.name} of {who}", dense.name))
+            address = _address(drawn, Image.Resampling.NEAREST)  # no colours that stand for nothing
+            pictures.append(Picture(address, f"{dense.name} of {who}", dense.name))
     return Sample(tuple(pictures), tuple(told), tuple(flags))
 
 
@@ -221,9 +222,9 @@ def _swatches(task: TaskSheet) -> Mapping[int, str]:
     return {label: "#{:02x}{:02x}{:02x}".format(*_palette(label)) for label in range(len(task.class_names))}
 
 
-def _address(image: Image.Image) -> str:
+def _address(image: Image.Image, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> str:
     if max(image.size) > LARGEST:
-        image.thumbnail((LARGEST, LARGEST))
+        image.thumbnail((LARGEST, LARGEST), resampling)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from tabulate import tabulate
 from torch import Tensor
 
-from bench.api import DENSE, MISSING, Augmentation, MultiTaskData, Shape, Split, Task
+from bench.api import DENSE, MISSING, Augmentation, Kind, MultiTaskData, Shape, Split, Task
 from bench.dense import CHUNK, SECTORS, Depth, Normals, Segmentation
 from bench.errors import BenchError
 from bench.tasks import Classification
@@ -30,6 +30,8 @@ LEANINGS = ("→↘", "↘↓", "↓↙", "↙←", "←↖", "↖↑", "↑↗"
 
 FEW = 20
 """A line names no more classes than this."""
+
+_ASKED: dict[Kind, str] = {"segmentation": "a class", "depth": "a distance", "normals": "a direction"}
 
 _METRICS = {
     "auroc": "AUROC",
@@ -280,10 +282,8 @@ def _task_sheet(task: Task, data: MultiTaskData) -> TaskSheet:
 
 
 def _about(task: Task) -> Iterator[str]:
-    if task.kind != "classification":
-        yield {"segmentation": "a class", "depth": "a distance", "normals": "a direction"}[
-            task.kind
-        ] + " per pixel"
+    if task.kind in DENSE:
+        yield f"{_ASKED[task.kind]} per pixel"
     if isinstance(task, Classification | Segmentation):
         yield f"{task.classes} classes"
     if isinstance(task, Depth):

@@ -218,14 +218,18 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
         cell=cell.labels,
         victim=cell.victim,
         poison=cell.poison.key,
-        settings={**cell.settings(), "augmentation": asdict(data.augmentation)},
+        settings=cell.settings(),
         tasks=_tasks(data),
         scores=curve[-1]["scores"],
         peak=_peak(curve, data),
         curve=curve,
         noise=about["noise"],
         cost={**_craft_cost(cell.poison, about, workshop), **meter.costs()},
-        environment={**environment(workshop), "data": about["data"]},
+        environment={
+            **environment(workshop),
+            "data": about["data"],
+            "augmentation": asdict(data.augmentation),
+        },
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from bench import api
@@ -116,48 +116,6 @@ def test_the_catalog_is_described_without_importing_torch() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
-
-
-# Backbones
-
-
-@each("backbone")
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("sides", [(16, 16), (17, 15), (33, 40)])
-def test_a_backbone_is_as_wide_as_it_says_and_trains_all_its_parameters(
-    name: str, channels: int, sides: tuple[int, int]
-) -> None:
-    torch.manual_seed(0)
-    encoder, width = make("backbone", name).build(channels)
-    features = encoder(torch.rand(6, channels, *sides))
-    assert features.shape == (6, width)
-    (features * torch.randn(features.shape)).sum().backward()
-    for parameter_name, parameter in encoder.named_parameters():
-        assert parameter.grad is not None, f"{parameter_name} gets no gradient"
-        assert parameter.grad.isfinite().all()
-        assert parameter.grad.any(), f"{parameter_name} gets a zero gradient"
-
-
-@each("backbone")
-def test_a_backbone_is_new_every_time_and_the_same_under_the_same_seed(name: str) -> None:
-    def weights(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        return nn.utils.parameters_to_vector(make("backbone", name).build(3)[0].parameters())
-
-    assert torch.equal(weights(0), weights(0))
-    assert not torch.equal(weights(0), weights(1))
-    first, second = (make("backbone", name).build(3)[0] for _ in range(2))
-    assert not {p.data_ptr() for p in first.parameters()} & {p.data_ptr() for p in second.parameters()}
-
-
-@each("backbone")
-def test_a_backbone_scores_every_image_on_its_own(name: str) -> None:
-    torch.manual_seed(0)
-    encoder = make("backbone", name).build(3)[0].eval()
-    images = torch.rand(5, 3, 20, 20)
-    with torch.no_grad():
-        alone = torch.cat([encoder(image[None]) for image in images])
-        assert torch.allclose(encoder(images), alone, atol=1e-4, rtol=1e-4)
 
 
 # Weightings
@@ -293,9 +251,14 @@ def test_a_dataset_has_images_and_a_label_of_every_task(
         assert set(split.targets) == set(names)
         for task in data.tasks:
             target = split.targets[task.name]
-            assert (target.shape, target.dtype) == ((len(split),), torch.int64)
-            assert isinstance(task, Classification)
-            assert ((target >= 0) & (target < task.classes) | (target == MISSING)).all()
+            if task.kind == "classification":
+                assert (target.shape, target.dtype) == ((len(split),), torch.int64)
+            else:
+                assert (len(target), *target.shape[-2:]) == (len(split), *split.images.shape[2:])
+            if task.kind in ("classification", "segmentation"):
+                assert ((target >= 0) & (target < task.classes) | (target == MISSING)).all()
+            assert task.labelled(target).any()
+        assert {task.kind for task in data.tasks} == make("dataset", name).kinds
 
 
 @each("dataset")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from baselines.em import EM
 from bench import catalog
@@ -25,6 +26,7 @@ from bench.catalog import (
     make,
     read_value,
 )
+from bench.cli import app
 from bench.errors import BenchError
 from bench.record import AXES, digest
 
@@ -174,6 +176,8 @@ def test_a_family_is_listed_and_described_but_no_entry() -> None:
             assert "model" not in {parameter.name for parameter in description.parameters}
             assert all(parameter.meaning for parameter in description.parameters)
     assert listed("attack") == list(entries("attack"))
+    shown = CliRunner().invoke(app, ["list", "backbone"]).output
+    assert all(f" {name} " in shown for name in listed("backbone"))
 
 
 # Parameters

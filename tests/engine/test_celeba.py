@@ -235,6 +235,16 @@ def test_malformed_line_is_named(tmp_path: Path, name: str, line: int, text: str
     assert "\n" not in str(error.value)
 
 
+def test_column_too_many_is_refused(tmp_path: Path) -> None:
+    write_set(tmp_path, [0, 0, 0], [1, 2, 3])
+    path = tmp_path / "celeba" / "identity_CelebA.txt"
+    path.write_text(
+        "".join(f"{line} {number}\n" for number, line in enumerate(path.read_text().splitlines()))
+    )
+    with pytest.raises(BenchError, match="line 1: 2 values, not 1"):
+        load(tmp_path)
+
+
 def test_blank_lines_do_no_harm(tmp_path: Path) -> None:
     write_set(tmp_path, [0, 2, 0])
     for name in (ATTRIBUTES, PARTITION):

@@ -37,11 +37,10 @@ class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]
 
 
 def as_python2(value: object) -> bytes:
-    """Pickle as the published files are: the arrays' constructor by its old name, flags as integers."""
+    """Pickle as the published files are: the arrays' constructor by its old name."""
     file = BytesIO()
     Python2Pickler(file, 2).dump(value)
-    old = file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
-    return old.replace(b"\x89\x88\x87", b"K\x00K\x01\x87")
+    return file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
 def images_of(count: int, seed: int) -> np.ndarray:

@@ -104,6 +104,7 @@ class Breaks:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> object:
@@ -137,7 +138,7 @@ def test_run_prints_its_leaderboard(ran: tuple[Path, Done]) -> None:
 def test_run_writes_nothing_but_its_folder(ran: tuple[Path, Done]) -> None:
     out, _ = ran
     assert [path.name for path in out.parent.iterdir()] == [out.name]
-    expected = {"records", "poisons", "surrogates", "cache", "leaderboard.md", "run.json"}
+    expected = {"records", "poisons", "surrogates", "leaderboard.md", "run.json"}
     assert {path.name for path in out.iterdir()} == expected
     assert list(Path.cwd().iterdir()) == []
 
@@ -223,7 +224,7 @@ def test_a_run_of_datasets_that_are_all_missing_is_an_error(suite: Path) -> None
     done = bench("run", "--suite", suite, *settings, *INLINE)
     assert (done.code, done.out) == (2, "")
     (line,) = done.err.splitlines()
-    assert line.startswith("error: dataset 'utkface' needs images on disk; pass --data-root")
+    assert line.startswith("error: dataset 'utkface' needs files on disk; pass --data-root")
     assert list(Path.cwd().iterdir()) == []
 
 
@@ -233,7 +234,7 @@ def test_what_is_left_out_is_on_the_board(suite: Path, tmp_path: Path) -> None:
     done = bench("run", "--suite", suite, "--out", out, *settings, "--only", "attack=random", *INLINE)
     assert done.code == 0
     for text in (done.err, done.out, ok("report", "--out", out)):
-        assert "dataset 'utkface' needs images on disk; pass --data-root" in text.replace("\\", "")
+        assert "dataset 'utkface' needs files on disk; pass --data-root" in text.replace("\\", "")
 
 
 def test_what_is_damaged_is_made_again(suite: Path, copy: Path) -> None:

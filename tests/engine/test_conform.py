@@ -367,6 +367,7 @@ class OnTrial:
     fault: str = "table"
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Any:
@@ -397,6 +398,7 @@ class Unbounded(OnTrial):
     """
 
     bounded: ClassVar[bool] = False
+    dense: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -408,6 +410,7 @@ class Unrestorable:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
@@ -420,6 +423,7 @@ class Thawed:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
 
@@ -429,6 +433,7 @@ class Trackless:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[Any] = None
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
 
@@ -443,6 +448,7 @@ class FieldForVersion:
     version: int = 1
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

@@ -104,12 +104,13 @@ def test_type_of_a_column_decides_its_task(
 
 def test_quantities_fall_into_fifths_of_the_training_rows(tmp_path: Path) -> None:
     train = [row + 0.5 for row in range(10)]
-    write_folder(tmp_path, {"weight": [*train, -100, 1000], "split": halves(12)})
+    test = [-100, *[1000] * 5]
+    write_folder(tmp_path, {"weight": [*train, *test], "split": ["train"] * 10 + ["test"] * 6})
     data = load(tmp_path)
     (task,) = data.tasks
     assert task.class_names == ("up to 1.5", "1.5 to 3.5", "3.5 to 5.5", "5.5 to 7.5", "over 7.5")  # type: ignore[attr-defined]
     assert data.train.targets["weight"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert data.test.targets["weight"].tolist() == [0, 4]
+    assert data.test.targets["weight"].tolist() == [0, 4, 4, 4, 4, 4]
 
 
 def test_many_whole_numbers_are_a_quantity(tmp_path: Path) -> None:

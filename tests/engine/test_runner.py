@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.api import Batch, CraftContext, Split
+from bench.api import Batch, CraftContext, Shape, Split
 from bench.catalog import CATALOG, Choice, entries
 from bench.engine.events import (
     ItemFinished,
@@ -46,6 +46,7 @@ class Odd:
     working: str = ""
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> object:
@@ -75,6 +76,7 @@ class Greedy:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> "Greedy":
@@ -89,8 +91,9 @@ class NoNet:
     """A backbone that cannot be built: breaks surrogates where it is theirs, victims where it is theirs."""
 
     version: ClassVar[int] = 1
+    dense: ClassVar[bool] = False
 
-    def build(self, channels: int) -> object:
+    def build(self, shape: Shape) -> object:
         raise MemoryError
 
 
