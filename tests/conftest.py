@@ -1,6 +1,7 @@
 """Settings for every test: one thread, no telemetry, runs kept out of the repository."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ["MTLUE_CACHE"] = str(Path(tempfile.gettempdir()) / f"mtlue-bench-tests-{os.getuid()}")
 
 
 @pytest.fixture(autouse=True, scope="session")

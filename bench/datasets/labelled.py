@@ -152,7 +152,7 @@ def _in_order(test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[
     shares = share(len(test) - int(test.sum()), int(test.sum()), limit)
     shuffled = np.random.default_rng(seed).permutation(len(test))
     parts = (shuffled[~test[shuffled]], shuffled[test[shuffled]])
-    return np.concatenate([np.sort(part)[:count] for part, count in zip(parts, shares, strict=True)])
+    return np.concatenate([np.sort(part[:count]) for part, count in zip(parts, shares, strict=True)])
 
 
 def share(train: int, test: int, limit: int | None) -> tuple[int, int]:

@@ -62,8 +62,9 @@ class UTKFace:
     sorted by name, shuffled and split, as no official split exists.
 
     Its labels are noisy: ages were estimated by a model and checked by people, and are visibly wrong on some
-    faces; nearly half of the copies carry another age, race or gender than their twin; copies that were saved
-    anew, and so differ in some bytes, are not found and may be in both splits. None of it is corrected.
+    faces; nearly half of the copies carry another age, race or gender than their twin. Nearly one face in a
+    hundred has a copy that was cropped or saved anew, which is not found: the two may be in different splits,
+    and in a third of these pairs their labels differ. None of it is corrected.
 
     Source: Zhang, Song, Qi, CVPR 2017, arXiv:1702.08423; classes, size and split as in Yu et al., ICML 2025
     (MTL-UE)

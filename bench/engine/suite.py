@@ -189,8 +189,7 @@ def _refuse_unknown_axes(document: Mapping[str, Any]) -> None:
                     raise unknown(f"axis in [[{table}]]", axis, AXES)
     for axis, parts in params.items():
         for name in _table(parts):
-            if name not in entries(axis):
-                raise unknown(f"{axis} in [params.{axis}]", name, entries(axis))
+            locate(axis, name)
 
 
 def _table(value: object) -> Mapping[str, Any]:
