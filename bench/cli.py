@@ -408,10 +408,15 @@ def conform(
 @data.command(name="check")
 def data_check(name: DatasetArgument, data_root: RootOption = None, cache: CacheOption = None) -> None:
     """Load a dataset and say what is in it: counts, rates, floors, labels that are missing, leaks."""
+    from dataclasses import asdict
+
+    from bench.catalog import Choice, load
     from bench.engine.datasheet import read_sheet, render_text
 
     label, loaded, _ = _load(name, data_root, _cache(cache))
     print(render_text(read_sheet(label, loaded)))
+    recipe = asdict(load("dataset", Choice.parse(name).name).recipe)
+    print("\nrecipe: " + ", ".join(f"{entry} = {value}" for entry, value in recipe.items() if value))
 
 
 @data.command(name="prepare")
@@ -421,7 +426,7 @@ def data_prepare(name: DatasetArgument, data_root: RootOption = None, cache: Cac
 
     folder = _cache(cache)
     before = _kept(folder)
-    label, loaded, seconds = _load(name, data_root, folder)
+    label, loaded, seconds = _load(name, data_root, folder, notes=True)
     made = sorted(path for path, _ in _kept(folder) - before)
     splits = (loaded.train, loaded.test)
     size = sum(tensor.nbytes for split in splits for tensor in (split.images, *split.targets.values()))
@@ -450,8 +455,14 @@ def data_show(
     print(f"wrote {output}")
 
 
-def _load(name: str, data_root: Path | None, cache: Path) -> "tuple[str, MultiTaskData, float]":
-    """Return a dataset's canonical name, what it loads and in how many seconds; a bar shows it decoding."""
+def _load(
+    name: str, data_root: Path | None, cache: Path, *, notes: bool = False
+) -> "tuple[str, MultiTaskData, float]":
+    """Return a dataset's canonical name, what it loads and in how many seconds; a bar shows it decoding.
+
+    Its notes are only told here if ``notes`` is set; a sheet has them.
+    """
+    import logging
     from time import perf_counter
 
     from rich.console import Console
@@ -459,6 +470,8 @@ def _load(name: str, data_root: Path | None, cache: Path) -> "tuple[str, MultiTa
 
     from bench.catalog import Choice, make
 
+    if not notes:
+        logging.getLogger("bench").setLevel(logging.ERROR)
     choice, root = Choice.parse(name), _root(data_root)
     dataset = make("dataset", choice)
     screen = Console(stderr=True)

@@ -24,7 +24,7 @@ from bench.api import Progress, quiet
 from bench.datasets.cache import RowWriter, cached_arrays
 from bench.errors import BenchError
 
-DECODING = 1
+DECODING = 2
 """Version of the decoding, raised when its pixels change."""
 
 CHUNK = 256
@@ -225,15 +225,16 @@ def _write_rows(
 
 def _read_row(path: Path, decode: Decode) -> NDArray[np.uint8]:
     """Decode one file to its row [c h w]."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     height, width = decode.size
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             if image.mode[0] in "IF":
                 raise _UnreadableError("more than 8 bits per channel")
+            upright = ImageOps.exif_transpose(image)  # as cameras note, and every viewer shows
             # A palette's transparency has to be an alpha channel before Pillow drops it without a warning.
-            opaque = image.convert("RGBA") if image.mode == "P" else image
+            opaque = upright.convert("RGBA") if upright.mode == "P" else upright
             whole = opaque.convert(decode.mode)
             part = whole if decode.crop is None else whole.crop(_central(whole.size, decode.crop))
             row = part.resize((width, height), Image.Resampling.BILINEAR)

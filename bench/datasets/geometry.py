@@ -38,7 +38,7 @@ def normals_from_depth(
         and where the pixel lies off the plane, as it does beside edges.
     """
     known = np.isfinite(depth)
-    inverse = 1 / np.where(known, depth, 1.0)
+    inverse = 1 / np.where(known, depth, 1.0).astype(np.float64)
     x, y = rays
 
     def box(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int8, UInt8
@@ -63,6 +63,7 @@ Frames = Iterator[list[Callable[[], Frame]]]
 """Some frames at a time, each as a function that makes it, which may be called on any thread."""
 
 
+@runtime_checkable
 class Layout(Protocol):
     """A folder with frames.
 

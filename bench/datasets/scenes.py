@@ -175,9 +175,9 @@ def draw_rooms(rng: Generator, count: int) -> Rooms:
         placed=_placed(-eye, half, centres, np.hypot(halves[..., 0], halves[..., 2])),
         lamp=np.stack([np.cos(height) * np.sin(around), -np.sin(height), np.cos(height) * np.cos(around)], 1),
         tint=uniform(0.94, 1.06, 3),
-        colours=_colours(uniform(0.4, 0.85, surfaces, 1), uniform(-1, 1, surfaces, 2)),
+        colours=_colours(uniform(0.4, 0.85, surfaces, 1), uniform(-1.0, 1.0, surfaces, 2)),
         waves=_waves(uniform(0.4, 2.5, surfaces, 2), rng.integers(0, 4, (count, surfaces, 2))),
-        phases=uniform(0, 1, surfaces, 2),
+        phases=uniform(0.0, 1.0, surfaces, 2),
         contrasts=uniform(-0.05, 0.2, surfaces).clip(0),
     )
 

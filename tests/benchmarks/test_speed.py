@@ -3,11 +3,13 @@
 The rows named ``bare`` or ``loop`` are what a straightforward script does; the others are the project's.
 """
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
 from torch.nn import functional
 
 from bench.api import Recipe
@@ -80,3 +82,49 @@ def test_loop_over_pairs(benchmark: BenchmarkFixture) -> None:
         torch.stack(intra).mean(), torch.stack(inter).abs().mean()
 
     benchmark.pedantic(loop, rounds=3)
+
+
+SINGLE_TASK_NETS = 8
+BATCH = torch.rand(128, 3, 32, 32), torch.randint(0, 2, (128, SINGLE_TASK_NETS)).float()
+
+
+def single_task_nets() -> list[torch.nn.Module]:
+    """As many small networks with one binary output each."""
+    nets: list[torch.nn.Module] = []
+    for _ in range(SINGLE_TASK_NETS):
+        encoder, width = Small(width=8).build((3, 32, 32))
+        nets.append(torch.nn.Sequential(encoder, torch.nn.Linear(width, 1)).train())
+    return nets
+
+
+@pytest.mark.benchmark(group="one step of 8 single-task networks")
+def test_one_network_after_the_other(benchmark: BenchmarkFixture) -> None:
+    nets, (images, labels) = single_task_nets(), BATCH
+
+    def step() -> None:
+        for number, net in enumerate(nets):
+            net.zero_grad(set_to_none=True)
+            loss = functional.binary_cross_entropy_with_logits(net(images)[:, 0], labels[:, number])
+            loss.backward()
+
+    benchmark.pedantic(step, rounds=7, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="one step of 8 single-task networks")
+def test_networks_stacked_into_one(benchmark: BenchmarkFixture) -> None:
+    nets, (images, labels) = single_task_nets(), BATCH
+    parameters, buffers = torch.func.stack_module_state(nets)
+    skeleton = copy.deepcopy(nets[0]).to("meta")
+
+    def forward(own: dict[str, Tensor], state: dict[str, Tensor], seen: Tensor) -> Tensor:
+        outputs: Tensor = torch.func.functional_call(skeleton, (own, state), (seen,))
+        return outputs
+
+    def step() -> None:
+        for parameter in parameters.values():
+            parameter.grad = None
+        outputs = torch.vmap(forward, in_dims=(0, 0, None))(parameters, buffers, images)
+        losses = functional.binary_cross_entropy_with_logits(outputs[..., 0], labels.T, reduction="none")
+        losses.mean(1).sum().backward()
+
+    benchmark.pedantic(step, rounds=7, warmup_rounds=1)

@@ -20,6 +20,7 @@ from bench.datasets.decoding import (
     Decode,
     Decoded,
     Selection,
+    _read_row,
     find_copies,
     list_files,
     load_decoded,
@@ -260,3 +261,15 @@ def test_copies_point_to_the_smallest_name(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     assert find_copies(tmp_path, ["e", "d", "c", "b", "a"]) == {"d": "b", "e": "b"}
     assert find_copies(tmp_path, ["gone", "lost"]) == {}
+
+
+def test_a_photograph_that_notes_how_it_was_held_is_turned_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, 4:] = 255
+    sideways = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the right side of the file is the bottom of the scene
+    sideways.save(tmp_path / "a.png", exif=exif)
+    row = _read_row(tmp_path / "a.png", Decode((8, 8)))
+    assert row[0, :4].max() == 0
+    assert row[0, 4:].min() == 255

@@ -382,6 +382,16 @@ def test_a_second_load_reads_the_cache(
     assert first.tasks == again.tasks
 
 
+@pytest.mark.parametrize("change", [{"limit": 5}, {"height": 16}, {"width": 16}, {"classes": 40}])
+def test_what_is_read_otherwise_is_kept_apart(mat: Path, change: dict[str, int]) -> None:
+    first, other = load(mat), load(mat, replace(SMALL, **change))
+    again = load(mat)
+    assert same(first.train, again.train)
+    assert first.train.targets["segmentation"].shape != other.train.targets["segmentation"].shape or (
+        first.tasks != other.tasks and not same(first.train, other.train)
+    )
+
+
 def test_a_changed_file_is_read_again(arrays: Path, frames: Frames) -> None:
     load(arrays)
     path = arrays / "nyuv2" / "val" / "label" / "1.npy"

@@ -145,15 +145,17 @@ def test_normals_agree_with_the_depth_on_flat_faces(view: tuple[Floats, ...]) ->
     assert np.abs(derived - normals).max(1)[flat].max() < 0.02
 
 
-def test_normals_agree_with_the_depth_on_curved_ones(view: tuple[Floats, ...]) -> None:
-    _, labels, depth, normals = view
-    derived = normals_from_depth(depth[:, 0], RAYS, radius=1)
+@pytest.mark.parametrize("solid", ["cylinder", "ellipsoid"])
+def test_normals_agree_with_the_depth_on_curved_ones(rooms: Rooms, solid: str) -> None:
+    height, width = 4 * HEIGHT, 4 * WIDTH
+    _, labels, depth, normals = render(rooms.rows(0, 10), height, width)
+    rays = camera_rays(height, width, (FOCAL * width, FOCAL * width), ((width - 1) / 2, (height - 1) / 2))
+    derived = normals_from_depth(depth[:, 0], rays, radius=1)
     inside = minimum_filter(labels, (1, 3, 3)) == maximum_filter(labels, (1, 3, 3))
-    for solid in ("cylinder", "ellipsoid"):
-        seen = inside & (labels == CLASSES.index(solid)) & ~np.isnan(derived[:, 0])
-        cosines = (derived * normals).sum(1)[seen]
-        assert len(cosines) > 300
-        assert np.median(cosines) > np.cos(np.radians(3))
+    seen = inside & (labels == CLASSES.index(solid)) & ~np.isnan(derived[:, 0])
+    cosines = (derived * normals).sum(1)[seen]
+    assert len(cosines) > 3000
+    assert np.median(cosines) > np.cos(np.radians(0.5))
 
 
 def solid_values(rooms: Rooms, points: Floats) -> Floats:
@@ -193,7 +195,7 @@ def test_what_is_seen_lies_on_a_surface_of_its_class(rooms: Rooms, view: tuple[F
     assert walls == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.95, 0.999])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
 def test_nothing_stands_before_what_is_seen(rooms: Rooms, view: tuple[Floats, ...], share: float) -> None:
     assert solid_values(rooms, points_at(rooms, view[2] * np.float32(share))).min() > 0.999
 
