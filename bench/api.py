@@ -129,14 +129,21 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some samples of a split, on the device: images in [0, 1], their targets and their rows.
+    """Some samples of a split, on the device.
 
-    Label maps are int64 here, depth and normals float32.
+    Attributes:
+        images: in [0, 1].
+        targets: as in `Targets`; label maps are int64 here, depth and normals float32.
+        index: the samples' rows in the split.
+        mixed: other targets, of images that were mixed in; None: none were.
+        share: of the loss, what is that of ``targets``; the rest is that of ``mixed``.
     """
 
     images: Float[Tensor, "b c h w"]
     targets: Targets
     index: Int64[Tensor, " b"]
+    mixed: Targets | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -352,12 +359,35 @@ class DenseBackbone(Backbone, Protocol):
         """Return one task's decoder, [b d h' w'] to [b o h'' w'']; the network scales it to the image."""
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a weighting has of one training step.
+
+    Attributes:
+        losses: the loss of every task, 0 where the batch has no label of it.
+        labelled: which tasks have a label in the batch.
+        features: what all heads read; the losses' gradients reach the shared parameters through it.
+        shared: the parameters below the features, those of the last layer last.
+    """
+
+    losses: Float[Tensor, " t"]
+    labelled: Bool[Tensor, " t"]
+    features: Float[Tensor, "b ..."]
+    shared: Sequence[nn.Parameter]
+
+
 @runtime_checkable
 class Balancer(Protocol):
     """One training run's state of a weighting."""
 
-    def backward(self, losses: Float[Tensor, " t"], shared: Sequence[nn.Parameter]) -> Float[Tensor, " t"]:
-        """Back-propagate the losses into ``.grad`` and return the weight each task was given."""
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """Return its own learnable parameters, which the network's optimiser trains along; most have none."""
+
+    def backward(self, step: Step) -> Float[Tensor, " t"]:
+        """Back-propagate into ``.grad`` of all parameters and return the weight each task was given."""
+
+    def finish_epoch(self, losses: Float[Tensor, " t"]) -> None:
+        """Take note of every task's mean loss over the epoch."""
 
 
 @runtime_checkable
@@ -366,21 +396,40 @@ class Weighting(Protocol):
 
     version: ClassVar[int]
 
-    def start(self, tasks: Sequence[Task]) -> Balancer:
+    def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return a fresh balancer for one training run."""
 
 
 @runtime_checkable
 class Defense(Protocol):
-    """What the exploiter does against poison, without knowing the attack's name."""
+    """What the exploiter does against poison, without knowing the attack's name.
+
+    Attributes:
+        dense: it can work with dense tasks; else suites leave it out on datasets that have them.
+        validation: share of the released images that is held out, to pick the epoch whose network is used:
+            that of the best mean score on them. 0: the last epoch's.
+        trusted: share of the training images of which the exploiter has the clean originals, and from which a
+            network is trained first whose shared parameters stay as they are. 0: there are none.
+    """
 
     version: ClassVar[int]
+    dense: ClassVar[bool]
 
-    def purify(self, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-        """Clean the released images, once, before training."""
+    @property
+    def validation(self) -> float:
+        """See the class."""
 
-    def augment(self, batch: Batch, net: nn.Module) -> Batch:
-        """Change a batch in every training step."""
+    @property
+    def trusted(self) -> float:
+        """See the class."""
+
+    def purify(
+        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Clean the released images, once, before training; return as many of the same shape."""
+
+    def augment(self, batch: Batch, net: nn.Module, tasks: Sequence[Task]) -> Batch:
+        """Change a batch in every training step; the network is in training mode, and is left in it."""
 
 
 @runtime_checkable

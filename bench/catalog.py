@@ -94,6 +94,7 @@ REQUIRED = {
     "dataset": ("version", "recipe"),
     "attack": ("version", "needs_surrogate", "bounded", "dense"),
     "backbone": ("version", "dense"),
+    "defense": ("version", "dense"),
 }
 """Axis → class variables a part must have; of the other axes, ``version``."""
 

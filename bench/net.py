@@ -50,12 +50,20 @@ class MultiTaskNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """Return one output per task, [b o] or [b o h w], in the order of the tasks."""
-        features = self.encoder(images)
+        return self.answer(self.encode(images), images.shape[2:])
+
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d ..."]:
+        """Return what all heads read: the representation, or the encoder's map where a task is dense."""
+        features: Tensor = self.encoder(images)
+        return features if any(self._dense) else self._shared(features)
+
+    def answer(self, features: Float[Tensor, "b d ..."], size: Sequence[int]) -> list[Tensor]:
+        """Return the tasks' outputs for encoded images of this height and width."""
+        if not any(self._dense):
+            return [head(features) for head in self.heads]
         shared = None if all(self._dense) else self._shared(features)
         return [
-            functional.interpolate(head(features), size=images.shape[2:], mode="bilinear")
-            if dense
-            else head(shared)
+            _scaled(head(features), size) if dense else head(shared)
             for head, dense in zip(self.heads, self._dense, strict=True)
         ]
 
@@ -69,5 +77,10 @@ class MultiTaskNet(nn.Module):
         return shared
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters every task depends on: all but the heads'."""
-        return [*self.encoder.parameters(), *self.representation.parameters()]
+        """Return the parameters below what `encode` returns: all but the heads'."""
+        own = [] if any(self._dense) else self.representation.parameters()
+        return [*self.encoder.parameters(), *own]
+
+
+def _scaled(maps: Float[Tensor, "b o h w"], size: Sequence[int]) -> Float[Tensor, "b o h2 w2"]:
+    return functional.interpolate(maps, size=tuple(size), mode="bilinear")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from bench.api import Augmentation, Balancer, Batch, Defense, Recipe, Split, Targets, Task
+from bench.api import Augmentation, Balancer, Batch, Defense, Recipe, Split, Step, Targets, Task
 from bench.augmentation import augment, center
 from bench.net import MultiTaskNet
 from bench.record import Scores
@@ -118,8 +118,23 @@ def _chunks(order: Tensor, size: int) -> list[Tensor]:
 
 def task_losses(net: nn.Module, tasks: Sequence[Task], images: Tensor, targets: Targets) -> Tensor:
     """Return the loss of every task [t] on a batch of images."""
-    outputs = net(images)
+    return losses_of(net(images), tasks, targets)
+
+
+def losses_of(outputs: Sequence[Tensor], tasks: Sequence[Task], targets: Targets) -> Tensor:
+    """Return the loss of every task [t], given a network's outputs."""
     return torch.stack([task.loss(out, targets[task.name]) for task, out in zip(tasks, outputs, strict=True)])
+
+
+def _step(net: MultiTaskNet, tasks: Sequence[Task], batch: Batch, shared: Sequence[nn.Parameter]) -> Step:
+    """Return the losses of a batch, of mixed images those of both labels, and what they depend on."""
+    features = net.encode(batch.images)
+    outputs = net.answer(features, batch.images.shape[2:])
+    losses = losses_of(outputs, tasks, batch.targets)
+    labelled = torch.stack([task.labelled(batch.targets[task.name]).any() for task in tasks])
+    if batch.mixed is not None:
+        losses = batch.share * losses + (1 - batch.share) * losses_of(outputs, tasks, batch.mixed)
+    return Step(losses, labelled, features, shared)
 
 
 def fit(
@@ -137,7 +152,8 @@ def fit(
     Every step: crop and flip per image, the defense's augmentation, the weighting's backward pass, gradient
     clipping, Adam.
     """
-    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    trained = [*(p for p in net.parameters() if p.requires_grad), *balancer.parameters()]
+    optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     drops = [round(fraction * recipe.epochs) for fraction in recipe.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, recipe.gamma)
     shared = net.shared_parameters()
@@ -147,14 +163,15 @@ def fit(
         steps = 0
         net.train()
         for batch in batches(train, recipe.batch, device, shuffle=True):
-            seen = defense.augment(augment(batch, augmentation, tasks), net)
-            losses = task_losses(net, tasks, seen.images, seen.targets)
+            seen = defense.augment(augment(batch, augmentation, tasks), net, tasks)
+            step = _step(net, tasks, seen, shared)
             optimizer.zero_grad(set_to_none=True)
-            weights += balancer.backward(losses, shared).detach()
+            weights += balancer.backward(step).detach()
             clip_grad_norm_(net.parameters(), recipe.clip_norm)
             optimizer.step()
-            total += losses.detach() * len(batch.index)
+            total += step.losses.detach() * len(batch.index)
             steps += 1
+        balancer.finish_epoch(total / len(train))
         learning_rate = float(schedule.get_last_lr()[0])
         schedule.step()
         mean_weights = (weights / steps).tolist()

@@ -155,7 +155,7 @@ class NYUv2:
                         writers[wanted[done][1], name].append(values[None])
                     done += 1
                 progress("decoding", done, len(wanted))
-        return {"derived": layout.derived, "turned": layout.turned}
+        return {"derived": layout.derived, "turned": layout.turned()}
 
     def _scaled(self, frame: Frame) -> dict[str, NDArray[Any]]:
         """Return a row of every array."""

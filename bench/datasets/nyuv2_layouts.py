@@ -69,16 +69,12 @@ class Layout(Protocol):
 
     Attributes:
         derived: the normals are derived from depth.
-        turned: the axes of the given normals that point the other way.
     """
 
-    @property
-    def derived(self) -> bool:
-        """See above."""
+    derived: bool
 
-    @property
     def turned(self) -> str:
-        """See above."""
+        """Return the axes of the given normals that point the other way."""
 
     def identity(self) -> Any:
         """Return what changes whenever a file does, as JSON values."""
@@ -110,9 +106,8 @@ class Arrays:
         """Return whether a folder has this layout."""
         return all((folder / split / "image").is_dir() for split in Arrays._SPLITS.values())
 
-    @property
     def turned(self) -> str:
-        """The axes of the given normals that point the other way."""
+        """Return the axes of the given normals that point the other way."""
         return "".join(axis for axis, sign in zip("xyz", self._signs, strict=True) if sign < 0)
 
     def identity(self) -> Any:
@@ -178,12 +173,14 @@ class MatFile:
     Source: Silberman et al., ECCV 2012; the 40 classes: Gupta, Arbeláez, Malik, CVPR 2013
     """
 
-    derived = True
-    turned = ""
-
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / MAT
+        self.derived = True
+
+    def turned(self) -> str:
+        """Return no axis, as no normals are given."""
+        return ""
 
     def identity(self) -> Any:
         """Return every file's name, size and time of change."""

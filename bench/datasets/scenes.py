@@ -325,8 +325,8 @@ def _in_units(
 
 
 def _turned(
-    vectors: Float32[np.ndarray, "n 3 p"], turns: Float32[np.ndarray, "n p"]
-) -> Float32[np.ndarray, "n 3 p"]:
+    vectors: Float32[np.ndarray, "n 3 #p"], turns: Float32[np.ndarray, "#n #p"]
+) -> Float32[np.ndarray, "n 3 _"]:
     """Return vectors turned about the vertical axis."""
     x, y, z = vectors.swapaxes(0, 1)
     cos, sin = np.cos(turns), np.sin(turns)

@@ -3,14 +3,17 @@
 from bench import vision  # noqa: F401 - the door to torchvision comes first
 
 # isort: split
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+import torch
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from bench.api import Batch
+from bench.api import Progress, Split, Task, quiet
+from bench.defenses.passive import Passive
 from bench.errors import BenchError
 from bench.roomy import zeros
 
@@ -19,7 +22,7 @@ _CHUNK: Final = 256
 
 
 @dataclass(frozen=True)
-class Grayscale:
+class Grayscale(Passive):
     """Each channel becomes the ITU-R 601 luma, rounded to nearest; grey images stay as they are.
 
     Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS)
@@ -27,12 +30,15 @@ class Grayscale:
 
     version: ClassVar[int] = 1
 
-    def purify(self, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    def purify(
+        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+    ) -> UInt8[Tensor, "n c h w"]:
         """Return the images without colour, in as many channels as they had.
 
         Raises:
             BenchError: when they have neither one channel nor three.
         """
+        images = released.images
         channels = images.shape[1]
         if channels == 1:
             return images
@@ -44,7 +50,3 @@ class Grayscale:
             # Through floats: on integers torchvision truncates, and white would come back as 254.
             cleaned[rows] = rgb_to_grayscale(images[rows].float(), num_output_channels=3).round()
         return cleaned
-
-    def augment(self, batch: Batch, net: nn.Module) -> Batch:
-        """Return the batch itself."""
-        return batch

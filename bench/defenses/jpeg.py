@@ -1,5 +1,6 @@
 """JPEG: compress away what the eye does not see."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,15 +12,16 @@ from annotated_types import Ge, Le
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.api import Batch
+from bench.api import Progress, Split, Task, quiet
+from bench.defenses.passive import Passive
 from bench.errors import BenchError
 from bench.roomy import zeros
 
 
 @dataclass(frozen=True)
-class JPEG:
+class JPEG(Passive):
     """Each released image once through a JPEG file in memory; the codec is Pillow's, chroma is 4:2:0.
 
     Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS, quality 10)
@@ -32,29 +34,29 @@ class JPEG:
 
     quality: Annotated[int, Ge(1), Le(95)] = 10
 
-    def purify(self, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    def purify(
+        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+    ) -> UInt8[Tensor, "n c h w"]:
         """Return the images as they come back from the codec.
 
         Raises:
             BenchError: when they have neither one channel nor three.
         """
+        images = released.images
         count, channels = images.shape[:2]
         if channels not in (1, 3):
             raise BenchError(f"defense 'jpeg' takes images of 1 or 3 channels, not {channels}")
-        released = images.cpu().numpy()
+        pixels = images.cpu().numpy()
         cleaned = zeros(images.shape, images.dtype).numpy()
 
         def clean(row: int) -> None:
-            cleaned[row] = self._compress(released[row])
+            cleaned[row] = self._compress(pixels[row])
 
         with ThreadPoolExecutor() as pool:  # the codec runs outside of the interpreter's lock
             for _ in pool.map(clean, range(count)):
                 pass
         return torch.from_numpy(cleaned).to(images.device)
 
-    def augment(self, batch: Batch, net: nn.Module) -> Batch:
-        """Return the batch itself."""
-        return batch
 
     def _compress(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Encode and decode one image [c h w]: one channel as grey levels, three as RGB."""

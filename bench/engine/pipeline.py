@@ -91,7 +91,7 @@ def train_surrogate(surrogate: Surrogate, workshop: Workshop, progress: Progress
     tensors: dict[str, Tensor] = {}
     with seeded("surrogate", surrogate.seed):
         net = MultiTaskNet(surrogate.backbone.part, data.tasks, _shape(data)).to(device)
-        balancer, no_defense = make("weighting", "ew").start(data.tasks), make("defense", "none")
+        balancer, no_defense = make("weighting", "ew").start(data.tasks, device), make("defense", "none")
         train = hold(data.train, device)
         steps = fit(net, train, data.tasks, surrogate.recipe, data.augmentation, balancer, no_defense, device)
         with meter.phase("surrogate", images=epochs * len(data.train)):
@@ -204,7 +204,8 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
     with meter.phase("poison", images=len(data.train)):
         published = _publish(cell, data.train, change)
     with seeded("purify", cell.seed), meter.phase("purify", images=len(published)):
-        purified = replace(published, images=cell.defense.part.purify(published.images))
+        images = cell.defense.part.purify(published, data.tasks, workshop.torch_device, progress)
+        purified = replace(published, images=images)
     train, test = (hold(split, workshop.torch_device) for split in (purified, data.test))
     curves = [
         _train_victim(cell, group, train, test, data, number, meter, workshop, progress)
@@ -280,7 +281,7 @@ def _train_victim(
         recipe = replace(recipe, epochs=recipe.stl_epochs)
     with seeded(f"victim {number}", cell.seed):
         net = MultiTaskNet(cell.backbone.part, tasks, _shape(data)).to(device)
-        balancer = cell.weighting.part.start(tasks)
+        balancer = cell.weighting.part.start(tasks, device)
         steps = fit(net, train, tasks, recipe, data.augmentation, balancer, cell.defense.part, device)
         curve = []
         progress("epoch", 0, recipe.epochs)

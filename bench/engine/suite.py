@@ -435,7 +435,7 @@ class _Builder:
     def unfit(self, labels: Labels) -> str | None:
         """Return why parts cannot work with the tasks of a dataset, None where they can."""
         dense = self.part("dataset", labels["dataset"]).part.kinds & DENSE
-        for axis in ("attack", "backbone"):
+        for axis in ("attack", "backbone", "defense"):
             if dense and axis in labels and not self.part(axis, labels[axis]).part.dense:
                 what = f"{axis} {labels[axis]!r} cannot work with dense tasks"
                 return f"{what} ({', '.join(sorted(dense))}) and is left out on {labels['dataset']!r}"

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.api import Task
+from bench.api import Balancer, Step, Task
+from bench.weightings.stateless import Stateless
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class EqualWeights:
 
     version: ClassVar[int] = 1
 
-    def start(self, tasks: Sequence[Task]) -> "EqualWeights":
-        """Return the balancer: equal weights have no state, so it is this part itself."""
-        return self
+    def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
+        """Return the balancer, which has no state."""
+        return _Mean()
 
-    def backward(self, losses: Float[Tensor, " t"], shared: Sequence[nn.Parameter]) -> Float[Tensor, " t"]:
+
+class _Mean(Stateless):
+    def backward(self, step: Step) -> Float[Tensor, " t"]:
         """Back-propagate the mean loss; every weight is 1/t."""
-        losses.mean().backward()
-        return torch.full_like(losses, 1 / len(losses))
+        step.losses.mean().backward()
+        return torch.full_like(step.losses, 1 / len(step.losses))

@@ -29,10 +29,10 @@ def test_fit(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     data = Digits(train=2000, test=10).load(None, tmp_path)
     net = MultiTaskNet(Small(), data.tasks, (3, 32, 32))
     recipe = Recipe(epochs=1, batch=128)
-    weighting = EqualWeights()
+    balancer = EqualWeights().start(data.tasks, CPU)
 
     def epoch() -> None:
-        list(fit(net, data.train, data.tasks, recipe, data.augmentation, weighting, NoDefense(), CPU))
+        list(fit(net, data.train, data.tasks, recipe, data.augmentation, balancer, NoDefense(), CPU))
 
     benchmark.pedantic(epoch, rounds=7, warmup_rounds=1)
 

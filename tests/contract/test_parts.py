@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench import api
-from bench.api import MISSING, Batch, Split
+from bench.api import MISSING, Batch, Split, Step
 from bench.backbones.small import Small
 from bench.catalog import CATALOG, Choice, describe, load, make, settings
 from bench.datasets import digits
@@ -27,7 +27,7 @@ from bench.engine.pipeline import seeded
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
 from bench.tasks import Classification
-from bench.training import task_losses
+from bench.training import losses_of
 
 PROTOCOLS: dict[str, Any] = {
     "dataset": api.Dataset,
@@ -120,6 +120,7 @@ def test_the_catalog_is_described_without_importing_torch() -> None:
 
 # Weightings
 
+CPU = torch.device("cpu")
 TASKS = (
     Classification("two", ("a", "b")),
     Classification("three", ("a", "b", "c")),
@@ -127,30 +128,34 @@ TASKS = (
 )
 
 
-def losses_and_net(tasks: tuple[Classification, ...], seed: int) -> tuple[Tensor, MultiTaskNet]:
-    """The losses of an untrained network on random images and labels."""
+def step_of(tasks: tuple[Classification, ...], seed: int) -> tuple[Step, MultiTaskNet]:
+    """A training step of an untrained network on random images and labels."""
     torch.manual_seed(seed)
     net = MultiTaskNet(Small(width=2), tasks, (3, 32, 32))
     targets = {task.name: torch.randint(0, task.classes, (8,)) for task in tasks}
-    return task_losses(net, tasks, torch.rand(8, 3, 16, 16), targets), net
+    features = net.encode(torch.rand(8, 3, 16, 16))
+    losses = losses_of(net.answer(features, (16, 16)), tasks, targets)
+    return Step(losses, torch.ones(len(tasks), dtype=torch.bool), features, net.shared_parameters()), net
 
 
 @each("weighting")
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_weighting_reaches_every_parameter_and_tells_its_weights(name: str, count: int) -> None:
     tasks = TASKS[:count]
-    balancer = make("weighting", name).start(tasks)
-    for step in range(3):
-        losses, net = losses_and_net(tasks, step)
-        before = losses.detach().clone()
-        weights = balancer.backward(losses, net.shared_parameters())
+    balancer = make("weighting", name).start(tasks, CPU)
+    assert isinstance(balancer, api.Balancer)
+    for number in range(3):
+        step, net = step_of(tasks, number)
+        before = step.losses.detach().clone()
+        weights = balancer.backward(step)
         assert weights.shape == (count,)
         assert weights.isfinite().all()
-        assert torch.equal(losses.detach(), before)
+        assert torch.equal(step.losses.detach(), before)
         for parameter in net.parameters():
             assert parameter.grad is not None
             assert parameter.grad.isfinite().all()
         assert all(head.weight.grad.any() for head in net.heads)  # type: ignore[union-attr, operator]
+        balancer.finish_epoch(before)
 
 
 @each("weighting")
@@ -158,10 +163,11 @@ def test_a_weighting_starts_every_training_run_afresh(name: str) -> None:
     weighting = make("weighting", name)
 
     def run() -> list[list[float]]:
-        balancer = weighting.start(TASKS)
+        balancer = weighting.start(TASKS, CPU)
         torch.manual_seed(0)
-        steps = [losses_and_net(TASKS, step) for step in range(4)]
-        return [balancer.backward(losses, net.shared_parameters()).tolist() for losses, net in steps]
+        steps = [step_of(TASKS, number)[0] for number in range(4)]
+        torch.manual_seed(1)
+        return [balancer.backward(step).tolist() for step in steps]
 
     assert run() == run()
 
@@ -169,9 +175,9 @@ def test_a_weighting_starts_every_training_run_afresh(name: str) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_equal_weights_are_the_gradient_of_the_mean_loss(count: int) -> None:
     tasks = TASKS[:count]
-    losses, net = losses_and_net(tasks, 0)
-    wanted = torch.autograd.grad(losses.sum() / count, list(net.parameters()), retain_graph=True)
-    weights = make("weighting", "ew").start(tasks).backward(losses, net.shared_parameters())
+    step, net = step_of(tasks, 0)
+    wanted = torch.autograd.grad(step.losses.sum() / count, list(net.parameters()), retain_graph=True)
+    weights = make("weighting", "ew").start(tasks, CPU).backward(step)
     assert weights.tolist() == pytest.approx([1 / count] * count)
     for parameter, gradient in zip(net.parameters(), wanted, strict=True):
         assert parameter.grad is not None
@@ -184,24 +190,26 @@ def test_equal_weights_are_the_gradient_of_the_mean_loss(count: int) -> None:
 @each("defense")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_purifying_keeps_the_shape_and_the_type_and_its_input(name: str, channels: int) -> None:
-    images = torch.randint(0, 256, (5, channels, 17, 15), generator=torch.Generator().manual_seed(0))
-    released = images.to(torch.uint8)
+    drawn = torch.randint(0, 256, (5, channels, 17, 15), generator=torch.Generator().manual_seed(0))
+    targets = {task.name: torch.randint(0, task.classes, (5,)) for task in TASKS}
+    released = Split(drawn.to(torch.uint8), targets)
     with seeded("purify", 0):
-        purified = make("defense", name).purify(released)
-    assert (purified.shape, purified.dtype) == (released.shape, torch.uint8)
-    assert torch.equal(released.int(), images.int())
+        purified = make("defense", name).purify(released, TASKS, CPU)
+    assert (purified.shape, purified.dtype) == (released.images.shape, torch.uint8)
+    assert torch.equal(released.images.int(), drawn.int())
     with seeded("purify", 0):
-        assert torch.equal(make("defense", name).purify(released), purified)
+        assert torch.equal(make("defense", name).purify(released, TASKS, CPU), purified)
 
 
 @each("defense")
 def test_augmenting_keeps_the_shape_and_the_type_and_its_input(name: str) -> None:
     torch.manual_seed(0)
-    net = MultiTaskNet(Small(width=2), TASKS, (3, 32, 32))
+    net = MultiTaskNet(Small(width=2), TASKS, (3, 32, 32)).train()
     targets = {task.name: torch.randint(0, task.classes, (8,)) for task in TASKS}
     batch = Batch(torch.rand(8, 3, 16, 16), targets, torch.arange(8))
     images = batch.images.clone()
-    seen = make("defense", name).augment(batch, net)
+    seen = make("defense", name).augment(batch, net, TASKS)
+    assert net.training
     assert (seen.images.shape, seen.images.dtype) == (images.shape, images.dtype)
     assert seen.images.isfinite().all()
     assert set(seen.targets) == set(targets)

@@ -279,7 +279,8 @@ def trained() -> tuple[Split, MultiTaskNet]:
     torch.manual_seed(0)
     net = MultiTaskNet(Small(width=4), TASKS, (3, 32, 32))
     recipe = Recipe(epochs=12, batch=32, learning_rate=3e-3)
-    list(fit(net, split, TASKS, recipe, Augmentation(), EqualWeights(), make("defense", "none"), CPU))
+    balancer = EqualWeights().start(TASKS, CPU)
+    list(fit(net, split, TASKS, recipe, Augmentation(), balancer, make("defense", "none"), CPU))
     return split, net
 
 

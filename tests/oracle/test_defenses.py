@@ -9,11 +9,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench.api import Batch, Defense
+from bench.api import Batch, Defense, Split
 from bench.catalog import describe, make
 from bench.errors import BenchError
 
 NAMES = ("none", "jpeg", "grayscale")
+
+
+CPU = torch.device("cpu")
+
+
+def released(images: Tensor) -> Split:
+    """Images without labels, as an exploiter finds them."""
+    return Split(images, {})
 
 
 def draw_images(count: int, channels: int, height: int = 24, width: int = 20) -> Tensor:
@@ -42,20 +50,23 @@ def through_a_file(image: Tensor, path: Path, quality: int) -> Tensor:
 def test_jpeg_is_what_a_file_of_that_quality_gives(tmp_path: Path, channels: int, quality: int) -> None:
     images = draw_images(5, channels)
     wanted = torch.stack([through_a_file(image, tmp_path / "image.jpg", quality) for image in images])
-    assert torch.equal(make("defense", f"jpeg(quality={quality})").purify(images), wanted)
+    assert torch.equal(make("defense", f"jpeg(quality={quality})").purify(released(images), (), CPU), wanted)
 
 
 def test_jpeg_is_of_quality_10_unless_told(tmp_path: Path) -> None:
     images = draw_images(1, 3)
     wanted = through_a_file(images[0], tmp_path / "image.jpg", 10)
-    assert torch.equal(make("defense", "jpeg").purify(images)[0], wanted)
+    assert torch.equal(make("defense", "jpeg").purify(released(images), (), CPU)[0], wanted)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_of_higher_quality_is_nearer(channels: int) -> None:
     images = draw_images(4, channels)
     errors = [
-        (make("defense", f"jpeg(quality={quality})").purify(images).int() - images.int()).abs().float().mean()
+        (make("defense", f"jpeg(quality={quality})").purify(released(images), (), CPU).int() - images.int())
+        .abs()
+        .float()
+        .mean()
         for quality in (5, 30, 90)
     ]
     assert errors[0] > errors[1] > errors[2] > 0
@@ -71,7 +82,7 @@ def test_grayscale_is_the_luma_of_itu_r_601() -> None:
     images = torch.randint(0, 256, (300, 3, 9, 7), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     red, green, blue = images.numpy().astype(np.float64).transpose(1, 0, 2, 3)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    cleaned = make("defense", "grayscale").purify(images)
+    cleaned = make("defense", "grayscale").purify(released(images), (), CPU)
     assert np.abs(cleaned.numpy() - luma[:, None]).max() < 1
     assert torch.equal(cleaned[:, 0], cleaned[:, 1])
     assert torch.equal(cleaned[:, 0], cleaned[:, 2])
@@ -79,7 +90,7 @@ def test_grayscale_is_the_luma_of_itu_r_601() -> None:
 
 def test_grayscale_agrees_with_pillow_within_a_step() -> None:
     images = draw_images(3, 3)
-    cleaned = make("defense", "grayscale").purify(images)
+    cleaned = make("defense", "grayscale").purify(released(images), (), CPU)
     for image, grey in zip(images, cleaned, strict=True):
         pillow = np.asarray(Image.fromarray(image.movedim(0, -1).numpy()).convert("L")).astype(int)
         assert np.abs(grey[0].numpy().astype(int) - pillow).max() <= 1
@@ -88,13 +99,13 @@ def test_grayscale_agrees_with_pillow_within_a_step() -> None:
 def test_grayscale_keeps_every_shade_of_grey() -> None:
     shades = torch.arange(256).to(torch.uint8).reshape(1, 1, 16, 16)
     for images in (shades, shades.repeat(1, 3, 1, 1)):
-        assert torch.equal(make("defense", "grayscale").purify(images), images)
+        assert torch.equal(make("defense", "grayscale").purify(released(images), (), CPU), images)
 
 
 def test_none_gives_back_what_it_got() -> None:
     images = draw_images(2, 3)
     before = images.clone()
-    assert torch.equal(make("defense", "none").purify(images), before)
+    assert torch.equal(make("defense", "none").purify(released(images), (), CPU), before)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,26 +115,26 @@ def test_purify_keeps_shape_type_device_and_input(name: str, shape: tuple[int, i
     before = images.clone()
     defense = make("defense", name)
     assert isinstance(defense, Defense)
-    cleaned = defense.purify(images)
+    cleaned = defense.purify(released(images), (), CPU)
     assert (cleaned.shape, cleaned.dtype, cleaned.device) == (images.shape, images.dtype, images.device)
     assert torch.equal(images, before)
-    assert torch.equal(defense.purify(images), cleaned)
+    assert torch.equal(defense.purify(released(images), (), CPU), cleaned)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_purify_treats_images_one_by_one_however_they_are_stored(name: str) -> None:
     images = draw_images(6, 3)
     defense = make("defense", name)
-    cleaned = defense.purify(images)
+    cleaned = defense.purify(released(images), (), CPU)
     channels_last = images.movedim(1, -1).contiguous().movedim(-1, 1)
-    assert torch.equal(defense.purify(channels_last), cleaned)
-    assert torch.equal(defense.purify(images[::2]), cleaned[::2])
+    assert torch.equal(defense.purify(released(channels_last), (), CPU), cleaned)
+    assert torch.equal(defense.purify(released(images[::2]), (), CPU), cleaned[::2])
 
 
 @pytest.mark.parametrize("name", ["jpeg", "grayscale"])
 def test_other_numbers_of_channels_are_refused(name: str) -> None:
     with pytest.raises(BenchError, match=f"defense '{name}' takes images of 1 or 3 channels, not 2"):
-        make("defense", name).purify(draw_images(1, 2))
+        make("defense", name).purify(released(draw_images(1, 2)), (), CPU)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,7 +142,7 @@ def test_augment_changes_nothing(name: str) -> None:
     images = draw_images(2, 3) / 255
     batch = Batch(images, {"task": torch.tensor([0, 1])}, torch.arange(2))
     before = images.clone()
-    augmented = make("defense", name).augment(batch, nn.Identity())
+    augmented = make("defense", name).augment(batch, nn.Identity(), ())
     assert torch.equal(augmented.images, before)
     assert torch.equal(augmented.targets["task"], torch.tensor([0, 1]))
     assert torch.equal(augmented.index, torch.arange(2))

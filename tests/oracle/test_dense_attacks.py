@@ -75,7 +75,7 @@ def surrogate() -> MultiTaskNet:
     """A network that has learnt the tasks."""
     torch.manual_seed(0)
     net, recipe = new_net(), Recipe(epochs=12, batch=16, learning_rate=3e-3)
-    weighting, no_defense = make("weighting", "ew").start(TASKS), make("defense", "none")
+    weighting, no_defense = make("weighting", "ew").start(TASKS, CPU), make("defense", "none")
     epochs = list(fit(net, SPLIT, TASKS, recipe, Augmentation(flip=True), weighting, no_defense, CPU))
     assert epochs[-1].train_loss < 0.6 * epochs[0].train_loss
     return net

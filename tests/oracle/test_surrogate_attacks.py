@@ -73,7 +73,8 @@ def checkpoints() -> list[MultiTaskNet]:
     torch.manual_seed(0)
     net, kept = MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)), []
     recipe = Recipe(epochs=12, batch=32, learning_rate=3e-3)
-    steps = fit(net, SPLIT, TASKS, recipe, Augmentation(), EqualWeights(), make("defense", "none"), CPU)
+    balancer = EqualWeights().start(TASKS, CPU)
+    steps = fit(net, SPLIT, TASKS, recipe, Augmentation(), balancer, make("defense", "none"), CPU)
     for step in steps:
         if step.epoch % 4 == 0:
             kept.append(MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)))

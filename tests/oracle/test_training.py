@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.api import Augmentation, Batch, Recipe, Split
+from bench.api import Augmentation, Batch, Recipe, Split, Task
 from bench.backbones.small import Small
 from bench.catalog import make
+from bench.defenses.passive import Passive
 from bench.net import MultiTaskNet
 from bench.tasks import Classification
 from bench.training import TrainedEpoch, batches, fit, score, take, task_losses
@@ -39,7 +40,9 @@ def train(
 ) -> list[TrainedEpoch]:
     torch.manual_seed(seed)
     no_defense = make("defense", "none")
-    return list(fit(net, split, TASKS, recipe, augmentation, EqualWeights(), no_defense, CPU))
+    return list(
+        fit(net, split, TASKS, recipe, augmentation, EqualWeights().start(TASKS, CPU), no_defense, CPU)
+    )
 
 
 def mean_loss(net: nn.Module, split: Split, rows: Tensor) -> Tensor:
@@ -151,7 +154,7 @@ def test_training_is_the_same_under_the_same_seed_and_another_under_another() ->
     assert not torch.equal(trained(1), trained(2))
 
 
-class Spy:
+class Spy(Passive):
     """A defense that keeps what a network is shown, and shows it something else."""
 
     version: ClassVar[int] = 1
@@ -159,11 +162,9 @@ class Spy:
     def __init__(self) -> None:
         self.shown: list[Batch] = []
 
-    def purify(self, images: Tensor) -> Tensor:
-        return images
-
-    def augment(self, batch: Batch, net: nn.Module) -> Batch:
+    def augment(self, batch: Batch, net: nn.Module, tasks: Sequence[Task]) -> Batch:
         assert net.training
+        assert tuple(tasks) == TASKS
         self.shown.append(batch)
         return replace(batch, images=torch.zeros_like(batch.images))
 
@@ -171,9 +172,20 @@ class Spy:
 def test_a_defense_sees_cropped_batches_and_decides_what_the_network_sees() -> None:
     split, spy, net = random_split(10), Spy(), new_net()
     seen: list[Tensor] = []
-    net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    net.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     torch.manual_seed(5)
-    list(fit(net, split, TASKS, Recipe(epochs=2, batch=4), Augmentation(13), EqualWeights(), spy, CPU))
+    list(
+        fit(
+            net,
+            split,
+            TASKS,
+            Recipe(epochs=2, batch=4),
+            Augmentation(13),
+            EqualWeights().start(TASKS, CPU),
+            spy,
+            CPU,
+        )
+    )
     assert [len(batch.images) for batch in spy.shown] == [4, 4, 2, 4, 4, 2]
     assert {batch.images.shape[1:] for batch in spy.shown} == {(3, 13, 13)}
     for epoch in (spy.shown[:3], spy.shown[3:]):
