@@ -40,7 +40,11 @@ PROTOCOLS: dict[str, Any] = {
 
 SMALL_DATASETS: dict[str, dict[str, Any]] = {
     "digits": {"train": 60, "test": 20},
+    "scenes": {"train": 60, "test": 20},
     "utkface": {"size": 24, "limit": 60},
+    "celeba": {"size": 24, "limit": 60},
+    "chestxray14": {"size": 24, "limit": 60},
+    "nyuv2": {"height": 24, "width": 32, "limit": 8},
 }
 """Dataset → parameters that make it small; a dataset that is not here is loaded with its defaults."""
 

@@ -331,7 +331,7 @@ def test_robust_noise_survives_crops_and_an_adversary() -> None:
 
     def under_attack(images: Tensor) -> float:
         """The loss of crops of these images, moved against the network by one full step."""
-        seen = augment(images, crops).requires_grad_(True)
+        seen = augment(replace(batch, images=images), crops, TASKS).images.requires_grad_(True)
         slope = torch.autograd.grad(task_losses(net, TASKS, seen, split.targets).sum(), seen)[0]
         worst = seen + 2 / 255 * slope.sign()
         with torch.no_grad():
@@ -431,12 +431,13 @@ def test_the_official_profile_pushes_binary_tasks_away_and_others_to_the_shifted
 def test_a_shared_crop_is_the_same_for_all_images_of_a_batch() -> None:
     torch.manual_seed(0)
     images = torch.rand(1, 3, 16, 16).expand(20, -1, -1, -1)
+    batch = Batch(images, {}, torch.arange(20))
     crops = Augmentation(crop=10, flip=True)
-    shared = show(images, "shared-crop", crops)
+    shared = show(batch, "shared-crop", crops, ()).images
     assert all(torch.equal(shared[0], other) for other in shared[1:])
-    each = show(images, "crop", crops)
+    each = show(batch, "crop", crops, ()).images
     assert len(each.unique(dim=0)) > 10
-    assert torch.equal(show(images, "image", crops), images)
+    assert torch.equal(show(batch, "image", crops, ()).images, images)
 
 
 def crafted(attack: str) -> GeneratedNoise:
