@@ -13,8 +13,11 @@ from torch import Tensor
 from baselines.craft import LossOfDelta, Objective, State, craft, gradient
 from baselines.objectives import ErrorMinimising, Pretrained, SurrogateTraining, View
 from bench.api import Batch, CraftContext, Noise, Split
-from mtlue.generator import Generator, Inputs
+from mtlue.generator import Generator, Inputs, Reduction
 from mtlue.regularizers import embedding_regularizers
+
+LARGE = 200
+"""Side in px from which on the generator works at an eighth of the image's resolution."""
 
 OFFICIAL_EPSILON = 0.0314 / (8 / 255)
 """The public code's clamp, 0.0314, in units of the budget."""
@@ -142,6 +145,8 @@ class MTLUE(ABC):
         learning_rate: the generator's (and a trained-along surrogate's), Adam.
         width: channels of the generator's first block; the published generator is slow on a CPU.
         embedding_channels: channels of one class embedding.
+        reduction: how much smaller the generator's features and embeddings are than the image, 2 or 8; None:
+            8 for images of 200 px and more, as in the public code (2 for faces, 8 for X-ray images).
     """
 
     profile: Literal["paper", "official"] = "paper"
@@ -154,10 +159,11 @@ class MTLUE(ABC):
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     width: Annotated[int, Ge(2)] = 64
     embedding_channels: Annotated[int, Ge(1)] = 16
+    reduction: Reduction | None = None
     needs_surrogate: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Train the generator; the noise returned can make δ for images it has not seen."""
@@ -199,6 +205,11 @@ class MTLUE(ABC):
     def _objective(self, train: Split, context: CraftContext) -> Objective:
         """Return what the base attack aims at."""
 
+    def _reduction(self, height: int, width: int) -> Reduction:
+        if self.reduction is not None:
+            return self.reduction
+        return 8 if min(height, width) >= LARGE else 2
+
     def _generator(self, context: CraftContext, channels: int, height: int, width: int) -> Generator:
         return Generator(
             context.tasks,
@@ -209,6 +220,7 @@ class MTLUE(ABC):
             base_width=self.width,
             embedding_channels=self.embedding_channels,
             inputs=self.inputs,
+            reduction=self._reduction(height, width),
         ).to(context.device)
 
 

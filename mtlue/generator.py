@@ -18,6 +18,9 @@ from bench.api import Targets, Task
 Inputs = Literal["both", "embeddings", "image"]
 """What the decoder is given: class embeddings, features of the image, or both."""
 
+Reduction = Literal[2, 8]
+"""How much smaller features and class embeddings are than the image."""
+
 
 class ClassEmbeddings(nn.Module):
     """One spatial embedding [e s s'] for every class of a task.
@@ -86,7 +89,8 @@ class Generator(nn.Module):
     """Encoder stem, label embeddings, decoder; δ is clamped to the budget.
 
     The stem is the first half of a ResNet-18 (3×3 stride-1 convolution, two blocks of ``width`` and two of
-    2·``width`` channels, the latter at half resolution). The decoder takes the embeddings of all tasks and
+    2·``width`` channels, the latter at half resolution; with a ``reduction`` of 8, ResNet-18's own 7×7
+    stride-2 convolution and max-pooling before them). The decoder takes the embeddings of all tasks and
     the stem's features, side by side, back to the image's resolution. Label maps are looked up pixel by pixel
     (`ClassEmbeddings`), maps of depth or normals go through a module of their own (`MapEmbedding`).
 
@@ -102,6 +106,8 @@ class Generator(nn.Module):
         base_width: channels of the stem's first block; 64 in the paper.
         embedding_channels: channels of one class embedding; 16 in the paper.
         inputs: what the decoder is given; anything but ``both`` is an ablation.
+        reduction: how much smaller features and embeddings are than the image: 2, or 8 for large images, as
+            the public code has it for ChestX-ray14.
     """
 
     def __init__(
@@ -115,17 +121,18 @@ class Generator(nn.Module):
         base_width: int,
         embedding_channels: int,
         inputs: Inputs = "both",
+        reduction: Reduction = 2,
     ) -> None:
         super().__init__()
         self._names = [] if inputs == "image" else [task.name for task in tasks]
         self._epsilon = epsilon
-        self.stem = None if inputs == "embeddings" else _stem(channels, base_width)
-        rows, columns = (height + 1) // 2, (width + 1) // 2
+        self.stem = None if inputs == "embeddings" else _stem(channels, base_width, reduction)
+        rows, columns = -(-height // reduction), -(-width // reduction)
         self.embeddings = nn.ModuleList(
             _embedding(task, embedding_channels, rows, columns) for task in tasks if task.name in self._names
         )
         joined = 2 * base_width * (self.stem is not None) + embedding_channels * len(self._names)
-        self.decoder = _decoder(joined, base_width, channels)
+        self.decoder = _decoder(joined, base_width, channels, reduction)
 
     def forward(self, images: Float[Tensor, "b c h w"], targets: Targets) -> Float[Tensor, "b c h w"]:
         """Return δ for images and their labels."""
@@ -133,7 +140,7 @@ class Generator(nn.Module):
         if self.stem is not None:
             given.append(self.stem(images))
         decoded = self.decoder(torch.cat(given, dim=1))
-        # The decoder doubles the stem's resolution: an odd side comes out one pixel too long.
+        # The decoder multiplies the stem's resolution: a side that is no multiple comes out too long.
         height, width = images.shape[2:]
         clamped: Tensor = decoded[:, :, :height, :width].clamp(-self._epsilon, self._epsilon)
         return clamped
@@ -152,12 +159,17 @@ def _embedding(task: Task, channels: int, height: int, width: int) -> nn.Module:
     return MapEmbedding(task.outputs, channels, height, width)
 
 
-def _stem(channels: int, width: int) -> nn.Sequential:
+def _stem(channels: int, width: int, reduction: Reduction) -> nn.Sequential:
+    enter: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
+    if reduction == 8:
+        enter = [nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)]
+    shrink = [nn.MaxPool2d(3, stride=2, padding=1)] if reduction == 8 else []
     halve = nn.Sequential(nn.Conv2d(width, 2 * width, 1, stride=2, bias=False), nn.BatchNorm2d(2 * width))
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        *enter,
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
+        *shrink,
         BasicBlock(width, width),
         BasicBlock(width, width),
         BasicBlock(width, 2 * width, stride=2, downsample=halve),
@@ -165,7 +177,13 @@ def _stem(channels: int, width: int) -> nn.Sequential:
     )
 
 
-def _decoder(joined: int, width: int, channels: int) -> nn.Sequential:
+def _decoder(joined: int, width: int, channels: int, reduction: Reduction) -> nn.Sequential:
+    def last(inner: int, outer: int) -> nn.Module:
+        """Return one of the two last layers, which enlarge where the stem has shrunk more."""
+        if reduction == 8:
+            return nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1)
+        return nn.ConvTranspose2d(inner, outer, 3, padding=1)
+
     # No non-linearity stands between the first two layers, and instance normalisation has no affine
     # parameters: so it is in the authors' architecture.
     return nn.Sequential(
@@ -173,8 +191,8 @@ def _decoder(joined: int, width: int, channels: int) -> nn.Sequential:
         nn.ConvTranspose2d(width, width, 3, padding=1),
         nn.InstanceNorm2d(width),
         nn.ReLU(inplace=True),
-        nn.ConvTranspose2d(width, width // 2, 3, padding=1),
+        last(width, width // 2),
         nn.InstanceNorm2d(width // 2),
         nn.ReLU(inplace=True),
-        nn.ConvTranspose2d(width // 2, channels, 3, padding=1),
+        last(width // 2, channels),
     )

@@ -17,7 +17,7 @@ from bench.net import MultiTaskNet
 from bench.tasks import Classification
 from bench.training import fit, take, task_losses
 from mtlue.attack import GeneratedNoise
-from mtlue.generator import ClassEmbeddings, Generator, MapEmbedding
+from mtlue.generator import ClassEmbeddings, Generator, MapEmbedding, Reduction
 
 CPU = torch.device("cpu")
 EPSILON = 8 / 255
@@ -220,11 +220,44 @@ def test_the_mean_of_a_map_embedding_is_regularised_beside_the_class_embeddings(
     assert overlap() < 0.5 * before
 
 
-def test_delta_depends_on_every_map() -> None:
+@pytest.mark.parametrize("reduction", [2, 8])
+def test_delta_depends_on_every_map(reduction: Reduction) -> None:
     torch.manual_seed(0)
-    generator = Generator(TASKS, 3, SIDE, SIDE, epsilon=1.0, base_width=4, embedding_channels=2).eval()
+    generator = Generator(
+        TASKS, 3, SIDE, SIDE, epsilon=1.0, base_width=4, embedding_channels=2, reduction=reduction
+    ).eval()
     batch = take(SPLIT, torch.arange(8), CPU)
     delta = generator(batch.images, batch.targets)
     for task in TASKS:
         other = {**batch.targets, task.name: task.shifted(batch.targets[task.name])}
         assert not torch.allclose(generator(batch.images, other), delta), task.name
+
+
+@pytest.mark.parametrize("sides", [(16, 24), (17, 23), (33, 9)])
+@pytest.mark.parametrize("reduction", [2, 8])
+def test_the_generator_serves_sides_of_any_length(sides: tuple[int, int], reduction: Reduction) -> None:
+    height, width = sides
+    generator = Generator(
+        [KIND, FAR],
+        1,
+        height,
+        width,
+        epsilon=EPSILON,
+        base_width=4,
+        embedding_channels=2,
+        reduction=reduction,
+    )
+    targets = {"kind": torch.tensor([0, 1]), "far": torch.rand(2, 1, height, width)}
+    assert generator(torch.rand(2, 1, height, width), targets).shape == (2, 1, height, width)
+    assert {rows.shape[1] for rows in generator.class_embeddings()} == {
+        2 * -(-height // reduction) * -(-width // reduction)
+    }
+
+
+def test_large_images_have_the_public_codes_large_generator() -> None:
+    attack = make("attack", "mtl-ue-tap(width=4, embedding_channels=1)")
+    few = replace(context([]), tasks=(KIND,))
+    sizes = {
+        side: attack._generator(few, 3, side, side).class_embeddings()[0].shape[1] for side in (140, 256)
+    }
+    assert sizes == {140: 70 * 70, 256: 32 * 32}
