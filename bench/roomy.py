@@ -1,9 +1,11 @@
 """Arrays as large as a set of images, which need not fit in memory."""
 
+import contextlib
 import math
 import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.errors import BenchError
+
+CGROUPS = Path("/sys/fs/cgroup")
 
 SHARE = 0.25
 """Most of the free memory that one array may take."""
@@ -25,7 +29,7 @@ def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         BenchError: when the file's disk is full.
     """
     size = math.prod(shape) * dtype.itemsize
-    if size <= SHARE * psutil.virtual_memory().available:
+    if size <= SHARE * min(psutil.virtual_memory().available, _container_limit()):
         return torch.zeros(tuple(shape), dtype=dtype)
     try:
         with tempfile.TemporaryFile() as file:
@@ -38,6 +42,21 @@ def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             f"{error.strerror or error}; set TMPDIR to a folder with more room"
         ) from error
     return torch.from_numpy(values).view(dtype).view(tuple(shape))
+
+
+def _container_limit() -> float:
+    """Return how much memory the container (Linux control group) of this process may use, in bytes."""
+    limits = [math.inf]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            for path in (group.lstrip("/"), ""):  # inside of a container, its own group is the root
+                file = CGROUPS / "memory" / path / "memory.limit_in_bytes"
+                if not controllers:  # version 2 has one hierarchy, without a name
+                    file = CGROUPS / path / "memory.max"
+                with contextlib.suppress(OSError, ValueError):
+                    limits.append(int(file.read_text()))
+    return min(limits)
 
 
 def _reserve(file: int, size: int) -> None:

@@ -40,3 +40,23 @@ def test_a_full_disk_is_said_at_once_and_not_by_a_killed_process(
     crowded(monkeypatch, tmp_path)
     with pytest.raises(BenchError, match=r"GiB fits neither in memory nor in .*set TMPDIR"):
         roomy.zeros((2**50,), torch.uint8)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="control groups are Linux's")
+@pytest.mark.parametrize("file", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_a_containers_limit_counts_like_the_machines_memory(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path("/proc/self/cgroup").read_text()
+    if file == "memory.max" and "0::" not in own:
+        pytest.skip("no control groups of version 2 here")
+    if file != "memory.max" and "memory" not in own:
+        pytest.skip("no control groups of version 1 here")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("1000\n")
+    monkeypatch.setattr(roomy, "CGROUPS", tmp_path)
+    assert roomy._container_limit() == 1000
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert len(roomy.zeros((250,), torch.uint8)) == 250
+    with pytest.raises(BenchError, match="neither in memory"):
+        roomy.zeros((251,), torch.uint8)
