@@ -13,6 +13,7 @@ from torch import Tensor
 from baselines.samplewise import Rows
 from bench.api import DENSE, MISSING, Batch, CraftContext, Split, Task
 from bench.errors import BenchError
+from bench.roomy import together
 
 Lift = Literal["patch", "average", "patch-official"]
 """``patch``: every task has a cell of the image; ``average``: the mean of whole-image signals;
@@ -26,10 +27,6 @@ Signal = Callable[[Int64[Tensor, " m"], Int64[Tensor, " m"]], Tensor]
 at the size its cell is `drawn`."""
 
 T = TypeVar("T", bound=Task)
-
-CHUNK = 512
-"""Images drawn and laid out at a time; changes memory, and which draws an image gets."""
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -183,7 +180,7 @@ def lift_samples(train: Split, layout: Layout[T], signals: Sequence[Signal], con
     """
     noise = Rows(train)
     context.progress("image", 0, len(train))
-    for index in torch.arange(len(train)).split(CHUNK):
+    for index in torch.arange(len(train)).split(together(train.images)):
         delta = torch.zeros(len(index), *train.images.shape[1:], device=context.device)
         for task, place, signal in zip(layout.tasks, layout.places, signals, strict=True):
             labels = train.targets[task.name][index]

@@ -12,11 +12,9 @@ from torch.nn import functional
 
 from bench.api import MISSING, Batch, CraftContext, Split
 from bench.errors import BenchError
+from bench.roomy import together
 from bench.tasks import Classification, classification_only, one_hot
 from bench.training import batches
-
-CHUNK = 512
-"""Images read at a time; changes memory, not results: sums of whole numbers are exact."""
 
 LEAST_SPREAD = 0.5
 """Standard deviation, in 1/255, below which a pixel's distances count as if they had this one. Of pixels that
@@ -102,7 +100,7 @@ def class_gains(
     count = torch.zeros(ones, dtype=torch.double, device=device)
     total = torch.zeros(ones, channels * height * width, dtype=torch.double, device=device)
     squares = torch.zeros_like(total)
-    for batch in batches(train, CHUNK, device, shuffle=False):
+    for batch in batches(train, together(train.images), device, shuffle=False):
         member = (
             torch.cat([one_hot(batch.targets[task.name], task.classes) for task in tasks], dim=1).double().T
         )

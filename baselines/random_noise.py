@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from baselines.lift import CHUNK, ClasswiseNoise, Lift, lift
+from baselines.lift import ClasswiseNoise, Lift, lift
 from baselines.samplewise import Rows
 from bench.api import CraftContext, Split
+from bench.roomy import together
 
 
 def uniform(epsilon: float, *shape: int) -> Tensor:
@@ -61,6 +62,6 @@ class SamplewiseRandom:
     def craft(self, train: Split, context: CraftContext) -> Rows:
         """Draw a row for every image."""
         noise = Rows(train)
-        for index in torch.arange(len(train)).split(CHUNK):
+        for index in torch.arange(len(train)).split(together(train.images)):
             noise.put(index, uniform(context.epsilon, len(index), *train.images.shape[1:]))
         return noise

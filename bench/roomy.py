@@ -14,6 +14,9 @@ from torch import Tensor
 
 from bench.errors import BenchError
 
+IMAGES, VALUES = 512, 2**24
+"""Most images, and most pixel values, that are worked on at a time."""
+
 CGROUPS = Path("/sys/fs/cgroup")
 
 SHARE = 0.25
@@ -42,6 +45,11 @@ def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             f"{error.strerror or error}; set TMPDIR to a folder with more room"
         ) from error
     return torch.from_numpy(values).view(dtype).view(tuple(shape))
+
+
+def together(images: Tensor) -> int:
+    """Return how many of these images [n c h w] are worked on at a time, where that changes no result."""
+    return max(1, min(IMAGES, VALUES // max(1, images[:1].numel())))
 
 
 def _container_limit() -> float:

@@ -14,6 +14,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from bench.api import MISSING, Split, Targets, Task
 from bench.record import NoiseReport, TaskNoise
+from bench.roomy import together
 from bench.tasks import Classification, one_hot
 
 VALUES = 2**22
@@ -27,6 +28,9 @@ SSIM_IMAGES = 1000
 
 LINEAR_IMAGES = 3000
 """At most so many images, drawn with a fixed seed, does the linear classifier see: three quarters to fit."""
+
+LINEAR_VALUES = 2**14
+"""At most so many pixel values of an image, drawn with a fixed seed, does it see."""
 
 COLUMNS = 4096
 """Pixel values per image that enter the inner products together; changes memory only."""
@@ -178,6 +182,12 @@ def _inner_products(
 ) -> Float[Tensor, "f m"]:
     """Return ⟨δ, δ'⟩ of the first ``fitted`` of these rows with all of them, a block of pixels at a time."""
     products = torch.zeros(fitted, len(rows), dtype=torch.double, device=device)
+    seen = torch.arange(change[0].numel())
+    if len(seen) > LINEAR_VALUES:
+        drawn = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))
+        seen = drawn[:LINEAR_VALUES].sort().values
+        change = torch.cat([change[some].flatten(1)[:, seen] for some in rows.split(together(change))])
+        rows = torch.arange(len(rows))
     for block in change.flatten(1).split(COLUMNS, dim=1):
         part = block[rows].to(device).float()
         products += part[:fitted] @ part.T

@@ -13,11 +13,8 @@ from torch import Tensor
 
 from bench.api import Noise, Split
 from bench.errors import BenchError
-from bench.roomy import zeros
+from bench.roomy import together, zeros
 from bench.training import batches
-
-CHUNK = 512
-"""Images at a time; changes speed and memory, not results."""
 
 
 @torch.no_grad()
@@ -48,7 +45,7 @@ def quantise(
     limit = 255 if epsilon is None else epsilon
     released = zeros(train.images.shape, torch.int16 if epsilon is None else torch.int8)
     over = norms = 0.0
-    for batch in batches(train, CHUNK, device, shuffle=False):
+    for batch in batches(train, together(train.images), device, shuffle=False):
         index = batch.index.clone()
         clean = (batch.images * 255).round()  # before the attack has the batch to write into
         delta = noise.delta(batch)
@@ -69,7 +66,7 @@ def quantise(
 
 
 def _statistics(released: Tensor, norms: float) -> dict[str, float | None]:
-    chunks = released.split(CHUNK)
+    chunks = released.split(together(released))
     square = sum(float(chunk.float().square().sum(dtype=torch.double)) for chunk in chunks)
     size = released.numel()
     return {
@@ -97,7 +94,7 @@ def release(
         )
     limit = 255 if epsilon is None else epsilon
     released = zeros(clean.shape, clean.dtype)
-    for rows in torch.arange(len(clean)).split(CHUNK):
+    for rows in torch.arange(len(clean)).split(together(clean)):
         steps = change[rows].to(torch.int32)
         moved = clean[rows] + steps
         if moved.min() < 0 or moved.max() > 255 or steps.abs().max() > limit:

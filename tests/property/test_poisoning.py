@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from bench.api import Batch, Split
-from bench.engine.poisoning import CHUNK, quantise, release
+from bench.engine.poisoning import quantise, release
 from bench.errors import BenchError
+from bench.roomy import IMAGES
 
 CPU = torch.device("cpu")
 STEPS = (
@@ -154,7 +155,7 @@ def test_without_a_budget_the_audit_still_holds_the_range(change: int) -> None:
         release(images, steps, 8, "em")
 
 
-@pytest.mark.parametrize("rows", [1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+@pytest.mark.parametrize("rows", [1, IMAGES, IMAGES + 1, 2 * IMAGES + 3])
 def test_nothing_depends_on_the_images_that_are_worked_on_together(rows: int) -> None:
     draw = torch.Generator().manual_seed(rows)
     images = torch.randint(0, 256, (rows, 1, 2, 2), generator=draw).to(torch.uint8)
