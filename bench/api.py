@@ -137,6 +137,7 @@ class Batch:
         index: the samples' rows in the split.
         mixed: other targets, of images that were mixed in; None: none were.
         share: of the loss, what is that of ``targets``; the rest is that of ``mixed``.
+        progress: share of a training's epochs that are over.
     """
 
     images: Float[Tensor, "b c h w"]
@@ -144,6 +145,7 @@ class Batch:
     index: Int64[Tensor, " b"]
     mixed: Targets | None = None
     share: float = 1.0
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)

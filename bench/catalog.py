@@ -10,7 +10,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -68,11 +68,47 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "weighting": {
         "ew": "bench.weightings.ew:EqualWeights",
+        "uw": "bench.weightings.uw:UncertaintyWeights",
+        "dwa": "bench.weightings.dwa:DynamicWeightAverage",
+        "rlw": "bench.weightings.rlw:RandomWeights",
+        "gls": "bench.weightings.gls:GeometricMean",
+        "imtl-l": "bench.weightings.imtl_l:ImpartialLosses",
+        "famo": "bench.weightings.famo:FAMO",
+        "gradnorm": "bench.weightings.gradnorm:GradNorm",
+        "graddrop": "bench.weightings.graddrop:GradDrop",
+        "pcgrad": "bench.weightings.gradient:PCGrad",
+        "gradvac": "bench.weightings.gradient:GradVac",
+        "mgda": "bench.weightings.gradient:MGDA",
+        "cagrad": "bench.weightings.gradient:CAGrad",
+        "imtl-g": "bench.weightings.gradient:ImpartialGradients",
+        "nash-mtl": "bench.weightings.gradient:NashMTL",
+        "fairgrad": "bench.weightings.gradient:FairGrad",
+        "aligned-mtl": "bench.weightings.gradient:AlignedMTL",
+        "upgrad": "bench.weightings.gradient:UPGrad",
+        "config": "bench.weightings.gradient:ConFIG",
     },
     "defense": {
         "none": "bench.defenses.none:NoDefense",
         "jpeg": "bench.defenses.jpeg:JPEG",
         "grayscale": "bench.defenses.grayscale:Grayscale",
+        "adversarial": "bench.defenses.adversarial:Adversarial",
+        "early-stopping": "bench.defenses.early_stopping:EarlyStopping",
+        "linear-probe": "bench.defenses.linear_probe:LinearProbe",
+        "orthogonal-projection": "bench.defenses.orthogonal_projection:OrthogonalProjection",
+        "d-vae": "bench.defenses.d_vae:DVAE",
+        "bit-depth": "bench.defenses.bit_depth:BitDepth",
+        "posterize": "bench.defenses.bit_depth:Posterize",
+        "gaussian-blur": "bench.defenses.filters:GaussianBlur",
+        "median": "bench.defenses.filters:Median",
+        "resize": "bench.defenses.filters:Resize",
+        "gaussian-noise": "bench.defenses.gaussian_noise:GaussianNoise",
+        "cutout": "bench.defenses.cutout:Cutout",
+        "mixup": "bench.defenses.mixing:Mixup",
+        "cutmix": "bench.defenses.mixing:CutMix",
+        "randaugment": "bench.defenses.randaugment:RandomAugment",
+        "ueraser-lite": "bench.defenses.ueraser:UEraserLite",
+        "ueraser": "bench.defenses.ueraser:UEraser",
+        "ueraser-max": "bench.defenses.ueraser:UEraserMax",
     },
     "regime": {
         "mtl": "bench.regimes:MultiTask",
@@ -90,6 +126,10 @@ FAMILIES: dict[str, dict[str, str]] = {
 """Axis → families of parts: ``FAMILY:MODEL`` is the one with that name in its field ``model``."""
 
 
+COMPOSED: dict[str, str] = {"defense": "bench.defenses.composed:Composed"}
+"""Axis → the part that several of its parts, joined by +, make together."""
+
+
 REQUIRED = {
     "dataset": ("version", "recipe"),
     "attack": ("version", "needs_surrogate", "bounded", "dense"),
@@ -101,27 +141,39 @@ REQUIRED = {
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A part as a suite names it: ``em`` or, with overrides, ``em(steps=5)``."""
+    """A part as a suite names it: ``em`` or, with overrides, ``em(steps=5)``, or several, ``jpeg+cutmix``.
+
+    Attributes:
+        name: the part's; of several, their names joined.
+        params: overrides; of several each has its own.
+        parts: the several, in order; none where it is one.
+    """
 
     name: str
     params: tuple[tuple[str, Any], ...] = ()
+    parts: tuple["Choice", ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Choice":
-        """Read ``name`` or ``name(key=value, ...)``, values in TOML's spelling or as bare words.
+        """Read ``name`` or ``name(key=value, ...)``, values in TOML's spelling or as bare words; or several.
 
         Raises:
             BenchError: when the text has another form.
         """
+        if _SEVERAL.fullmatch(text):
+            parts = tuple(map(cls.parse, _ONE.findall(text)))
+            return cls("+".join(part.name for part in parts), parts=parts)
         match = re.fullmatch(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", text)
         if not match:
-            raise BenchError(f"cannot read {text!r}; write a name, or name(key=value, ...)")
+            raise BenchError(f"cannot read {text!r}; write a name, name(key=value, ...), or a+b")
         name, inner = match.groups()
         return cls(name, tuple(sorted(_read_params(inner or "", text).items())))
 
     @property
     def label(self) -> str:
         """The canonical spelling, which `parse` reads back."""
+        if self.parts:
+            return "+".join(part.label for part in self.parts)
         inner = ", ".join(f"{key}={_spell(value)}" for key, value in self.params)
         return f"{self.name}({inner})" if inner else self.name
 
@@ -129,6 +181,10 @@ class Choice:
 _STRING = r'"(?:\\.|[^"\\])*"'
 _ITEM = re.compile(rf'(?:{_STRING}|\[(?:{_STRING}|[^\]"])*\]|[^,"\[])+')
 """One ``key=value``: commas inside of strings and lists do not end it."""
+
+_ONE = re.compile(rf'[\w.:-]+(?:\s*\((?:{_STRING}|[^"()])*\))?')
+_SEVERAL = re.compile(rf"\s*{_ONE.pattern}\s*(?:\+\s*{_ONE.pattern}\s*)+")
+"""Names, each with its parameters, joined by +; a + inside of parentheses joins nothing."""
 
 
 def _read_params(inner: str, text: str) -> dict[str, Any]:
@@ -212,13 +268,15 @@ def make(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = N
 
     Args:
         axis: the shelf.
-        choice: the part, with overrides.
-        defaults: overrides below those of the choice, from a suite's ``[params]``.
+        choice: the part, with overrides, or several.
+        defaults: overrides below those of the choice, from a suite's ``[params]``; of one part only.
 
     Raises:
         BenchError: for an unknown axis, name or parameter, or a value of the wrong type or range.
     """
     choice = Choice.parse(choice) if isinstance(choice, str) else choice
+    if choice.parts:
+        return compose(axis, choice, [make(axis, part) for part in choice.parts])
     kind = load(axis, choice.name)
     for variable in REQUIRED.get(axis, ("version",)):
         if not hasattr(kind, variable):
@@ -234,6 +292,18 @@ def make(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = N
         if boolean or (isinstance(value, float) and not math.isfinite(value)):
             raise BenchError(f"{axis} {choice.name!r}: {key} = {value!r} is refused: not a finite number")
     return validated(kind, {**params, **model}, f"{axis} {choice.name!r}")
+
+
+def compose(axis: str, choice: Choice, parts: Sequence[Any]) -> Any:
+    """Return the part that several of an axis make together.
+
+    Raises:
+        BenchError: when parts of this axis, or these, do not go together.
+    """
+    if axis not in COMPOSED:
+        raise BenchError(f"{axis} {choice.label!r} is refused: only a {', '.join(COMPOSED)} can be composed")
+    module, _, attribute = COMPOSED[axis].partition(":")
+    return getattr(import_module(module), attribute)(tuple(parts))
 
 
 def validated(kind: Any, params: Mapping[str, Any], who: str) -> Any:
@@ -254,6 +324,9 @@ def validated(kind: Any, params: Mapping[str, Any], who: str) -> Any:
 
 def settings(choice: Choice, part: Any) -> dict[str, Any]:
     """Return everything about a part that can change a result, as JSON values."""
+    if choice.parts:
+        each = [settings(*pair) for pair in zip(choice.parts, part.parts, strict=True)]
+        return {"name": choice.name, "version": part.version, "params": {"parts": each}}
     return {"name": choice.name, "version": part.version, "params": dataclasses.asdict(part)}
 
 

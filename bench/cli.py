@@ -321,7 +321,7 @@ def list_(
     """List the catalog: every part with its paper, and the suites."""
     from tabulate import tabulate
 
-    from bench.catalog import axes, listed
+    from bench.catalog import COMPOSED, axes, listed
 
     if axis not in (None, "suite", *axes()):
         raise unknown("axis", str(axis), ("suite", *axes()))
@@ -331,6 +331,8 @@ def list_(
         rows = [(part, *_described(name, part)) for part in sorted(listed(name))]
         widths = [None, 60, 60]
         print(tabulate(rows, (name, "what it is", "source"), "rounded_grid", maxcolwidths=widths) + "\n")
+        if name in COMPOSED:
+            print(f"several as one, from left to right: {name} FIRST+SECOND\n")
     if axis in (None, "suite"):
         from bench.suites import describe_suites
 
@@ -355,6 +357,15 @@ def show(
     name: Annotated[str, typer.Argument(help="The part's name.")],
 ) -> None:
     """Show one part: what it does, its paper, its parameters and their defaults."""
+    from bench.catalog import COMPOSED
+
+    for number, part in enumerate(name.split("+") if axis in COMPOSED else [name]):
+        if number:
+            print()
+        _show(axis, part.strip())
+
+
+def _show(axis: str, name: str) -> None:
     from tabulate import tabulate
 
     from bench.catalog import describe, locate

@@ -52,13 +52,25 @@ class TaskInfo(TypedDict):
 
 
 class Epoch(TypedDict):
-    """One point of the learning curve: the epoch from 1 on, loss on the training set, test scores."""
+    """One point of the learning curve.
+
+    Attributes:
+        epoch: its number, from 1 on.
+        train_loss: loss on the training set; None where it was not finite.
+        learning_rate: that of its steps.
+        weights: task → its mean weight.
+        scores: test scores.
+        validation: task → where its scored metric on held-out released images stands between the floor (0)
+            and perfect (1); only for a defense that picks the epoch by them, for each network that of the
+            best mean over its tasks, the earliest of equals.
+    """
 
     epoch: int
     train_loss: float | None
     learning_rate: float
     weights: dict[str, float]
     scores: Scores
+    validation: NotRequired[dict[str, float]]
 
 
 class TaskNoise(TypedDict):
@@ -138,12 +150,14 @@ class Record:
             (None in the unbounded track), ``rate`` (share of the images that are perturbed, 1 where absent)
             and ``protected`` (names of the protected tasks, all where empty or absent).
         tasks: task → `TaskInfo`.
-        scores: scores after the last epoch, the headline of the field.
+        scores: scores after the last epoch, the headline of the field; of a defense that picks the epoch,
+            after that one.
         peak: per task and metric the best value over all epochs (an oracle's early stopping).
         curve: one `Epoch` per epoch.
         noise: what is known of δ as released.
         cost: phase → `Cost`; ``surrogate`` and ``craft`` are those of the shared poison, measured once.
-        environment: versions, device, threads, machine, a hash of the data, and the augmentation its labels allow.
+        environment: versions, device, threads, machine, a hash of the data, and the augmentation its labels
+            allow.
         error: set where the status is ``failed``.
         finished: UTC time, ISO 8601.
     """

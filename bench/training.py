@@ -1,7 +1,7 @@
 """Training and scoring a multi-task network: the only training loop."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from bench.api import Augmentation, Balancer, Batch, Defense, Recipe, Split, Ste
 from bench.augmentation import augment, center
 from bench.net import MultiTaskNet
 from bench.record import Scores
+from bench.roomy import zeros
 
 SCORING_BATCH = 1024
 """Images scored at a time, if they are small; changes speed and memory, not results."""
@@ -32,7 +33,16 @@ class TrainedEpoch:
 
 def subset(split: Split, rows: Tensor) -> Split:
     """Return some of a split's images and labels, by their numbers or by a mask."""
-    return Split(split.images[rows], {name: labels[rows] for name, labels in split.targets.items()})
+    numbers = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+    targets = {name: _picked(target, numbers) for name, target in split.targets.items()}
+    return Split(_picked(split.images, numbers), targets)
+
+
+def _picked(values: Tensor, numbers: Tensor) -> Tensor:
+    picked = zeros((len(numbers), *values.shape[1:]), values.dtype)
+    for place in torch.arange(len(numbers)).split(SCORING_BATCH):
+        picked[place] = values[numbers[place]]
+    return picked
 
 
 HELD_SHARE = 0.5
@@ -126,14 +136,36 @@ def losses_of(outputs: Sequence[Tensor], tasks: Sequence[Task], targets: Targets
     return torch.stack([task.loss(out, targets[task.name]) for task, out in zip(tasks, outputs, strict=True)])
 
 
-def _step(net: MultiTaskNet, tasks: Sequence[Task], batch: Batch, shared: Sequence[nn.Parameter]) -> Step:
-    """Return the losses of a batch, of mixed images those of both labels, and what they depend on."""
-    features = net.encode(batch.images)
-    outputs = net.answer(features, batch.images.shape[2:])
+def batch_losses(outputs: Sequence[Tensor], tasks: Sequence[Task], batch: Batch) -> Tensor:
+    """Return the loss of every task [t] on a batch, of mixed images that of both targets."""
     losses = losses_of(outputs, tasks, batch.targets)
+    if batch.mixed is None:
+        return losses
+    return batch.share * losses + (1 - batch.share) * losses_of(outputs, tasks, batch.mixed)
+
+
+def freeze_shared(net: MultiTaskNet, source: MultiTaskNet) -> None:
+    """Give a network another one's shared parameters, which from then on stay as they are."""
+    net.encoder.load_state_dict(source.encoder.state_dict())
+    for own, other in zip(net.shared_parameters(), source.shared_parameters(), strict=True):
+        own.data.copy_(other.data)
+        own.requires_grad_(False)
+
+
+def _enter_training(net: MultiTaskNet) -> None:
+    """Put a network in training mode, but what is frozen: its batch normalisation has nothing to learn."""
+    net.train()
+    for part in (net.encoder, net.representation):
+        part.train(any(parameter.requires_grad for parameter in part.parameters()))
+
+
+def _step(net: MultiTaskNet, tasks: Sequence[Task], batch: Batch, shared: Sequence[nn.Parameter]) -> Step:
+    """Return the losses of a batch and what they depend on."""
+    features = net.encode(batch.images)
+    if not features.requires_grad:  # frozen; a weighting may still ask how the losses depend on them
+        features.requires_grad_(True)
+    losses = batch_losses(net.answer(features, batch.images.shape[2:]), tasks, batch)
     labelled = torch.stack([task.labelled(batch.targets[task.name]).any() for task in tasks])
-    if batch.mixed is not None:
-        losses = batch.share * losses + (1 - batch.share) * losses_of(outputs, tasks, batch.mixed)
     return Step(losses, labelled, features, shared)
 
 
@@ -156,14 +188,15 @@ def fit(
     optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     drops = [round(fraction * recipe.epochs) for fraction in recipe.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, recipe.gamma)
-    shared = net.shared_parameters()
+    shared = [parameter for parameter in net.shared_parameters() if parameter.requires_grad]
     for epoch in range(1, recipe.epochs + 1):
         total = torch.zeros(len(tasks), device=device)
         weights = torch.zeros(len(tasks), device=device)
         steps = 0
-        net.train()
+        _enter_training(net)
         for batch in batches(train, recipe.batch, device, shuffle=True):
-            seen = defense.augment(augment(batch, augmentation, tasks), net, tasks)
+            drawn = replace(augment(batch, augmentation, tasks), progress=(epoch - 1) / recipe.epochs)
+            seen = defense.augment(drawn, net, tasks)
             step = _step(net, tasks, seen, shared)
             optimizer.zero_grad(set_to_none=True)
             weights += balancer.backward(step).detach()

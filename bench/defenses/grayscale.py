@@ -5,7 +5,7 @@ from bench import vision  # noqa: F401 - the door to torchvision comes first
 # isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import torch
 from jaxtyping import UInt8
@@ -13,12 +13,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from bench.api import Progress, Split, Task, quiet
+from bench.defenses.chunks import by_chunks
 from bench.defenses.passive import Passive
 from bench.errors import BenchError
-from bench.roomy import zeros
-
-_CHUNK: Final = 256
-"""Images computed at once: the set never exists as floats."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,10 @@ class Grayscale(Passive):
             return images
         if channels != 3:
             raise BenchError(f"defense 'grayscale' takes images of 1 or 3 channels, not {channels}")
-        cleaned = zeros(images.shape, images.dtype)
-        for start in range(0, len(images), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            # Through floats: on integers torchvision truncates, and white would come back as 254.
-            cleaned[rows] = rgb_to_grayscale(images[rows].float(), num_output_channels=3).round()
-        return cleaned
+
+        def weigh(values: Tensor) -> Tensor:
+            # Of floats: on integers torchvision truncates, and white would come back as 254.
+            luma: Tensor = rgb_to_grayscale(values.float(), num_output_channels=3)
+            return luma
+
+        return by_chunks(images, weigh, device, progress)

@@ -57,7 +57,6 @@ class JPEG(Passive):
                 pass
         return torch.from_numpy(cleaned).to(images.device)
 
-
     def _compress(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Encode and decode one image [c h w]: one channel as grey levels, three as RGB."""
         grey = len(image) == 1

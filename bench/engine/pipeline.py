@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ from bench.api import (
     NoBookmark,
     Noise,
     Progress,
+    Recipe,
     RestoringAttack,
     Shape,
     Split,
@@ -43,7 +45,7 @@ from bench.engine.store import POISONS, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
 from bench.record import CLEAN, Cost, Epoch, Record, Scores, TaskInfo
-from bench.training import fit, hold, score, subset
+from bench.training import fit, freeze_shared, hold, score, subset
 
 
 @dataclass(frozen=True)
@@ -201,14 +203,15 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
     with meter.phase("load"):
         data = _load(cell.poison.dataset.part, workshop)
         about, change = _stored_poison(cell.poison, data, workshop)
+    own = _set_aside(len(data.train), cell.defense.part.trusted, "trusted", cell)
     with meter.phase("poison", images=len(data.train)):
-        published = _publish(cell, data.train, change)
+        published = _publish(cell, data.train, change, own)
     with seeded("purify", cell.seed), meter.phase("purify", images=len(published)):
         images = cell.defense.part.purify(published, data.tasks, workshop.torch_device, progress)
         purified = replace(published, images=images)
-    train, test = (hold(split, workshop.torch_device) for split in (purified, data.test))
+    material = _material(cell, data, purified, own, workshop.torch_device)
     curves = [
-        _train_victim(cell, group, train, test, data, number, meter, workshop, progress)
+        _train_victim(cell, group, material, data, number, meter, workshop, progress)
         for number, group in enumerate(cell.regime.part.groups(data.tasks))
     ]
     curve = _merge(curves)
@@ -221,7 +224,7 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
         poison=cell.poison.key,
         settings=cell.settings(),
         tasks=_tasks(data),
-        scores=curve[-1]["scores"],
+        scores={task: scores for one in curves for task, scores in _chosen(one)["scores"].items()},
         peak=_peak(curve, data),
         curve=curve,
         noise=about["noise"],
@@ -235,19 +238,73 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
     )
 
 
-def _publish(cell: Cell, train: Split, change: Tensor | None) -> Split:
-    """Return the training set as the exploiter finds it.
+def _publish(cell: Cell, train: Split, change: Tensor | None, own: Tensor) -> Split:
+    """Return the training set as the exploiter finds it, without the images that are his own.
 
     Of ``clean`` at a rate below 1 only the images that an attack at that rate leaves alone are published: the
     reference for what the unprotected part gives away by itself.
     """
     left_alone = ~perturbed(len(train), cell.rate, cell.poison.seed)
     if cell.rate < 1 and cell.poison.attack.name == CLEAN:
-        return subset(train, left_alone)
+        return subset(train, left_alone & ~own)
     images = release(train.images, change, cell.poison.epsilon, cell.poison.attack.label)
     if cell.rate < 1:
         images[left_alone] = train.images[left_alone]
-    return replace(train, images=images)
+    released = replace(train, images=images)
+    return subset(released, ~own) if own.any() else released
+
+
+def _set_aside(count: int, share: float, what: str, cell: Cell) -> Tensor:
+    """Return which of so many images [n] are set aside, a share of them that is drawn with the victim's seed.
+
+    Raises:
+        BenchError: when fewer than two, or all but fewer than two, would be.
+    """
+    chosen = torch.zeros(count, dtype=torch.bool)
+    if not share:
+        return chosen
+    number = round(share * count)
+    if not 2 <= number <= count - 2:
+        raise BenchError(
+            f"defense {cell.defense.label!r} would set {number} of {count} images aside as {what}; two at "
+            f"least are needed, and two for training"
+        )
+    with seeded(what, cell.seed):
+        chosen[torch.randperm(count)[:number]] = True
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a cell's networks are trained and scored on.
+
+    Attributes:
+        train: the released images, cleaned.
+        test: the images that victims are scored on.
+        validation: cleaned images that are held out, to pick an epoch; None: the last one is taken.
+        held_out: what is to be known of the tasks on them.
+        trusted: clean originals, on which the shared parameters are trained; None: there are none.
+    """
+
+    train: Split
+    test: Split
+    validation: Split | None
+    held_out: dict[str, TaskInfo]
+    trusted: Split | None
+
+
+def _material(
+    cell: Cell, data: MultiTaskData, purified: Split, own: Tensor, device: torch.device
+) -> Material:
+    train, validation = purified, None
+    held_out: dict[str, TaskInfo] = {}
+    chosen = _set_aside(len(purified), cell.defense.part.validation, "validation", cell)
+    if chosen.any():
+        train, validation = subset(purified, ~chosen), subset(purified, chosen)
+        held_out = _describe(data.tasks, train, validation)
+        validation = hold(validation, device)
+    trusted = hold(subset(data.train, own), device) if own.any() else None
+    return Material(hold(train, device), hold(data.test, device), validation, held_out, trusted)
 
 
 def _stored_poison(
@@ -267,8 +324,7 @@ def _stored_poison(
 def _train_victim(
     cell: Cell,
     tasks: tuple[Task, ...],
-    train: Split,
-    test: Split,
+    material: Material,
     data: MultiTaskData,
     number: int,
     meter: Meter,
@@ -279,28 +335,80 @@ def _train_victim(
     device, recipe = workshop.torch_device, cell.recipe
     if len(tasks) == 1 and recipe.stl_epochs is not None:
         recipe = replace(recipe, epochs=recipe.stl_epochs)
+    pretrained = None
+    if material.trusted is not None:
+        images = recipe.epochs * len(material.trusted)
+        with seeded(f"trusted {number}", cell.seed), meter.phase("pretrain", images=images):
+            pretrained = _pretrain(cell, tasks, material.trusted, recipe, data, device, progress)
     with seeded(f"victim {number}", cell.seed):
         net = MultiTaskNet(cell.backbone.part, tasks, _shape(data)).to(device)
+        if pretrained is not None:
+            freeze_shared(net, pretrained)
         balancer = cell.weighting.part.start(tasks, device)
-        steps = fit(net, train, tasks, recipe, data.augmentation, balancer, cell.defense.part, device)
+        steps = fit(
+            net, material.train, tasks, recipe, data.augmentation, balancer, cell.defense.part, device
+        )
         curve = []
         progress("epoch", 0, recipe.epochs)
         for _ in range(recipe.epochs):
-            with meter.phase("train", images=len(train)):
+            with meter.phase("train", images=len(material.train)):
                 step = next(steps)
-            with meter.phase("score", images=len(test)):
-                scores = score(net, test, tasks, data.augmentation, device)
-            curve.append(
-                Epoch(
-                    epoch=step.epoch,
-                    train_loss=_finite(step.train_loss),
-                    learning_rate=step.learning_rate,
-                    weights=step.weights,
-                    scores=scores,
-                )
+            with meter.phase("score", images=len(material.test)):
+                scores = score(net, material.test, tasks, data.augmentation, device)
+            point = Epoch(
+                epoch=step.epoch,
+                train_loss=_finite(step.train_loss),
+                learning_rate=step.learning_rate,
+                weights=step.weights,
+                scores=scores,
             )
+            if material.validation is not None:
+                with meter.phase("validate", images=len(material.validation)):
+                    held_out = score(net, material.validation, tasks, data.augmentation, device)
+                point["validation"] = _standings(held_out, material.held_out)
+            curve.append(point)
             progress("epoch", step.epoch, recipe.epochs)
     return curve
+
+
+def _pretrain(
+    cell: Cell,
+    tasks: tuple[Task, ...],
+    trusted: Split,
+    recipe: Recipe,
+    data: MultiTaskData,
+    device: torch.device,
+    progress: Progress,
+) -> MultiTaskNet:
+    """Train a network on clean images, plainly."""
+    net = MultiTaskNet(cell.backbone.part, tasks, _shape(data)).to(device)
+    balancer, no_defense = make("weighting", "ew").start(tasks, device), make("defense", "none")
+    progress("pretraining epoch", 0, recipe.epochs)
+    for step in fit(net, trusted, tasks, recipe, data.augmentation, balancer, no_defense, device):
+        progress("pretraining epoch", step.epoch, recipe.epochs)
+    return net
+
+
+def _standings(scores: Scores, infos: dict[str, TaskInfo]) -> dict[str, float]:
+    """Return where every task's scored metric stands between the floor (0) and perfect (1).
+
+    A task that is undefined, or has no room between the two, stands at 0.
+    """
+    standings = {}
+    for task, metrics in scores.items():
+        scored = infos[task]["scored"]
+        floor, perfect = infos[task]["floor"][scored], infos[task]["perfect"][scored]
+        value = metrics[scored]
+        known = value is not None and perfect != floor
+        standings[task] = (cast("float", value) - floor) / (perfect - floor) if known else 0.0
+    return standings
+
+
+def _chosen(curve: list[Epoch]) -> Epoch:
+    """Return the epoch of one network that counts: the last, or that of the best mean on held-out images."""
+    if "validation" not in curve[-1]:
+        return curve[-1]
+    return max(curve, key=lambda epoch: fmean(epoch["validation"].values()))
 
 
 def _merge(curves: list[list[Epoch]]) -> list[Epoch]:
@@ -309,15 +417,18 @@ def _merge(curves: list[list[Epoch]]) -> list[Epoch]:
     for epochs in zip(*curves, strict=True):
         losses = [epoch["train_loss"] for epoch in epochs]
         known = [loss for loss in losses if loss is not None]
-        merged.append(
-            Epoch(
-                epoch=epochs[0]["epoch"],
-                train_loss=sum(known) / len(known) if len(known) == len(losses) else None,
-                learning_rate=epochs[0]["learning_rate"],
-                weights={name: weight for epoch in epochs for name, weight in epoch["weights"].items()},
-                scores={name: scores for epoch in epochs for name, scores in epoch["scores"].items()},
-            )
+        point = Epoch(
+            epoch=epochs[0]["epoch"],
+            train_loss=sum(known) / len(known) if len(known) == len(losses) else None,
+            learning_rate=epochs[0]["learning_rate"],
+            weights={name: weight for epoch in epochs for name, weight in epoch["weights"].items()},
+            scores={name: scores for epoch in epochs for name, scores in epoch["scores"].items()},
         )
+        if "validation" in epochs[0]:
+            point["validation"] = {
+                name: value for epoch in epochs for name, value in epoch["validation"].items()
+            }
+        merged.append(point)
     return merged
 
 
@@ -365,9 +476,13 @@ def _shape(data: MultiTaskData) -> Shape:
 @lru_cache(maxsize=2)
 def _tasks(data: MultiTaskData) -> dict[str, TaskInfo]:
     """Return what the leaderboard must know of every task, once per process: maps take a while to count."""
-    train, test = data.train.targets, data.test.targets
+    return _describe(data.tasks, data.train, data.test)
+
+
+def _describe(tasks: tuple[Task, ...], train: Split, test: Split) -> dict[str, TaskInfo]:
     return {
-        task.name: cast("TaskInfo", task.describe(train[task.name], test[task.name])) for task in data.tasks
+        task.name: cast("TaskInfo", task.describe(train.targets[task.name], test.targets[task.name]))
+        for task in tasks
     }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, create_model
 
 from bench.api import DENSE, EPSILON, Recipe
-from bench.catalog import Choice, axes, entries, locate, make, read_value
+from bench.catalog import Choice, axes, compose, entries, locate, make, read_value
 from bench.engine.cell import Cell, Named, Poison, Surrogate
 from bench.engine.scope import SCOPE, Scope, make_scope
 from bench.errors import BenchError, unknown
@@ -364,7 +364,7 @@ def _restriction(
 
 
 def _name(label: str | int) -> str:
-    return str(label).partition("(")[0]
+    return Choice.parse(label).name if isinstance(label, str) else str(label)
 
 
 def _selected(combination: Labels, axis: str, values: Sequence[str]) -> bool:
@@ -375,7 +375,9 @@ def _rule(entry: Labels) -> dict[str, str | int]:
     """Return an exclusion with its labels in the canonical spelling, every part of it known."""
     for axis, value in entry.items():
         if axis != "seed":
-            locate(axis, Choice.parse(str(value)).name)
+            choice = Choice.parse(str(value))
+            for part in choice.parts or (choice,):
+                locate(axis, part.name)
     return {axis: _label(axis, value) for axis, value in entry.items()}
 
 
@@ -408,12 +410,17 @@ class _Builder:
     def part(self, axis: str, label: str | int) -> Named[Any]:
         if (axis, label) not in self._parts:
             choice = Choice.parse(str(label))
-            part = make(axis, Choice(choice.name), self._params(axis, choice))
-            for name, value in asdict(part).items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    raise BenchError(f"{axis} {choice.name!r}: {name} = {value} is refused: it is not finite")
-            self._parts[axis, label] = Named(choice, part)
+            self._parts[axis, label] = Named(choice, self._make(axis, choice))
         return self._parts[axis, label]
+
+    def _make(self, axis: str, choice: Choice) -> Any:
+        if choice.parts:
+            return compose(axis, choice, [self._make(axis, part) for part in choice.parts])
+        part = make(axis, Choice(choice.name), self._params(axis, choice))
+        for name, value in asdict(part).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BenchError(f"{axis} {choice.name!r}: {name} = {value} is refused: it is not finite")
+        return part
 
     def _params(self, axis: str, choice: Choice, scope: bool = False) -> dict[str, Any]:
         """Return the parameters a part is given, or those of the scope, which are not the attack's own."""

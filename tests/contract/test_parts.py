@@ -19,15 +19,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench import api
-from bench.api import MISSING, Batch, Split, Step
+from bench.api import DENSE, MISSING, Batch, Split, Step
 from bench.backbones.small import Small
 from bench.catalog import CATALOG, Choice, describe, load, make, settings
 from bench.datasets import digits
 from bench.engine.pipeline import seeded
+from bench.engine.trial import Case
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
 from bench.tasks import Classification
-from bench.training import losses_of
+from bench.training import losses_of, take
 
 PROTOCOLS: dict[str, Any] = {
     "dataset": api.Dataset,
@@ -132,14 +133,19 @@ TASKS = (
 )
 
 
-def step_of(tasks: tuple[Classification, ...], seed: int) -> tuple[Step, MultiTaskNet]:
-    """A training step of an untrained network on random images and labels."""
+def step_of(
+    tasks: tuple[Classification, ...], seed: int, without_labels: int | None = None
+) -> tuple[Step, MultiTaskNet]:
+    """A training step of an untrained network on random images and labels; one task may have none."""
     torch.manual_seed(seed)
     net = MultiTaskNet(Small(width=2), tasks, (3, 32, 32))
     targets = {task.name: torch.randint(0, task.classes, (8,)) for task in tasks}
+    if without_labels is not None:
+        targets[tasks[without_labels].name][:] = MISSING
     features = net.encode(torch.rand(8, 3, 16, 16))
     losses = losses_of(net.answer(features, (16, 16)), tasks, targets)
-    return Step(losses, torch.ones(len(tasks), dtype=torch.bool), features, net.shared_parameters()), net
+    labelled = torch.tensor([number != without_labels for number in range(len(tasks))])
+    return Step(losses, labelled, features, net.shared_parameters()), net
 
 
 @each("weighting")
@@ -176,6 +182,22 @@ def test_a_weighting_starts_every_training_run_afresh(name: str) -> None:
     assert run() == run()
 
 
+@each("weighting")
+def test_a_weighting_goes_on_where_a_task_has_no_label(name: str) -> None:
+    balancer = make("weighting", name).start(TASKS, CPU)
+    for number, without in enumerate([None, 1, 0, None]):
+        step, net = step_of(TASKS, number, without)
+        weights = balancer.backward(step)
+        assert weights.isfinite().all()
+        for parameter in net.parameters():
+            assert parameter.grad is not None
+            assert parameter.grad.isfinite().all()
+        for task, head in enumerate(net.heads):
+            assert bool(head.weight.grad.any()) == (task != without)  # type: ignore[union-attr, operator]
+        assert any(parameter.grad.any() for parameter in step.shared if parameter.grad is not None)
+        balancer.finish_epoch(step.losses.detach())
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_equal_weights_are_the_gradient_of_the_mean_loss(count: int) -> None:
     tasks = TASKS[:count]
@@ -196,28 +218,74 @@ def test_equal_weights_are_the_gradient_of_the_mean_loss(count: int) -> None:
 def test_purifying_keeps_the_shape_and_the_type_and_its_input(name: str, channels: int) -> None:
     drawn = torch.randint(0, 256, (5, channels, 17, 15), generator=torch.Generator().manual_seed(0))
     targets = {task.name: torch.randint(0, task.classes, (5,)) for task in TASKS}
-    released = Split(drawn.to(torch.uint8), targets)
+    released = Split(drawn.to(torch.uint8), {name: target.clone() for name, target in targets.items()})
     with seeded("purify", 0):
         purified = make("defense", name).purify(released, TASKS, CPU)
     assert (purified.shape, purified.dtype) == (released.images.shape, torch.uint8)
     assert torch.equal(released.images.int(), drawn.int())
+    assert all(torch.equal(released.targets[task], target) for task, target in targets.items())
     with seeded("purify", 0):
         assert torch.equal(make("defense", name).purify(released, TASKS, CPU), purified)
 
 
-@each("defense")
-def test_augmenting_keeps_the_shape_and_the_type_and_its_input(name: str) -> None:
+ANY_DEFENSE = pytest.mark.parametrize(
+    "name", [*CATALOG["defense"], "jpeg(quality=30)+cutmix", "none+mixup+ueraser"]
+)
+
+
+def augmented(name: str, case: Case, backbone: str) -> tuple[Batch, Batch]:
+    """A batch, and what a defense makes of it; all that it may not touch is checked."""
     torch.manual_seed(0)
-    net = MultiTaskNet(Small(width=2), TASKS, (3, 32, 32)).train()
-    targets = {task.name: torch.randint(0, task.classes, (8,)) for task in TASKS}
-    batch = Batch(torch.rand(8, 3, 16, 16), targets, torch.arange(8))
-    images = batch.images.clone()
-    seen = make("defense", name).augment(batch, net, TASKS)
+    net = MultiTaskNet(make("backbone", backbone), case.tasks, (3, 16, 16)).train()
+    batch = take(case.split(), torch.arange(case.count), CPU)
+    before = [value.clone() for value in (batch.images, *batch.targets.values(), *net.state_dict().values())]
+    with seeded("augment", 0):
+        seen = make("defense", name).augment(batch, net, case.tasks)
+    after = [batch.images, *batch.targets.values(), *net.state_dict().values()]
+    assert all(same(one, other) for one, other in zip(before, after, strict=True))
     assert net.training
-    assert (seen.images.shape, seen.images.dtype) == (images.shape, images.dtype)
-    assert seen.images.isfinite().all()
-    assert set(seen.targets) == set(targets)
-    assert torch.equal(batch.images, images)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    with seeded("augment", 0):
+        again = make("defense", name).augment(batch, net, case.tasks)
+    assert torch.equal(again.images, seen.images)
+    assert again.share == seen.share
+    return batch, seen
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have equal values, where labels are missing too."""
+    return torch.equal(one.double().nan_to_num(-99), other.double().nan_to_num(-99))
+
+
+@ANY_DEFENSE
+def test_augmenting_gives_images_and_keeps_what_it_got(name: str) -> None:
+    batch, seen = augmented(name, Case(classes=(2, 3, 4), missing=0.3, count=8), "small(width=2)")
+    assert (seen.images.shape, seen.images.dtype) == (batch.images.shape, batch.images.dtype)
+    assert not seen.images.requires_grad
+    assert seen.images.min() >= 0
+    assert seen.images.max() <= 1
+    assert torch.equal(seen.index, batch.index)
+    assert 0 <= seen.share <= 1
+    for targets in (seen.targets, seen.mixed or batch.targets):
+        assert set(targets) == set(batch.targets)
+        for task, target in batch.targets.items():
+            assert torch.equal(targets[task].sort().values, target.sort().values)
+    assert all(torch.equal(seen.targets[task], target) for task, target in batch.targets.items())
+
+
+@ANY_DEFENSE
+def test_augmenting_images_with_maps_moves_no_pixel_of_them(name: str) -> None:
+    if not make("defense", name).dense:
+        pytest.skip("suites leave it out on dense tasks")
+    case = Case(classes=(2,), dense=True, missing=0.1, count=6)
+    batch, seen = augmented(name, case, "dense-small(width=2)")
+    for targets in (seen.targets, seen.mixed or seen.targets):
+        for task in case.tasks:
+            target, before = targets[task.name], batch.targets[task.name]
+            assert (target.shape, target.dtype) == (before.shape, before.dtype)
+            if task.kind in DENSE:
+                pairs = target.nan_to_num(-99)[:, None] == before.nan_to_num(-99)[None]
+                assert pairs.any(1).all()  # some image has this label at this pixel
 
 
 # Regimes

@@ -1,0 +1,76 @@
+"""Fewer levels per channel: the field's two ways of reducing the bit depth, which are not the same."""
+
+from bench import vision  # noqa: F401 - the door to torchvision comes first
+
+# isort: split
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Le
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.transforms.v2.functional import posterize
+
+from bench.api import Progress, Split, Task, quiet
+from bench.defenses.chunks import by_chunks
+from bench.defenses.passive import Passive
+
+
+@dataclass(frozen=True)
+class BitDepth(Passive):
+    """Every value x in [0, 1] becomes ⌊2ᵇ x⌋ / 2ᵇ: 2ᵇ levels over the range, and white, which stays white.
+
+    Source: Yu et al., ICML 2025 (MTL-UE), the public code's ⌊4x⌋ / 4
+
+    Departs from the public code: what comes out is rounded to the nearest of 255 steps.
+
+    Attributes:
+        bits: the exponent b.
+    """
+
+    version: ClassVar[int] = 1
+
+    bits: Annotated[int, Ge(1), Le(7)] = 2
+
+    def purify(
+        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return the images in fewer levels."""
+        levels = 1 << self.bits
+
+        def reduce(values: Tensor) -> Tensor:
+            # Multiplied first: values and product are whole numbers, so that no level is missed by rounding.
+            level: Tensor = (values.float() * levels).div(255, rounding_mode="floor")
+            return level * 255 / levels
+
+        return by_chunks(released.images, reduce, device, progress)
+
+
+@dataclass(frozen=True)
+class Posterize(Passive):
+    """Of every value's eight bits the lowest become zero; white is lost: two bits leave 0, 64, 128 and 192.
+
+    Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS, "BDR": two bits)
+
+    Departs from the public code: done once, before training; nothing about it is random.
+
+    Attributes:
+        bits: bits that are kept.
+    """
+
+    version: ClassVar[int] = 1
+
+    bits: Annotated[int, Ge(1), Le(7)] = 2
+
+    def purify(
+        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return the images with the lower bits cleared."""
+
+        def clear(values: Tensor) -> Tensor:
+            kept: Tensor = posterize(values, self.bits)
+            return kept
+
+        return by_chunks(released.images, clear, device, progress)

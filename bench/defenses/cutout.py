@@ -1,0 +1,46 @@
+"""Cutout: hide a part of every image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt, Le
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from bench.api import Batch, Task
+from bench.defenses.passive import Passive
+
+
+@dataclass(frozen=True)
+class Cutout(Passive):
+    """One black square per image and step, centred on any pixel, so that a part of it may lie outside.
+
+    Labels stay; of dense tasks those under the square too.
+
+    Source: DeVries & Taylor, 2017, arXiv:1708.04552 (16 of CIFAR-10's 32 pixels)
+
+    Attributes:
+        share: the square's side, of the image's shorter one.
+    """
+
+    version: ClassVar[int] = 1
+
+    share: Annotated[float, Gt(0), Le(1)] = 0.5
+
+    def augment(self, batch: Batch, net: nn.Module, tasks: Sequence[Task]) -> Batch:
+        """Return the batch with holes in its images."""
+        images = batch.images
+        count, _, height, width = images.shape
+        side = round(self.share * min(height, width))
+        rows = _covered(count, height, side, images.device)[:, None, :, None]
+        columns = _covered(count, width, side, images.device)[:, None, None, :]
+        return replace(batch, images=images.masked_fill(rows & columns, 0))
+
+
+def _covered(count: int, length: int, side: int, device: torch.device) -> Bool[Tensor, "b length"]:
+    """Draw ``count`` intervals of ``side`` pixels around any of ``length``; return what they cover."""
+    start = torch.randint(0, length, (count, 1), device=device) - side // 2
+    pixels = torch.arange(length, device=device)
+    return (pixels >= start) & (pixels < start + side)

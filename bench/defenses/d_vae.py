@@ -1,0 +1,225 @@
+"""D-VAE: reconstruct the images through a bottleneck too narrow for the noise."""
+
+from bench import vision  # noqa: F401 - the door to torchvision comes first
+
+# isort: split
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Final, NamedTuple, cast
+
+import torch
+from annotated_types import Ge, Gt
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.resnet import BasicBlock, conv1x1
+
+from bench.api import MISSING, Batch, Progress, Split, Task, quiet
+from bench.defenses.passive import Passive
+from bench.errors import BenchError
+from bench.roomy import zeros
+from bench.tasks import Classification, classification_only
+from bench.training import batches
+
+_KL_WEIGHT: Final = 0.01
+_CLIP_NORM: Final = 5.0
+
+_FREE: Final = 11 / 60
+"""Share of the epochs in which the noise that is told apart may be of any size."""
+
+_NOISE_SIZE: Final = 0.002
+"""Mean square, in [0, 1] pixel units, above which it is made smaller after that."""
+
+
+@dataclass(frozen=True)
+class DVAE(Passive):
+    """D-VAE: a variational autoencoder whose bottleneck drops the noise, which a second decoder tells apart.
+
+    The second decoder makes it from the latent code and from an embedding of the labels. Stage 1 trains with
+    a tight bottleneck and subtracts the noise that was told apart; stage 2 trains a new model, with a wider
+    one, on the result, subtracts again and takes the reconstruction of what is left.
+
+    Source: Yu et al., ICML 2024, arXiv:2405.01460, as its public code (yuyi-sd/D-VAE) has it
+
+    Departs from the paper: the embeddings of a sample's labels are averaged over its tasks. Images are
+    halved once, whatever their size, where it goes deeper on those of 224 pixels. The last, smaller batch is
+    trained on too; values are rounded, not truncated.
+
+    Attributes:
+        width: channels at the full resolution; half of it has twice as many.
+        latent: channels of the latent code, at half the resolution.
+        epochs: passes over the images, in each of the stages.
+        learning_rate: Adam's at the start of a cosine schedule.
+        batch: images per step.
+        first_rate: nats per position of the latent code that cost nothing in stage 1.
+        second_rate: the same in stage 2.
+    """
+
+    width: Annotated[int, Ge(2)] = 64
+    latent: Annotated[int, Ge(1)] = 256
+    epochs: Annotated[int, Ge(1)] = 60
+    learning_rate: Annotated[float, Gt(0)] = 5e-3
+    batch: Annotated[int, Ge(1)] = 128
+    first_rate: Annotated[float, Gt(0)] = 1.0
+    second_rate: Annotated[float, Gt(0)] = 3.0
+    version: ClassVar[int] = 1
+    dense: ClassVar[bool] = False
+
+    def purify(
+        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return the reconstructions of stage 2.
+
+        Raises:
+            BenchError: when a task is no classification, or the training diverges.
+        """
+        known = classification_only(tasks, "defense 'd-vae'")
+
+        def first(done: int) -> None:
+            progress("purifying epoch", done, 2 * self.epochs)
+
+        def second(done: int) -> None:
+            progress("purifying epoch", self.epochs + done, 2 * self.epochs)
+
+        model = self._train(released, known, self.first_rate, device, first)
+        rough = replace(released, images=self._clean(released, known, model, device, model.subtract))
+        model = self._train(rough, known, self.second_rate, device, second)
+        return self._clean(rough, known, model, device, model.reconstruct)
+
+    def _train(
+        self,
+        split: Split,
+        tasks: Sequence[Classification],
+        rate: float,
+        device: torch.device,
+        tell: Callable[[int], None],
+    ) -> "DisentanglingVAE":
+        _, channels, height, width = split.images.shape
+        classes = sum(task.classes for task in tasks)
+        model = DisentanglingVAE((channels, height, width), classes, self.width, self.latent).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
+        for epoch in range(self.epochs):
+            tell(epoch)
+            for batch in batches(split, self.batch, device, shuffle=True):
+                made = model(batch.images, joint_labels(batch, tasks))
+                loss = reconstruction_loss(made, batch.images) + _KL_WEIGHT * made.rate.clamp(min=rate)
+                if epoch >= round(_FREE * self.epochs):
+                    loss = loss + made.noise.square().mean().clamp(min=_NOISE_SIZE)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
+                optimizer.step()
+            schedule.step()
+        tell(self.epochs)
+        return model.eval()
+
+    @torch.no_grad()
+    def _clean(
+        self,
+        split: Split,
+        tasks: Sequence[Classification],
+        model: "DisentanglingVAE",
+        device: torch.device,
+        change: Callable[[Tensor, Tensor], Tensor],
+    ) -> UInt8[Tensor, "n c h w"]:
+        cleaned = zeros(split.images.shape, torch.uint8)
+        for batch in batches(split, self.batch, device, shuffle=False):
+            images = change(batch.images, joint_labels(batch, tasks))
+            if not images.isfinite().all():
+                raise BenchError("defense 'd-vae' diverged on the released images; lower its learning_rate")
+            cleaned[batch.index] = (images * 255).round().to(torch.uint8).cpu()
+        return cleaned
+
+
+class Made(NamedTuple):
+    """What the model makes of images.
+
+    Attributes:
+        images: their reconstruction, in [0, 1].
+        noise: what was told apart.
+        rate: nats per position of the latent code, a mean over the batch.
+    """
+
+    images: Float[Tensor, "b c h w"]
+    noise: Float[Tensor, "b c h w"]
+    rate: Float[Tensor, ""]
+
+
+class DisentanglingVAE(nn.Module):
+    """A convolutional encoder at half the resolution, and two decoders: of the image and of the noise."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int, latent: int) -> None:
+        """Build it for images [c h w] of this shape and so many classes in all tasks."""
+        super().__init__()
+        channels, self._height, self._width = shape
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            BasicBlock(width, width),
+            BasicBlock(width, width),
+            BasicBlock(width, 2 * width, 2, _halving(width)),
+        )
+        self.mean = nn.Conv2d(2 * width, latent, 1)
+        self.log_variance = nn.Conv2d(2 * width, latent, 1)
+        self.widen = nn.Conv2d(latent, 2 * width, 1)
+        self.decoder = nn.Sequential(*_decoder(width, channels), nn.Sigmoid())
+        self.noise_decoder = nn.Sequential(*_decoder(width, channels))
+        self._code = (2 * width, (self._height + 1) // 2, (self._width + 1) // 2)
+        # Row 0 stands for a missing label.
+        self.labels = nn.EmbeddingBag(1 + classes, torch.Size(self._code).numel(), mode="mean", padding_idx=0)
+
+    def forward(self, images: Float[Tensor, "b c h w"], labels: Int64[Tensor, "b t"]) -> Made:
+        """Return reconstruction, noise and rate, at a latent code that is drawn."""
+        features = self.encoder(images)
+        mean, log_variance = self.mean(features), self.log_variance(features)
+        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
+        code = self.widen(mean + torch.randn_like(mean) * (log_variance / 2).exp())
+        embedded = self.labels(labels).view(len(labels), *self._code)
+        noise = self._cut(self.noise_decoder(code + embedded))
+        return Made(self._cut(self.decoder(code)), noise, divergence.mean())
+
+    def _cut(self, images: Tensor) -> Tensor:
+        """Cut off what is decoded beyond an odd height or width."""
+        return images[..., : self._height, : self._width]
+
+    def subtract(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the images without the noise that is told apart."""
+        return (images - cast("Made", self(images, labels)).noise).clamp(0, 1)
+
+    def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the reconstruction of the images without that noise."""
+        return cast("Made", self(self.subtract(images, labels), labels)).images
+
+
+def _halving(width: int) -> nn.Module:
+    return nn.Sequential(conv1x1(width, 2 * width, 2), nn.BatchNorm2d(2 * width))
+
+
+def _decoder(width: int, channels: int) -> Iterator[nn.Module]:
+    """Yield the layers from [b 2·width h/2 w/2] to [b c h w]."""
+    yield nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1)
+    yield nn.Conv2d(width, width, 3, padding=1)
+    yield nn.InstanceNorm2d(width)
+    yield nn.ReLU(inplace=True)
+    yield nn.Conv2d(width, width // 2, 3, padding=1)
+    yield nn.InstanceNorm2d(width // 2)
+    yield nn.ReLU(inplace=True)
+    yield nn.Conv2d(width // 2, channels, 3, padding=1)
+
+
+def joint_labels(batch: Batch, tasks: Sequence[Classification]) -> Int64[Tensor, "b t"]:
+    """Return every label's number among those of all tasks, from 1 on; 0 where it is missing."""
+    columns, first = [], 1
+    for task in tasks:
+        labels = batch.targets[task.name]
+        columns.append(torch.where(labels == MISSING, 0, labels + first))
+        first += task.classes
+    return torch.stack(columns, dim=1)
+
+
+def reconstruction_loss(made: Made, images: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """Return the squared error of the reconstruction, without and with the noise that is told apart."""
+    with_noise = (made.images + made.noise).clamp(0, 1)
+    return functional.mse_loss(made.images, images) + functional.mse_loss(with_noise, images)

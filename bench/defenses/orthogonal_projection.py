@@ -1,0 +1,100 @@
+"""Orthogonal projection: take out of the images what a linear model reads labels off."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
+
+import torch
+from annotated_types import Ge, Gt
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from bench.api import Progress, Split, Task, quiet
+from bench.defenses.chunks import by_chunks
+from bench.defenses.passive import Passive
+from bench.tasks import classification_only
+from bench.training import batches, losses_of
+
+_CHUNK: Final = 256
+"""Images averaged at once; changes memory, not results."""
+
+
+@dataclass(frozen=True)
+class OrthogonalProjection(Passive):
+    """Orthogonal projection: linear models learn the tasks from pixels, and their directions are removed.
+
+    One model without bias per task, a row of weights per output (so one for a binary task). Every image is
+    projected onto what is orthogonal to all rows, around the mean image. It works where the noise is a linear
+    shortcut that is the same, or nearly so, in all images of a class.
+
+    Source: Sandoval-Segura et al., NeurIPS 2023, arXiv:2305.19254, section 4.4; SGD, its schedule and batch
+    as in its public code (psandovalsegura/learn-from-unlearnable)
+
+    Departs from the paper: images are centred at the mean image before they are learned from and projected,
+    since without a bias the rows are mostly that image, and what is left without it does not fit into 8 bits:
+    a third of the values and more would be cut off. The order is drawn anew for every pass, and victims do
+    not augment more than usual.
+
+    Attributes:
+        epochs: passes over the released images; the learning rate is divided by ten after half and after
+            three quarters of them.
+        learning_rate: SGD's, without momentum.
+        batch: images per step; the source's, for 50,000 images. Fewer images need smaller batches, since the
+            models learn little in a few dozen steps.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 20
+    learning_rate: Annotated[float, Gt(0)] = 0.1
+    batch: Annotated[int, Ge(1)] = 1024
+    version: ClassVar[int] = 1
+    dense: ClassVar[bool] = False
+
+    def purify(
+        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Return the projected images, rounded and held to the range of 8 bits.
+
+        Raises:
+            BenchError: when a task is no classification.
+        """
+        mean = mean_image(released.images, device)
+        basis = torch.linalg.qr(self.learn(released, tasks, device, progress).T).Q
+
+        def change(images: Tensor) -> Tensor:
+            return 255 * (project(images.flatten(1) / 255 - mean, basis) + mean).view(images.shape)
+
+        return by_chunks(released.images, change, device, progress)
+
+    def learn(
+        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+    ) -> Float[Tensor, "r p"]:
+        """Return the rows [r, pixel values] of the linear models of all tasks."""
+        outputs = [task.outputs for task in classification_only(tasks, "defense 'orthogonal-projection'")]
+        mean = mean_image(released.images, device)
+        model = torch.nn.Linear(len(mean), sum(outputs), bias=False).to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=self.learning_rate)
+        drops = [max(1, self.epochs // 2), max(1, 3 * self.epochs // 4)]
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
+        for epoch in range(self.epochs):
+            progress("projection epoch", epoch, self.epochs)
+            for batch in batches(released, self.batch, device, shuffle=True):
+                answers = model(batch.images.flatten(1).sub_(mean)).split(outputs, dim=1)
+                optimizer.zero_grad(set_to_none=True)
+                losses_of(answers, tasks, batch.targets).sum().backward()
+                optimizer.step()
+            schedule.step()
+        progress("projection epoch", self.epochs, self.epochs)
+        return model.weight.detach()
+
+
+def mean_image(images: UInt8[Tensor, "n c h w"], device: torch.device) -> Float[Tensor, " p"]:
+    """Return the mean of all images, flattened, in [0, 1]."""
+    total = torch.zeros(images[0].numel(), dtype=torch.double, device=device)
+    for some in images.split(_CHUNK):
+        total += some.to(device).flatten(1).sum(0, dtype=torch.double)
+    return (total / (255 * len(images))).float()
+
+
+def project(images: Float[Tensor, "n p"], basis: Float[Tensor, "p r"]) -> Float[Tensor, "n p"]:
+    """Return what of every row is orthogonal to all columns of an orthonormal basis."""
+    return images - (images @ basis) @ basis.T

@@ -1,0 +1,129 @@
+"""UEraser: strong augmentation, of which a network is shown what it does worst on."""
+
+from bench import vision  # noqa: F401 - the door to torchvision comes first
+
+# isort: split
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Le
+from jaxtyping import Float
+from kornia.augmentation import RandomChannelShuffle, RandomPlasmaBrightness, RandomPlasmaContrast
+from kornia.augmentation.auto import TrivialAugment
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from bench.api import Batch, Targets, Task
+from bench.defenses.passive import Passive
+from bench.training import losses_of
+
+
+@dataclass(frozen=True)
+class UEraserLite(Passive):
+    """Fractal brightness and contrast, shuffled channels, and one operation of TrivialAugment, in every step.
+
+    The operations are kornia's: fractals and channels are drawn per image, TrivialAugment's operation per
+    batch, its strength per image. Some move what the image shows, so that a dense task's map would no longer
+    belong to it.
+
+    Source: Qin et al., 2023, arXiv:2303.15127 (UEraser-Lite)
+
+    Departs from the public code: no JPEG is added where the attack is known to call for it; a suite composes
+    ``jpeg+ueraser-lite`` without knowing.
+
+    Attributes:
+        probability: of a change of brightness, and of one of contrast.
+    """
+
+    version: ClassVar[int] = 1
+    dense: ClassVar[bool] = False
+
+    probability: Annotated[float, Ge(0), Le(1)] = 0.5
+
+    def augment(self, batch: Batch, net: nn.Module, tasks: Sequence[Task]) -> Batch:
+        """Return the batch with changed images."""
+        return replace(batch, images=self._change(batch.images))
+
+    @torch.no_grad()
+    def _change(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the images, changed at random."""
+        operations = nn.Sequential(
+            RandomPlasmaBrightness(roughness=(0.3, 0.7), intensity=(0.5, 1.0), p=self.probability),
+            RandomPlasmaContrast(roughness=(0.3, 0.7), p=self.probability),
+            RandomChannelShuffle(p=0.5),
+            TrivialAugment(),
+        )
+        changed: Tensor = operations.to(images.device)(images)
+        return changed.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class UEraser(UEraserLite):
+    """UEraser-Lite, but early in training several times, and of every image the version of the largest loss.
+
+    The loss is the mean over the tasks, whatever their weights. The network is in training mode as it is
+    chosen, on a copy of its running statistics.
+
+    Source: Qin et al., 2023, arXiv:2303.15127 (UEraser: five repeats in the first 50 of 300 epochs)
+
+    Departs from the public code: the versions chosen are trained on as one batch, with its own batch
+    statistics; and no JPEG is added where the attack is known to call for it.
+
+    Attributes:
+        repeats: versions of every image (K).
+        share: of the epochs, from the first on, in which there are several.
+    """
+
+    version: ClassVar[int] = 1
+
+    repeats: Annotated[int, Ge(1)] = 5
+    share: Annotated[float, Ge(0), Le(1)] = 0.1666
+
+    def augment(self, batch: Batch, net: nn.Module, tasks: Sequence[Task]) -> Batch:
+        """Return the batch with changed images."""
+        images = self._change(batch.images)
+        if batch.progress < self.share:
+            worst = _losses(net, tasks, batch, images)
+            for _ in range(self.repeats - 1):
+                others = self._change(batch.images)
+                losses = _losses(net, tasks, batch, others)
+                worse = losses > worst
+                images = torch.where(worse[:, None, None, None], others, images)
+                worst = torch.where(worse, losses, worst)
+        return replace(batch, images=images)
+
+
+@dataclass(frozen=True)
+class UEraserMax(UEraser):
+    """UEraser with several versions of every image to the end of the training.
+
+    Source: Qin et al., 2023, arXiv:2303.15127 (UEraser-Max)
+
+    Attributes:
+        share: of the epochs, from the first on, in which there are several.
+    """
+
+    version: ClassVar[int] = 1
+
+    share: Annotated[float, Ge(0), Le(1)] = 1.0
+
+
+@torch.no_grad()
+def _losses(
+    net: nn.Module, tasks: Sequence[Task], batch: Batch, images: Float[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """Return every sample's loss, the mean over the tasks, without leaving a trace in the network."""
+    copies = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    outputs = functional_call(net, copies, (images,))
+
+    def mean_loss(outputs: Sequence[Tensor], targets: Targets) -> Tensor:
+        """Return the loss of one sample."""
+        alone = {name: target[None] for name, target in targets.items()}
+        return losses_of([out[None] for out in outputs], tasks, alone).mean()
+
+    losses = vmap(mean_loss)(outputs, dict(batch.targets))
+    if batch.mixed is None:
+        return losses
+    return batch.share * losses + (1 - batch.share) * vmap(mean_loss)(outputs, dict(batch.mixed))

@@ -1,0 +1,53 @@
+"""Dynamic weight average."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from bench.api import Balancer, Task
+from bench.weightings.weighted import Weighted
+
+
+@dataclass(frozen=True)
+class DynamicWeightAverage:
+    """Dynamic weight average (DWA): a task whose loss falls slowly gets more weight.
+
+    The weights sum to the number of tasks K: K softmax(r / T), where r is a task's mean loss over the last
+    epoch divided by that over the epoch before; in the first two epochs each is 1. Written here because the
+    training loop has the epochs' means, which TorchJD's gathers itself.
+
+    Source: Liu et al., CVPR 2019, arXiv:1803.10704
+
+    Attributes:
+        temperature: the T of the softmax; larger is more even.
+    """
+
+    temperature: Annotated[float, Gt(0)] = 2.0
+    version: ClassVar[int] = 1
+
+    def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
+        """Return a balancer that remembers the mean losses of two epochs."""
+        return _Dynamic(self.temperature)
+
+
+class _Dynamic(Weighted):
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
+        self._epochs: list[Tensor] = []
+
+    def weigh(self, losses: Float[Tensor, " m"], labelled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+        """Return the epoch's weights."""
+        if len(self._epochs) < 2:
+            return torch.ones_like(losses)
+        before, last = self._epochs
+        ratios = torch.where(before > 0, last / before, 1.0)
+        return (len(ratios) * (ratios / self._temperature).softmax(0))[labelled]
+
+    def finish_epoch(self, losses: Float[Tensor, " t"]) -> None:
+        """Remember the epoch's mean losses, and forget those of the one before last."""
+        self._epochs = [*self._epochs, losses][-2:]

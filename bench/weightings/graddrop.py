@@ -1,0 +1,56 @@
+"""Gradient sign dropout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Le
+from jaxtyping import Float
+from torch import Tensor
+
+from bench.api import Balancer, Step, Task
+from bench.weightings.per_task import backward_features, feature_gradients
+from bench.weightings.stateless import Stateless
+
+
+@dataclass(frozen=True)
+class GradDrop:
+    """Gradient sign dropout: at every feature only gradients of one sign pass, drawn by how much each has.
+
+    It acts on the gradients of what all heads read, where a feature's sign is decided for the whole batch;
+    heads get their own task's gradient. A task's weight is the share of its features that passed. Written
+    here because the library of the other gradient weightings has the draw alone, without the layer around it.
+
+    Source: Chen et al., NeurIPS 2020, arXiv:2010.06808, Alg. 1
+
+    Attributes:
+        leak: share of each gradient that passes in any case.
+    """
+
+    leak: Annotated[float, Ge(0), Le(1)] = 0.0
+    version: ClassVar[int] = 1
+
+    def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
+        """Return the balancer, which draws from torch's global generator."""
+        return _Dropping(self.leak)
+
+
+class _Dropping(Stateless):
+    def __init__(self, leak: float) -> None:
+        self._leak = leak
+
+    def backward(self, step: Step) -> Float[Tensor, " t"]:
+        """Back-propagate what passes, and return the share of each task's features that does."""
+        gradients = feature_gradients(step)
+        pushes = (gradients * step.features.detach().sign()).sum(1)
+        passed = self._leak + (1 - self._leak) * _drawn(pushes)
+        backward_features(step, (gradients * passed[:, None]).sum(0))
+        return passed.flatten(1).mean(1)
+
+
+def _drawn(pushes: Float[Tensor, "t d ..."]) -> Float[Tensor, "t d ..."]:
+    """Return 1 where a task's push has the sign that was drawn for the feature, else 0."""
+    purity = (1 + pushes.sum(0) / pushes.abs().sum(0)) / 2
+    upward = purity > torch.rand_like(purity)
+    return torch.where(upward, pushes > 0, pushes < 0).to(pushes.dtype)

@@ -1,0 +1,80 @@
+"""GradNorm: gradients of similar size for tasks that learn at similar rates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bench.api import Balancer, Step, Task
+from bench.weightings.stateless import Stateless
+
+
+@dataclass(frozen=True)
+class GradNorm:
+    """GradNorm: learnt weights bring the norm of each task's gradient to what its rate of learning asks for.
+
+    The norms are those in the last shared layer. A task's target is the mean norm times r^α, where r is the
+    task's loss relative to its first one, divided by the mean of that over the tasks. The weights start at 1,
+    follow the targets with an Adam of their own, and are scaled to sum to the number of tasks.
+
+    Source: Chen et al., ICML 2018, arXiv:1711.02257, Alg. 1; Adam and its learning rate: appendix A
+
+    Departs from the paper: weights are kept from going below 0.
+
+    Attributes:
+        asymmetry: the α: how strongly tasks that lag behind are pulled.
+        learning_rate: of the weights.
+    """
+
+    asymmetry: Annotated[float, Ge(0)] = 1.5
+    learning_rate: Annotated[float, Gt(0)] = 0.025
+    version: ClassVar[int] = 1
+
+    def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
+        """Return a balancer with one weight per task."""
+        weights = torch.ones(len(tasks), device=device)
+        return _Normed(weights, torch.optim.Adam([weights], lr=self.learning_rate), self.asymmetry)
+
+
+class _Normed(Stateless):
+    def __init__(
+        self, weights: Float[Tensor, " t"], optimizer: torch.optim.Optimizer, asymmetry: float
+    ) -> None:
+        self._weights, self._optimizer, self._asymmetry = weights, optimizer, asymmetry
+        self._first = torch.zeros_like(weights)
+
+    def backward(self, step: Step) -> Float[Tensor, " t"]:
+        """Back-propagate the weighted sum of the losses; move the weights; return those that were used."""
+        used = self._weights * step.labelled
+        layer = _last_layer(step.shared)
+        norms = torch.zeros_like(used)
+        if layer is not None:
+            for task in step.labelled.nonzero().flatten().tolist():
+                (gradient,) = torch.autograd.grad(step.losses[task], layer, retain_graph=True)
+                norms[task] = gradient.norm()
+        (used * step.losses).sum().backward()
+        self._follow(norms, step.losses.detach())
+        return used
+
+    def _follow(self, norms: Float[Tensor, " t"], losses: Float[Tensor, " t"]) -> None:
+        """Take one step towards the targets; tasks without a gradient have none and do not count."""
+        self._first = torch.where(self._first > 0, self._first, losses)
+        known = (norms > 0) & (self._first > 0)
+        if not known.any():
+            return
+        weighted = self._weights * norms
+        rates = losses / self._first
+        targets = weighted[known].mean() * (rates / rates[known].mean()) ** self._asymmetry
+        self._weights.grad = torch.where(known, norms * (weighted - targets).sign(), 0.0)
+        self._optimizer.step()
+        self._weights.clamp_(min=0)
+        self._weights.mul_(len(self._weights) / self._weights.sum())
+
+
+def _last_layer(shared: Sequence[nn.Parameter]) -> nn.Parameter | None:
+    """Return the weights, without biases, of the last shared layer that is trained."""
+    return next((p for p in reversed(shared) if p.requires_grad and p.ndim > 1), None)

@@ -1,0 +1,36 @@
+"""Random loss weighting."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from bench.api import Balancer, Task
+from bench.weightings.weighted import Weighted
+
+
+@dataclass(frozen=True)
+class RandomWeights:
+    """Random loss weighting (RLW): in every step new weights, the softmax of normal numbers.
+
+    The weights sum to 1, so that on average they are equal weights. MTL-UE's code writes the same loss as the
+    mean of the losses, each times K softmax. Written here: it is one line, and TorchJD takes a second to
+    import.
+
+    Source: Lin et al., TMLR 2022, arXiv:2111.10603, Alg. 2
+    """
+
+    version: ClassVar[int] = 1
+
+    def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
+        """Return the balancer, which draws from torch's global generator."""
+        return _Random()
+
+
+class _Random(Weighted):
+    def weigh(self, losses: Float[Tensor, " m"], labelled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+        """Draw the weights."""
+        return torch.randn_like(losses).softmax(0)

@@ -1,0 +1,105 @@
+"""Does every defense undo an attack it is known to undo, and fail where it is known to fail? On the digits.
+
+Faint digits are not photographs: adversarial training gets half the usual radius, since 8/255 hide them.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from bench.catalog import make
+from bench.record import Record
+from tests.effect.exploit import RECIPE, Scene
+from tests.engine import tiny
+
+pytestmark = pytest.mark.slow
+
+EM = "em(rounds=10, surrogate_steps=47, steps=2, step_size=2.0, batch=32, stop_error=0)"
+CLASSWISE = "em-classwise(portion=1.0, rounds=6, surrogate_steps=20)"
+TAP = "tap(steps=10, step_size=1.6, restarts=1)"
+PROJECTION = "orthogonal-projection(batch=64)"
+ADVERSARIAL = "adversarial(radius=4, steps=2, step_size=3)"
+
+Learned = Callable[..., float]
+
+
+@pytest.fixture(scope="module")
+def learned() -> Learned:
+    """What a victim learns of *left* and *right*, by attack and defense; each is run once."""
+    data = make("dataset", "digits(train=1500, test=500)").load(None, Path())
+    scene = Scene(data, surrogate="small(width=8)", victim="small(width=8)")
+    return cache(lambda attack, defense="none": scene.learned(attack, ("left", "right"), defense))
+
+
+@pytest.mark.parametrize("attack", ["lsp", CLASSWISE], ids=["lsp", "em-classwise"])
+@pytest.mark.parametrize("defense", ["jpeg", PROJECTION], ids=["jpeg", "orthogonal-projection"])
+def test_patterns_of_a_class_are_undone(attack: str, defense: str, learned: Learned) -> None:
+    assert learned(attack) < 0.3 * learned("clean")
+    assert learned(attack, defense) > 2 * learned(attack)
+    assert learned(attack, defense) > 0.7 * learned("clean", defense)
+
+
+def test_error_minimising_noise_is_undone_by_adversarial_training(learned: Learned) -> None:
+    assert learned(EM) < 0.3 * learned("clean")
+    assert learned(EM, ADVERSARIAL) > 1.7 * learned(EM)
+
+
+def test_error_minimising_noise_is_in_the_colours_in_part(learned: Learned) -> None:
+    assert learned(EM, "grayscale") > 1.4 * learned(EM)
+
+
+def test_adversarial_poison_is_not_undone_by_grayscale(learned: Learned) -> None:
+    assert learned(TAP) < 0.8 * learned("clean")
+    assert learned(TAP, "grayscale") < 0.8 * learned("clean", "grayscale")
+    assert learned(TAP, "grayscale") < learned(TAP)
+
+
+def test_patterns_of_a_class_are_not_undone_by_grayscale(learned: Learned) -> None:
+    assert learned(CLASSWISE, "grayscale") < 0.3 * learned("clean", "grayscale")
+
+
+PROBE = "linear-probe(share=0.3)"
+
+
+@pytest.fixture(scope="module")
+def above_guessing(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[float, Record]]:
+    """What victims learn of *left* and *right* where images are set aside, by attack and defense."""
+    plan = tiny.plan(
+        matrix={"attack": ["em-classwise"], "defense": ["none", "early-stopping", PROBE]},
+        recipe={"epochs": RECIPE.epochs, "batch": RECIPE.batch, "learning_rate": RECIPE.learning_rate},
+        params={
+            "dataset": {"digits": {"train": 1500, "test": 500}},
+            "backbone": {"small": {"width": 8}},
+            "attack": {"em-classwise": {"portion": 1.0, "rounds": 6, "surrogate_steps": 20}},
+        },
+    )
+    out = tmp_path_factory.mktemp("aside")
+    tiny.run(plan, out)
+    learned = {}
+    for record in tiny.records(out).values():
+        scores = [record.scores[task]["balanced_accuracy"] or 0.0 for task in ("left", "right")]
+        cell = str(record.cell["attack"]), str(record.cell["defense"])
+        learned[cell] = ((fmean(scores) - 0.1) / 0.9, record)
+    return learned
+
+
+def test_what_was_learned_from_clean_images_is_not_taken_away(
+    above_guessing: dict[tuple[str, str], tuple[float, Record]],
+) -> None:
+    learned = {cell: score for cell, (score, _) in above_guessing.items()}
+    assert learned["em-classwise", "none"] < 0.3 * learned["clean", "none"]
+    assert learned["em-classwise", PROBE] > 0.9 * learned["clean", PROBE]
+    assert learned["em-classwise", PROBE] > learned["em-classwise", "none"]
+
+
+def test_early_stopping_cannot_tell_by_images_that_carry_the_noise(
+    above_guessing: dict[tuple[str, str], tuple[float, Record]],
+) -> None:
+    learned = {cell: score for cell, (score, _) in above_guessing.items()}
+    assert learned["em-classwise", "early-stopping"] < 0.4 * learned["clean", "early-stopping"]
+    assert learned["clean", "early-stopping"] > 0.9 * learned["clean", "none"]
+    _, record = above_guessing["em-classwise", "early-stopping"]
+    assert max(fmean(epoch["validation"].values()) for epoch in record.curve) > 0.9
