@@ -79,6 +79,9 @@ class Workshop:
         return torch.device(self.device)
 
 
+LIBRARIES = ("mtlue-bench", "torch", "torchvision", "torchjd", "kornia", "numpy")
+"""What a record notes the version of."""
+
 CHECKPOINTS = 30
 """Most checkpoints kept of a surrogate's training, equidistant: what the ensemble attacks ask for."""
 
@@ -514,7 +517,7 @@ def environment(workshop: Workshop) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("mtlue-bench", "torch", "torchvision", "numpy")},
+        **{name: version(name) for name in LIBRARIES},
         "platform": platform.platform(),
         "cpu": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),

@@ -18,7 +18,7 @@ from bench.api import Batch, CraftContext, Noise, Split
 from bench.catalog import CATALOG, entries
 from bench.cli import app
 from bench.engine.conformance import CHECKS, TOTAL, Verdict, conform
-from bench.engine.trial import CASES, HALF, LABELLED, ODD, USUAL, BrokenError, Trial
+from bench.engine.trial import CASES, HALF, LABELLED, MAPPED, ODD, USUAL, BrokenError, Trial
 from bench.errors import BenchError
 
 COUNT = itertools.count(1)
@@ -159,7 +159,7 @@ def binary_tasks(train: Split, context: CraftContext) -> Noise:
     return Table(rows(train))
 
 
-@fault(CRAFTED, r"RuntimeError: Class values must be non-negative", [HALF, "no labels"])
+@fault(CRAFTED, r"RuntimeError: Class values must be non-negative", [HALF, "no labels", MAPPED])
 def missing_labels(train: Split, context: CraftContext) -> Noise:
     one_hot(labels(train))
     return Table(rows(train))
@@ -346,7 +346,11 @@ def another_noise(train: Split, context: CraftContext) -> Noise:
     return noise
 
 
-@fault(UNSEEN, "for images it was not crafted on: IndexError: .*out of bounds", [USUAL, "grey images", ODD])
+@fault(
+    UNSEEN,
+    "for images it was not crafted on: IndexError: .*out of bounds",
+    [USUAL, "grey images", ODD, MAPPED],
+)
 def only_its_own(train: Split, context: CraftContext) -> Noise:
     return Kept(rows(train))
 
@@ -367,7 +371,7 @@ class OnTrial:
     fault: str = "table"
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
-    dense: ClassVar[bool] = False
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Any:
@@ -398,7 +402,7 @@ class Unbounded(OnTrial):
     """
 
     bounded: ClassVar[bool] = False
-    dense: ClassVar[bool] = False
+    dense: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -410,7 +414,7 @@ class Unrestorable:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
-    dense: ClassVar[bool] = False
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
@@ -423,7 +427,7 @@ class Thawed:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
-    dense: ClassVar[bool] = False
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
 
@@ -433,7 +437,7 @@ class Trackless:
 
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[Any] = None
-    dense: ClassVar[bool] = False
+    dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
 
@@ -448,7 +452,7 @@ class FieldForVersion:
     version: int = 1
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
-    dense: ClassVar[bool] = False
+    dense: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -652,26 +656,26 @@ def test_the_command_says_that_all_is_well(register: Register) -> None:
     assert row(text, "changes something") == [str(len(LABELLED)), "passed"]
     assert row(text, UNSEEN) == ["0", "does not apply"]
     assert "note: serves images it has not seen: does not apply, since its noise has no state()" in text
-    assert text.splitlines()[-1] == f"on-trial: all {TOTAL - 4} checks passed"
+    assert text.splitlines()[-1] == f"on-trial: all {TOTAL - 6} checks passed"
 
 
 def test_the_command_says_what_fails_where(register: Register) -> None:
     code, text = command(f"{register(OnTrial)}(fault=missing_labels)")
     assert code == 1
-    assert row(text, CRAFTED) == [str(len(CASES)), "FAILED on 2"]
-    assert row(text, "keeps the budget") == [f"{len(CASES) - 2} of {len(CASES)}", "passed"]
+    assert row(text, CRAFTED) == [str(len(CASES)), "FAILED on 3"]
+    assert row(text, "keeps the budget") == [f"{len(CASES) - 3} of {len(CASES)}", "passed"]
     head, said, where = re.search(r"^(FAILED: .*)\n  (.*)\n  on: (.*)$", text, re.MULTILINE).groups()  # type: ignore[union-attr]
     assert head == "FAILED: can be crafted"
     assert said.startswith("RuntimeError: Class values must be non-negative")
-    assert where == f"{HALF}, no labels"
-    assert re.search(r"\(fault=missing_labels\): 2 of \d+ checks failed$", text.splitlines()[-1])
+    assert where == f"{HALF}, no labels, {MAPPED}"
+    assert re.search(r"\(fault=missing_labels\): 3 of \d+ checks failed$", text.splitlines()[-1])
 
 
 def test_what_fails_everywhere_is_told_in_short(register: Register) -> None:
     _, text = command(f"{register(OnTrial)}(fault=zeros)")
     assert "FAILED: changes something\n  it changes no pixel of any image\n  on: all training sets" in text
     _, text = command(f"{register(OnTrial)}(fault=forgets_chance)")
-    assert f"to another poison\n  on: {USUAL}\n" in text
+    assert f"to another poison\n  on: all training sets\n" in text
 
 
 def test_a_fault_of_the_part_itself_has_no_training_set(register: Register) -> None:
