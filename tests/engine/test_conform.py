@@ -675,7 +675,7 @@ def test_what_fails_everywhere_is_told_in_short(register: Register) -> None:
     _, text = command(f"{register(OnTrial)}(fault=zeros)")
     assert "FAILED: changes something\n  it changes no pixel of any image\n  on: all training sets" in text
     _, text = command(f"{register(OnTrial)}(fault=forgets_chance)")
-    assert f"to another poison\n  on: all training sets\n" in text
+    assert "to another poison\n  on: all training sets\n" in text
 
 
 def test_a_fault_of_the_part_itself_has_no_training_set(register: Register) -> None:
