@@ -189,7 +189,10 @@ def _refuse_unknown_axes(document: Mapping[str, Any]) -> None:
                     raise unknown(f"axis in [[{table}]]", axis, AXES)
     for axis, parts in params.items():
         for name in _table(parts):
-            locate(axis, name)
+            try:
+                locate(axis, name)
+            except BenchError as error:
+                raise BenchError(f"in [params.{axis}]: {error}") from error
 
 
 def _table(value: object) -> Mapping[str, Any]:

@@ -80,9 +80,10 @@ def test_the_training_sets_are_of_the_kinds_that_are_promised() -> None:
         == {max(case.classes) == 2 for case in cases}
         == {True, False}
     )
-    assert {0.0, 0.5, 1.0} == {case.missing for case in cases}
+    assert {0.0, 0.1, 0.5, 1.0} == {case.missing for case in cases}
+    assert {True, False} == {case.dense for case in cases}
     for case in cases:
         split = case.split()
-        labelled = {name: float((labels != -1).float().mean()) for name, labels in split.targets.items()}
+        labelled = {t.name: float(t.labelled(split.targets[t.name]).float().mean()) for t in case.tasks}
         for number, share in enumerate(labelled.values()):
             assert share == pytest.approx(0.0 if number in case.unlabelled else 1 - case.missing, abs=0.25)

@@ -66,12 +66,13 @@ def test_a_part_of_the_images_is_perturbed_and_the_rest_is_trained_on_alone_for_
     craft_poison(part.poison, shop, lambda *_: None)
     change = shop.store.load(POISONS, part.poison.key)["change"]
     train = _load(part.poison.dataset.part, shop).train
-    changed = (_publish(part, train, change).images != train.images).flatten(1).any(1)
+    nobodys = torch.zeros(len(train), dtype=torch.bool)
+    changed = (_publish(part, train, change, nobodys).images != train.images).flatten(1).any(1)
     assert int(changed.sum()) == len(train) // 4
-    alone = _publish(rest, train, None)
+    alone = _publish(rest, train, None, nobodys)
     assert torch.equal(alone.images, train.images[~changed])
     assert torch.equal(alone.targets["left"], train.targets["left"][~changed])
-    assert (_publish(all_, train, change).images != train.images).flatten(1).any(1).all()
+    assert (_publish(all_, train, change, nobodys).images != train.images).flatten(1).any(1).all()
 
 
 def test_partial_protection_is_in_the_records_and_on_the_board(tmp_path: Path) -> None:
