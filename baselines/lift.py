@@ -28,6 +28,7 @@ at the size its cell is `drawn`."""
 
 T = TypeVar("T", bound=Task)
 
+
 @dataclass(frozen=True)
 class Cell:
     """A rectangle of the image, in pixels; of the signal drawn for it, it shows every ``stride``-th value."""
