@@ -15,7 +15,7 @@ from bench.api import Augmentation, Batch, CraftContext, Noise, Split, Targets, 
 from bench.augmentation import augment, center
 from bench.net import MultiTaskNet
 from bench.tasks import Classification, classification_only, labelled_mean, one_hot
-from bench.training import Passes, batches, task_losses
+from bench.training import Passes, batches, labelled_tasks, task_losses
 
 View = Literal["image", "crop", "shared-crop"]
 """What surrogates are shown: the whole image, a crop and flip per image, or one for all of a batch."""
@@ -44,8 +44,7 @@ def batch_loss(net: nn.Module, tasks: Sequence[Task], batch: Batch) -> Float[Ten
 
 def mean_loss(losses: Float[Tensor, " t"], targets: Targets, tasks: Sequence[Task]) -> Float[Tensor, ""]:
     """Return the mean over the tasks that have a label in the batch; the others' losses are 0."""
-    present = torch.stack([task.labelled(targets[task.name]).any() for task in tasks])
-    return losses.sum() / present.sum().clamp(min=1)
+    return losses.sum() / labelled_tasks(tasks, targets).sum().clamp(min=1)
 
 
 def share_of_labelled(

@@ -118,7 +118,7 @@ class Segmentation:
 
     def _count(self, maps: Int[Tensor, "n h w"]) -> Int64[Tensor, " k"]:
         counts = torch.zeros(self.classes + 1, dtype=torch.long)
-        for some in _chunks(maps):
+        for some in chunks(maps):
             counts += torch.bincount(some.flatten().long() - MISSING, minlength=self.classes + 1)
         return counts[1:]
 
@@ -237,7 +237,7 @@ class Depth:
         """Return the task's `bench.record.TaskInfo`; the floor is the median of the training set."""
         constant = self._median(train)
         scorer = self.scorer()
-        for some in _chunks(test):
+        for some in chunks(test):
             target = some.float()
             scorer.update(torch.full_like(target, constant), target)
         floor = scorer.compute()
@@ -254,7 +254,7 @@ class Depth:
         """Return the median distance, to a thousandth of the range."""
         steps = 1000
         counts = torch.zeros(steps)
-        for some in _chunks(maps):
+        for some in chunks(maps):
             counts += torch.histc(some[~some.isnan()].float(), steps, self.nearest, self.farthest)
         below = counts.cumsum(0)
         middle = int(torch.searchsorted(below, below[-1] / 2))
@@ -353,10 +353,10 @@ class Normals:
 
     def describe(self, train: Float[Tensor, "n 3 h w"], test: Float[Tensor, "m 3 h w"]) -> dict[str, Any]:
         """Return the task's `bench.record.TaskInfo`; the floor is the mean direction of the training set."""
-        total = sum((some.float().nan_to_num().sum((0, 2, 3)) for some in _chunks(train)), torch.zeros(3))
+        total = sum((some.float().nan_to_num().sum((0, 2, 3)) for some in chunks(train)), torch.zeros(3))
         constant = functional.normalize(total, dim=0)[:, None, None]
         scorer = self.scorer()
-        for some in _chunks(test):
+        for some in chunks(test):
             target = some.float()
             scorer.update(constant.expand_as(target), target)
         floor = scorer.compute()
@@ -430,5 +430,6 @@ def _share(wrong: Bool[Tensor, "b ..."], known: Bool[Tensor, "b ..."]) -> Float[
     return (wrong & known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
 
 
-def _chunks(maps: Tensor) -> Iterator[Tensor]:
+def chunks(maps: Tensor) -> Iterator[Tensor]:
+    """Yield a set of maps some at a time, as all of them together may not fit in memory."""
     yield from maps.split(max(1, CHUNK // max(1, maps[:1].numel())))

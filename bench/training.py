@@ -136,6 +136,11 @@ def losses_of(outputs: Sequence[Tensor], tasks: Sequence[Task], targets: Targets
     return torch.stack([task.loss(out, targets[task.name]) for task, out in zip(tasks, outputs, strict=True)])
 
 
+def labelled_tasks(tasks: Sequence[Task], targets: Targets) -> Tensor:
+    """Return which tasks [t] have a label in a batch."""
+    return torch.stack([task.labelled(targets[task.name]).any() for task in tasks])
+
+
 def batch_losses(outputs: Sequence[Tensor], tasks: Sequence[Task], batch: Batch) -> Tensor:
     """Return the loss of every task [t] on a batch, of mixed images that of both targets."""
     losses = losses_of(outputs, tasks, batch.targets)
@@ -165,8 +170,7 @@ def _step(net: MultiTaskNet, tasks: Sequence[Task], batch: Batch, shared: Sequen
     if not features.requires_grad:  # frozen; a weighting may still ask how the losses depend on them
         features.requires_grad_(True)
     losses = batch_losses(net.answer(features, batch.images.shape[2:]), tasks, batch)
-    labelled = torch.stack([task.labelled(batch.targets[task.name]).any() for task in tasks])
-    return Step(losses, labelled, features, shared)
+    return Step(losses, labelled_tasks(tasks, batch.targets), features, shared)
 
 
 def fit(

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, quiet
 from bench.datasets.decoding import Decode, list_files
-from bench.datasets.labelled import absent, held_out, listed, load_labelled, omissions, warn
+from bench.datasets.labelled import (
+    absent,
+    check_crop,
+    held_out,
+    listed,
+    load_labelled,
+    omissions,
+    required,
+    warn,
+)
 from bench.errors import BenchError
 from bench.tasks import Classification
 
@@ -67,8 +76,7 @@ class CelebA:
     split_seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
-        if self.crop is not None and self.crop > self.size:
-            raise BenchError(f"dataset 'celeba': crop = {self.crop} is larger than size = {self.size}")
+        check_crop("celeba", self.crop, self.size)
 
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
@@ -81,10 +89,7 @@ class CelebA:
         Raises:
             BenchError: when something is missing, a list is malformed or the cache cannot be used.
         """
-        missing = self.missing(root)
-        if root is None or missing:
-            raise BenchError(str(missing))
-        folder = root / FOLDER
+        folder = required(self.missing(root), root) / FOLDER
         files = list_files(folder / IMAGES, ".jpg", ".jpeg")
         attributes = read_attributes(folder / ATTRIBUTES)
         partition = read_list(folder / PARTITION, ["partition"], values=(0, 1, 2))

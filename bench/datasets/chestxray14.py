@@ -9,7 +9,16 @@ from annotated_types import Ge, Gt, Lt
 
 from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, quiet
 from bench.datasets.decoding import Decode, list_files
-from bench.datasets.labelled import absent, held_out, listed, load_labelled, omissions, warn
+from bench.datasets.labelled import (
+    absent,
+    check_crop,
+    held_out,
+    listed,
+    load_labelled,
+    omissions,
+    required,
+    warn,
+)
 from bench.errors import BenchError, unknown
 from bench.tasks import Classification
 
@@ -74,8 +83,7 @@ class ChestXray14:
     split_seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
-        if self.crop is not None and self.crop > self.size:
-            raise BenchError(f"dataset 'chestxray14': crop = {self.crop} is larger than size = {self.size}")
+        check_crop("chestxray14", self.crop, self.size)
 
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
@@ -89,10 +97,7 @@ class ChestXray14:
         Raises:
             BenchError: when something is missing, a list is malformed or the cache cannot be used.
         """
-        missing = self.missing(root)
-        if root is None or missing:
-            raise BenchError(str(missing))
-        folder = root / FOLDER
+        folder = required(self.missing(root), root) / FOLDER
         files = list_files(folder, ".png", folders=_image_folders(folder))
         paths = pd.Series({file.name.rpartition("/")[2]: file.name for file in files}, dtype=object)
         entries = read_entries(max(folder.glob(ENTRIES)))  # the last of several versions

@@ -17,7 +17,7 @@ from torchvision import datasets
 
 from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
 from bench.datasets.cache import cached_arrays
-from bench.datasets.labelled import absent, share
+from bench.datasets.labelled import absent, required, share
 from bench.errors import BenchError
 from bench.tasks import Classification
 
@@ -74,10 +74,7 @@ class CIFAR100:
         Raises:
             BenchError: when a file is missing or not the published one, or the cache cannot be used.
         """
-        missing = self.missing(root)
-        if root is None or missing:
-            raise BenchError(str(missing))
-        folder = root / FOLDER
+        folder = required(self.missing(root), root) / FOLDER
         states = [(folder / name).stat() for name in MD5]
         identity = {
             "reading": READING,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.api import MISSING, Augmentation, Kind, MultiTaskData, Progress, Recipe, quiet
 from bench.datasets.decoding import Decode, File
-from bench.datasets.labelled import absent, held_out, load_labelled, omissions, warn
+from bench.datasets.labelled import absent, check_crop, held_out, load_labelled, omissions, required, warn
 from bench.errors import BenchError
 from bench.tasks import Classification
 
@@ -78,8 +78,7 @@ class Folder:
     def __post_init__(self) -> None:
         if not _is_below(self.path):
             raise BenchError(f"dataset 'folder': path = {self.path!r} is not below the data root")
-        if self.crop is not None and self.crop > self.size:
-            raise BenchError(f"dataset 'folder': crop = {self.crop} is larger than size = {self.size}")
+        check_crop("folder", self.crop, self.size)
 
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
@@ -92,10 +91,7 @@ class Folder:
         Raises:
             BenchError: when something is missing, the table is malformed or the cache cannot be used.
         """
-        missing = self.missing(root)
-        if root is None or missing:
-            raise BenchError(str(missing))
-        folder = root / self.path
+        folder = required(self.missing(root), root) / self.path
         table = read_table(folder / TABLE)
         files = list(_stat(folder, table.cells.index))
         if not files:

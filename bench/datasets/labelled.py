@@ -37,6 +37,31 @@ def absent(dataset: str, root: Path | None, layout: str, *patterns: str) -> str 
     return None
 
 
+def required(missing: str | None, root: Path | None) -> Path:
+    """Return the data root.
+
+    Args:
+        missing: what a dataset's ``missing`` says.
+        root: the data root.
+
+    Raises:
+        BenchError: with that sentence, when something is missing.
+    """
+    if root is None or missing:
+        raise BenchError(str(missing))
+    return root
+
+
+def check_crop(dataset: str, crop: int | None, size: int) -> None:
+    """Refuse a crop that is larger than the image.
+
+    Raises:
+        BenchError: naming the dataset.
+    """
+    if crop is not None and crop > size:
+        raise BenchError(f"dataset {dataset!r}: crop = {crop} is larger than size = {size}")
+
+
 def omissions(skipped: Mapping[str, str], total: int) -> str:
     """Return a sentence on how many files are left out, and of the first ones why."""
     named = [f"{name!r} ({reason})" for name, reason in sorted(skipped.items())]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
 from bench.datasets.cache import RowWriter, cached_arrays
-from bench.datasets.labelled import absent, share, warn
+from bench.datasets.labelled import absent, required, share, warn
 from bench.datasets.nyuv2_layouts import MAT, SPLITS, Arrays, Frame, Layout, MatFile
 from bench.dense import Depth, Normals, Segmentation
 from bench.errors import BenchError
@@ -91,10 +91,7 @@ class NYUv2:
         Raises:
             BenchError: when something is missing, cannot be read, or the cache cannot be used.
         """
-        missing = self.missing(root)
-        if root is None or missing:
-            raise BenchError(str(missing))
-        folder = root / FOLDER
+        folder = required(self.missing(root), root) / FOLDER
         from_arrays = self.classes == 13 and Arrays.found(folder)
         layout: Layout = Arrays(folder) if from_arrays else MatFile(folder)
         arrays, index = cached_arrays(

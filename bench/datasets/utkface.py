@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Lt
 
 from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
 from bench.datasets.decoding import Decode, Decoded, File, Selection, find_copies, list_files, load_decoded
-from bench.datasets.labelled import absent, omissions, warn
+from bench.datasets.labelled import absent, check_crop, omissions, required, warn
 from bench.errors import BenchError
 from bench.tasks import Classification
 
@@ -88,8 +88,7 @@ class UTKFace:
     split_seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
-        if self.crop is not None and self.crop > self.size:
-            raise BenchError(f"dataset 'utkface': crop = {self.crop} is larger than size = {self.size}")
+        check_crop("utkface", self.crop, self.size)
 
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
@@ -101,10 +100,7 @@ class UTKFace:
         Raises:
             BenchError: when the images are not there, too few, or cannot be kept in the cache.
         """
-        missing = self.missing(root)
-        if root is None or missing:
-            raise BenchError(str(missing))
-        folder = root / FOLDER
+        folder = required(self.missing(root), root) / FOLDER
         files = list_files(folder, ".jpg", ".jpeg")
         if not files:
             raise BenchError(f"{folder} has no .jpg images; UTKFace is expected as DATA_ROOT/{LAYOUT}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
@@ -12,11 +12,9 @@ from torch import Tensor
 from bench.api import Progress, Split, Task, quiet
 from bench.defenses.chunks import by_chunks
 from bench.defenses.passive import Passive
+from bench.roomy import together
 from bench.tasks import classification_only
 from bench.training import batches, losses_of
-
-_CHUNK: Final = 256
-"""Images averaged at once; changes memory, not results."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class OrthogonalProjection(Passive):
             BenchError: when a task is no classification.
         """
         mean = mean_image(released.images, device)
-        basis = torch.linalg.qr(self.learn(released, tasks, device, progress).T).Q
+        basis = torch.linalg.qr(self._learn(released, mean, tasks, device, progress).T).Q
 
         def change(images: Tensor) -> Tensor:
             return 255 * (project(images.flatten(1) / 255 - mean, basis) + mean).view(images.shape)
@@ -69,8 +67,17 @@ class OrthogonalProjection(Passive):
         self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
     ) -> Float[Tensor, "r p"]:
         """Return the rows [r, pixel values] of the linear models of all tasks."""
+        return self._learn(released, mean_image(released.images, device), tasks, device, progress)
+
+    def _learn(
+        self,
+        released: Split,
+        mean: Float[Tensor, " p"],
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress,
+    ) -> Float[Tensor, "r p"]:
         outputs = [task.outputs for task in classification_only(tasks, "defense 'orthogonal-projection'")]
-        mean = mean_image(released.images, device)
         model = torch.nn.Linear(len(mean), sum(outputs), bias=False).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.learning_rate)
         drops = [max(1, self.epochs // 2), max(1, 3 * self.epochs // 4)]
@@ -90,7 +97,7 @@ class OrthogonalProjection(Passive):
 def mean_image(images: UInt8[Tensor, "n c h w"], device: torch.device) -> Float[Tensor, " p"]:
     """Return the mean of all images, flattened, in [0, 1]."""
     total = torch.zeros(images[0].numel(), dtype=torch.double, device=device)
-    for some in images.split(_CHUNK):
+    for some in images.split(together(images)):
         total += some.to(device).flatten(1).sum(0, dtype=torch.double)
     return (total / (255 * len(images))).float()
 

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from bench.api import DENSE, MISSING, Augmentation, Kind, MultiTaskData, Shape, Split, Task
-from bench.dense import CHUNK, SECTORS, Depth, Normals, Segmentation
+from bench.dense import SECTORS, Depth, Normals, Segmentation, chunks
 from bench.errors import BenchError
 from bench.tasks import Classification
 
@@ -224,7 +224,7 @@ def _check_target(task: Task, split: Split, what: str) -> None:
     if target.shape[1:] != shape or target.is_floating_point() != floating:
         wanted = "floats" if floating else "whole numbers"
         raise _UnsoundError(f"{what} are {_type(target)}, not {wanted} {[count, *shape]}")
-    for some in _chunks(target):
+    for some in chunks(target):
         wrong = _out_of_range(task, some)
         if wrong is not None:
             raise _UnsoundError(f"{what} have {wrong}")
@@ -251,11 +251,6 @@ def _range(task: Depth) -> str:
 
 def _first(values: Tensor, fine: Tensor, sentence: str) -> str | None:
     return None if fine.all() else sentence.format(f"{values[~fine][0].item():g}")
-
-
-def _chunks(target: Tensor) -> Iterator[Tensor]:
-    """Yield a target some rows at a time, as maps of all images together may not fit in memory."""
-    yield from target.split(max(1, CHUNK // max(1, target[:1].numel())))
 
 
 def _task_sheet(task: Task, data: MultiTaskData) -> TaskSheet:
@@ -296,7 +291,7 @@ def _about(task: Task) -> Iterator[str]:
 
 def _count(task: Task, target: Tensor) -> Counts:
     counts = torch.zeros(task.classes + 1, dtype=torch.long)
-    for some in _chunks(target):
+    for some in chunks(target):
         classes: Int64[Tensor, "b ..."] = task.classify(some).long()
         counts += torch.bincount(classes.flatten() - MISSING, minlength=task.classes + 1)
     missing, *found = counts.tolist()
@@ -305,7 +300,7 @@ def _count(task: Task, target: Tensor) -> Counts:
 
 def _quantiles(task: Depth, target: Float[Tensor, "n 1 h w"]) -> tuple[float, ...]:
     counts = torch.zeros(STEPS, dtype=torch.double)
-    for some in _chunks(target):
+    for some in chunks(target):
         counts += torch.histc(some[~some.isnan()].float(), STEPS, task.nearest, task.farthest).double()
     below = counts.cumsum(0)
     steps = torch.searchsorted(below, below[-1] * torch.tensor(QUANTILES, dtype=torch.double))
