@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -473,7 +473,6 @@ def _load(
 
     Its notes are only told here if ``notes`` is set; a sheet has them.
     """
-    import logging
     from time import perf_counter
 
     from rich.console import Console
@@ -481,8 +480,6 @@ def _load(
 
     from bench.catalog import Choice, make
 
-    if not notes:
-        logging.getLogger("bench").setLevel(logging.ERROR)
     choice, root = Choice.parse(name), _root(data_root)
     dataset = make("dataset", choice)
     screen = Console(stderr=True)
@@ -494,8 +491,23 @@ def _load(
             progress.update(bar, description=what, completed=done, total=total)
 
         started = perf_counter()
-        loaded = dataset.load(root, cache, show)
+        with nullcontext() if notes else _muted():
+            loaded = dataset.load(root, cache, show)
         return choice.label, loaded, perf_counter() - started
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Keep the package's warnings to itself within the block."""
+    import logging
+
+    logger = logging.getLogger("bench")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _kept(cache: Path) -> set[tuple[Path, int]]:

@@ -1,6 +1,7 @@
 """``bench data``: what it counts, what it refuses, what its page shows and never lets through."""
 
 import io
+import logging
 import math
 import re
 import sys
@@ -101,6 +102,16 @@ def dense(derived: bool = False) -> MultiTaskData:
 
 
 # -- check ------------------------------------------------------------------------------------------------
+
+
+def test_what_the_sheet_says_is_not_logged_too_and_later_warnings_are(
+    bench: Bench, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code, _, _ = bench("data", "check", FOLDER, "--data-root", root)
+    assert code == 0
+    assert not caplog.messages
+    logging.getLogger("bench").warning("later")
+    assert caplog.messages == ["later"]
 
 
 def test_check_counts_what_is_there(bench: Bench) -> None:

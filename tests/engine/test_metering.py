@@ -1,6 +1,6 @@
 """What a phase costs: seconds and images add up, memory peaks are each phase's own."""
 
-import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,6 @@ from bench.engine import metering
 from bench.engine.metering import Meter
 
 CPU = torch.device("cpu")
-CLEAR = Path("/proc/self/clear_refs")
 
 
 @pytest.fixture
@@ -78,22 +77,43 @@ def test_meters_do_not_share() -> None:
     assert second.costs() == {}
 
 
+TWO_PHASES = r"""
+import os, pathlib, re, torch
+from bench.engine.metering import Meter
+
+def mark():
+    return int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
+
+def use(mebibytes):
+    block = bytearray(mebibytes * 2**20)
+    block[:: os.sysconf("SC_PAGE_SIZE")] = b"x" * len(block[:: os.sysconf("SC_PAGE_SIZE")])
+
+meter = Meter(torch.device("cpu"))
+with meter.phase("large"):
+    use(200)
+with meter.phase("small"):
+    pass
+costs = meter.costs()
+print(costs["large"]["peak_host_mb"] - costs["small"]["peak_host_mb"])
+
+use(200)
+before = mark()
+try:
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+finally:
+    print(before - mark())
+"""
+"""Prints by how many MiB the first phase's peak is above the second's, and by how many this kernel resets."""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's mark of the peak is Linux's")
 def test_a_later_phase_does_not_have_an_earlier_ones_peak() -> None:
-    if not os.access(CLEAR, os.W_OK):
-        pytest.skip(f"{CLEAR} cannot be written to")
-    meter = Meter(CPU)
-    with meter.phase("large"):
-        block = bytearray(200 * 2**20)
-        block[:: os.sysconf("SC_PAGE_SIZE")] = b"x" * len(block[:: os.sysconf("SC_PAGE_SIZE")])
-        del block
-    with meter.phase("small"):
-        pass
-    costs = meter.costs()
-    large, small = costs["large"]["peak_host_mb"], costs["small"]["peak_host_mb"]
-    assert large is not None
-    assert small is not None
-    assert large - small > 150
+    # In a process of its own: in this one, other tests' threads take and free memory as they like.
+    done = subprocess.run([sys.executable, "-c", TWO_PHASES], capture_output=True, text=True, check=False)
+    between, reset = (float(line) for line in done.stdout.split())
+    if reset < 150:
+        pytest.skip(f"this kernel does not reset its mark of the peak: {done.stderr}")
+    assert between > 150
 
 
 def test_without_the_kernels_mark_the_peak_is_the_processs(
