@@ -12,6 +12,7 @@ from pandas import DataFrame, isna
 from bench.record import AXES, CLEAN, Record
 from leaderboard.comparison import Comparison
 from leaderboard.costs import costs
+from leaderboard.defenses import render_defenses
 from leaderboard.dense import render_dense
 from leaderboard.frame import DERIVED, MIN_HEADROOM, Selection, cells, select, to_frame, whole
 from leaderboard.noise import render_noise
@@ -70,7 +71,8 @@ def render(records: Iterable[Record], left_out: Sequence[str] = ()) -> str:
         sections += [_ranking(frame), _unbounded(frame)]
         sections += [_dataset(frame, dataset) for dataset in sorted(set(whole(frame)["dataset"]))]
         sections += [_axis(frame, axis) for axis in varying_axes(frame)]
-        sections += [_regimes(frame), render_published(frame, chosen.done), _peaks(frame)]
+        sections += [render_defenses(frame), _regimes(frame)]
+        sections += [render_published(frame, chosen.done), _peaks(frame)]
         sections += [render_partial(frame), render_noise(frame), _costs(frame)]
     sections += [_failed(chosen.failed), _notes(frame, chosen, left_out)]
     return "\n\n".join(section for section in sections if section) + "\n"

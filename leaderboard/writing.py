@@ -50,11 +50,17 @@ MAX_TASK_COLUMNS = 8
 """A dataset with more tasks has them as rows: a table of 40 columns cannot be read."""
 
 
+class Bold(str):
+    """A text that stands out in a table."""
+
+    __slots__ = ()
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows with the same keys as a markdown table, escaped, with columns of numbers to the right."""
     columns = list(rows[0])
-    body = [[escape(str(row[column])) for column in columns] for row in rows]
-    aligned = ["right" if all(_is_number(line[i]) for line in body) else "left" for i in range(len(columns))]
+    aligned = ["right" if all(_is_number(str(row[name])) for row in rows) else "left" for name in columns]
+    body = [[_written(row[column]) for column in columns] for row in rows]
     headers = [escape(column) for column in columns]
     return tabulate(body, headers=headers, tablefmt="pipe", colalign=aligned, disable_numparse=True)
 
@@ -123,6 +129,11 @@ def count(amount: int, what: str) -> str:
 def is_missing(value: object) -> bool:
     """Return whether a value is not there: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _written(value: object) -> str:
+    text = escape(str(value))
+    return f"**{text}**" if isinstance(value, Bold) else text
 
 
 def _is_number(text: str) -> bool:
