@@ -46,6 +46,16 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Kill runs 300 times and workers 25 times, do them all other harm, and say what it cost."""
+    install(session)
+    session.run(
+        *("pytest", "tests/engine/test_faults.py", "-n", "0", "-s", "--timeout", "7200", *session.posargs),
+        env={"MTLUE_KILLS": "300"},
+    )
+
+
+@nox.session
 def smoke(session: nox.Session) -> None:
     """Run the suite `smoke`: every part once."""
     install(session)

@@ -370,12 +370,15 @@ class Step:
         labelled: which tasks have a label in the batch.
         features: what all heads read; the losses' gradients reach the shared parameters through it.
         shared: the parameters below the features, those of the last layer last.
+        again: computes the losses of the batch again, with the parameters as they are by then, for whoever
+            wants to know what the step has changed.
     """
 
     losses: Float[Tensor, " t"]
     labelled: Bool[Tensor, " t"]
     features: Float[Tensor, "b ..."]
     shared: Sequence[nn.Parameter]
+    again: Callable[[], Float[Tensor, " t"]]
 
 
 @runtime_checkable
@@ -387,6 +390,9 @@ class Balancer(Protocol):
 
     def backward(self, step: Step) -> Float[Tensor, " t"]:
         """Back-propagate into ``.grad`` of all parameters and return the weight each task was given."""
+
+    def finish_step(self, step: Step) -> None:
+        """Take note of a step that the optimiser has taken."""
 
     def finish_epoch(self, losses: Float[Tensor, " t"]) -> None:
         """Take note of every task's mean loss over the epoch."""
@@ -408,6 +414,7 @@ class Defense(Protocol):
 
     Attributes:
         dense: it can work with dense tasks; else suites leave it out on datasets that have them.
+        learned: ``purify`` learns from the images, at a cost, and is done once for all victims of a poison.
         validation: share of the released images that is held out, to pick the epoch whose network is used:
             that of the best mean score on them. 0: the last epoch's.
         trusted: share of the training images of which the exploiter has the clean originals, and from which a
@@ -416,6 +423,7 @@ class Defense(Protocol):
 
     version: ClassVar[int]
     dense: ClassVar[bool]
+    learned: ClassVar[bool]
 
     @property
     def validation(self) -> float:

@@ -1,9 +1,12 @@
 """The command line: parse, delegate, print. Heavy libraries are imported inside the commands."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -26,6 +29,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of what Ctrl-C has ended."""
 
 RUNS = Path("runs")
 """Where runs are kept unless --out says otherwise: RUNS/SUITE."""
@@ -50,12 +56,43 @@ FoundOption = Annotated[
 RootOption = Annotated[Path | None, typer.Option("--data-root", help="The folder that holds the datasets.")]
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", min=1, help="Worker processes.", show_default="one per CPU core, 1 on a GPU"),
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Workers at a time.",
+        show_default="one per CPU core, 1 on a GPU; Ray: all that have room; Slurm: 16",
+    ),
 ]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 ExecutorOption = Annotated[
-    Literal["auto", "inline", "processes"],
-    typer.Option("--executor", help="Where work runs; auto: worker processes, inline where one is enough."),
+    Literal["auto", "inline", "processes", "ray", "slurm"],
+    typer.Option(
+        "--executor",
+        help="Where work runs; auto: worker processes, inline where one is enough. ray, slurm: a cluster.",
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="RAY_ADDRESS",
+        metavar="HOST:PORT",
+        help="The Ray cluster to join; auto: the one that this machine is a node of.",
+        show_default="a Ray of this machine alone",
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus",
+        min=0,
+        help="GPUs of one worker of a Ray cluster; four share one with 0.25.",
+        show_default="1 with --device cuda, else 0",
+    ),
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="An option of Slurm's sbatch, such as partition=long."),
 ]
 RerunOption = Annotated[
     Literal["failed", "all", "none"], typer.Option("--rerun", help="Which cells with a record are run again.")
@@ -109,12 +146,33 @@ def run(
     cache: CacheOption = None,
     executor: ExecutorOption = "auto",
     jobs: JobsOption = None,
+    address: AddressOption = None,
+    gpus: GpusOption = None,
+    slurm: SlurmOption = None,
     threads: Annotated[
         int,
         typer.Option("--threads", min=1, help="CPU threads of one worker; part of what fixes the last bits."),
     ] = 1,
     device: DeviceOption = "auto",
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="On a GPU, compute in ways that give the same bits every time, which is slower; what has "
+            "no such way fails. A CPU gives the same bits in any case.",
+        ),
+    ] = False,
     rerun: RerunOption = "failed",
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--time-limit",
+            min=0.1,
+            metavar="SECONDS",
+            help="How long one surrogate, poison or cell may take before it fails.",
+            show_default="none",
+        ),
+    ] = None,
     tracking_uri: UriOption = None,
     no_track: Annotated[
         bool, typer.Option("--no-track", help="Do not mirror the records to MLflow.")
@@ -122,32 +180,78 @@ def run(
 ) -> None:
     """Run a suite, or what is left of it, and print its leaderboard.
 
-    What is finished is kept: after a kill or a failure the same command goes on where it stopped.
+    What is finished is kept: after a kill, a failure or Ctrl-C the same command goes on where it stopped.
+    The first Ctrl-C lets finish what is under way, a second one stops at once. Several runs with one --out
+    share the work.
     """
     from bench.engine.console import console
+    from bench.engine.course import Course
     from bench.engine.events import Notice
     from bench.engine.runner import run as run_plan
+    from bench.engine.status import published
     from bench.engine.tracking import Tracker, default_uri
     from bench.record import write_note
+    from leaderboard.standing import Standing
 
-    plan, workshop = _plan(suite, only, set_, out, data_root, cache, device, threads)
+    elsewhere = executor in ("ray", "slurm")
+    plan, workshop = _plan(suite, only, set_, out, data_root, cache, device, threads, elsewhere)
+    workshop = replace(workshop, deterministic=deterministic)
     write_note(workshop.out, plan.suite, plan.left_out)
     with ExitStack() as stack:
-        show = stack.enter_context(console())
+        course = Course(Standing())
+        show = stack.enter_context(console(course))
+        stack.enter_context(published(course, workshop.out))
         listeners: list[Callable[[Event], None]] = [show]
+        tracker = None
         if not no_track:
             uri = tracking_uri or default_uri(workshop.out)
-            tracker = Tracker(uri, plan.suite, workshop.out, lambda sentence: show(Notice(sentence)))
+            files = workshop.out / "mlartifacts"
+            tracker = Tracker(uri, plan.suite, files, lambda sentence: show(Notice(sentence)))
             listeners.append(stack.enter_context(tracker))
-        workers = stack.enter_context(_executor(executor, jobs, threads, workshop.device))
-        finished = run_plan(plan, workshop, workers, listeners, rerun)
-    board = _board(workshop.out)
+        stopped = stack.enter_context(_interruptible(lambda sentence: show(Notice(sentence))))
+        workers = stack.enter_context(
+            _cluster(executor, workshop, jobs, time_limit, address, gpus, slurm or ())
+            if elsewhere
+            else _executor(executor, jobs, threads, workshop.device, time_limit)
+        )
+        finished = run_plan(plan, workshop, workers, listeners, rerun, stopped)
+    if left := len(plan.cells) - finished.done - finished.cached - finished.failed:
+        _say(f"interrupted: {left} cells are left; the same command goes on with them")
+        sys.exit(_INTERRUPTED)
+    records = _records(workshop.out, curve=False)
+    board = _board(workshop.out, records)
     _write(workshop.out / "leaderboard.md", board)
     print(board)
     _say(f"records and leaderboard.md are in {workshop.out}")
+    if tracker is not None:
+        tracker.conclude(records, lambda: _exhibits(workshop.out, records, board))
     if finished.failed:
         _say(f"{finished.failed} cells failed; the same command tries them again")
         sys.exit(1)
+
+
+@contextmanager
+def _interruptible(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Yield whether Ctrl-C was pressed within the block; pressed once more, it ends the program."""
+    pressed = threading.Event()
+
+    def press(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pressed.set()
+        # Not from here: a handler that waits for a lock of what it has interrupted would wait for ever.
+        sentence = "finishing what is under way; Ctrl-C once more stops at once"
+        threading.Thread(target=tell, args=(sentence,)).start()
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # as a shell has it for what it runs in the background
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed.is_set
+    except KeyboardInterrupt:
+        _say("stopped at once; the same command goes on")
+        sys.exit(_INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _plan(
@@ -159,6 +263,7 @@ def _plan(
     cache: Path | None,
     device: str,
     threads: int,
+    elsewhere: bool = False,
 ) -> "tuple[Plan, Workshop]":
     from bench.engine.pipeline import Workshop
     from bench.engine.suite import expand, read_suite
@@ -166,7 +271,7 @@ def _plan(
     root = _root(data_root)
     plan = expand(read_suite(suite, set_ or ()), only or (), data_root)
     folder = (out or RUNS / plan.suite).absolute()
-    return plan, Workshop(folder, root, _cache(cache), _device(device), threads, plan.suite)
+    return plan, Workshop(folder, root, _cache(cache), _device(device, elsewhere), threads, plan.suite)
 
 
 def _root(data_root: Path | None) -> Path | None:
@@ -182,9 +287,11 @@ def _cache(cache: Path | None) -> Path:
     return (cache or user_cache_path("mtlue-bench")).absolute()
 
 
-def _device(wanted: str) -> str:
+def _device(wanted: str, elsewhere: bool) -> str:
     import torch
 
+    if elsewhere and wanted == "cuda":  # a login node has none itself
+        return "cuda"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise BenchError("this torch sees no CUDA device; give --device cpu")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
@@ -198,13 +305,47 @@ def _jobs(jobs: int | None, device: str) -> int:
     return jobs or (1 if device == "cuda" else _cores())
 
 
-def _executor(name: str, jobs: int | None, threads: int, device: str) -> "Executor":
+def _executor(name: str, jobs: int | None, threads: int, device: str, time_limit: float | None) -> "Executor":
     from bench.engine.executors import Inline, Processes
 
     count = _jobs(jobs, device)
-    if name == "inline" or (name == "auto" and count == 1):
+    if name == "inline" and time_limit is not None:
+        raise BenchError("--time-limit needs workers that can be killed; give --executor processes")
+    if name == "inline" or (name == "auto" and count == 1 and time_limit is None):
         return Inline(threads)
-    return Processes(count, threads)
+    return Processes(count, threads, time_limit)
+
+
+def _cluster(
+    name: str,
+    workshop: "Workshop",
+    jobs: int | None,
+    time_limit: float | None,
+    address: str | None,
+    gpus: float | None,
+    slurm: Sequence[str],
+) -> "Executor":
+    """Return the executor of a cluster: Ray's or Slurm's."""
+    on_gpu = workshop.device == "cuda"
+    wrong = [given for given in slurm if not all(given.partition("="))]
+    if wrong:
+        raise BenchError(f"--slurm {wrong[0]} is not understood; give KEY=VALUE, such as partition=long")
+    options = {key: value for key, _, value in (given.partition("=") for given in slurm)}
+    if on_gpu and not any(key.startswith(("gpus", "gres")) for key in options):
+        options["gpus-per-node"] = "1"
+    try:
+        if name == "ray":
+            from bench.engine.ray_executor import Ray
+
+            share = float(on_gpu) if gpus is None else gpus
+            return Ray(workshop.out, address, jobs, workshop.threads, share, time_limit)
+        from bench.engine.slurm_executor import Slurm
+
+        return Slurm(workshop.out, options, jobs, workshop.threads, time_limit)
+    except ModuleNotFoundError as error:
+        raise BenchError(
+            f"--executor {name} needs the package {error.name}; pip install 'mtlue-bench[{name}]'"
+        ) from error
 
 
 @app.command()
@@ -220,20 +361,29 @@ def plan(
     rerun: RerunOption = "failed",
     cells: Annotated[bool, typer.Option("--cells", help="List every cell.")] = False,
 ) -> None:
-    """Show what a run would do: surrogates, poisons and cells, what is there already, the expected time."""
+    """Show what a run would do: what is made once for many cells, what is there, expected time and space."""
     from tabulate import tabulate
 
-    from bench.engine.forecast import forecast
+    from bench.engine.console import duration
+    from bench.engine.forecast import forecast, spell_bytes, warn_of_space
     from bench.engine.runner import select
 
     planned, workshop = _plan(suite, only, set_, out, data_root, cache, device, 1)
     chosen = select(planned, workshop.store, rerun)
     workers = _jobs(jobs, workshop.device)
+    expected = list(forecast(chosen, workshop, workers))
     rows = [
-        (wave, count + chosen.cached[wave], chosen.cached[wave], count, _expected(seconds, count, untimed))
-        for wave, count, seconds, untimed in forecast(chosen, workshop.store, workers)
+        (
+            *(each.wave, each.count + chosen.cached[each.wave], chosen.cached[each.wave], each.count),
+            _and_unknown(duration(each.seconds), each.count, each.untimed, "nothing like it was timed yet"),
+            _and_unknown(spell_bytes(each.stored), each.count, each.unsized, "not decoded yet"),
+        )
+        for each in expected
     ]
-    print(tabulate(rows, ("wave", "distinct", "cached", "to do", f"expected, {workers} at a time"), "github"))
+    headers = ("wave", "distinct", "cached", "to do", f"expected, {workers} at a time", "to be stored")
+    print(tabulate(rows, headers, "github"))
+    if full := warn_of_space(expected, workshop):
+        print(f"warning: {full}")
     for sentence in (*planned.left_out, *chosen.notices):
         print(f"note: {sentence}")
     if cells:
@@ -242,14 +392,58 @@ def plan(
         print("\n" + tabulate(listed, ("key", "state", "cell"), "github"))
 
 
-def _expected(seconds: float, count: int, untimed: int) -> str:
-    from bench.engine.console import duration
-
+def _and_unknown(known: str, count: int, unknown: int, why: str) -> str:
+    """Say what is known of some things to do, and of how many it is not."""
     if not count:
         return "-"
-    if untimed == count:
-        return "unknown: nothing like it was timed yet"
-    return f"~{duration(seconds)}" + (f", and {untimed} like which nothing was timed yet" if untimed else "")
+    if unknown == count:
+        return f"unknown: {why}"
+    return f"~{known}" + (f", and {unknown} unknown: {why}" if unknown else "")
+
+
+@app.command()
+def status(out: FoundOption = None) -> None:
+    """Show what the runs on a folder are doing right now, asked from any terminal."""
+    from rich.console import Console
+
+    from bench.engine.status import read_statuses, render_status, tell_absence
+
+    folder = _found(out)
+    seen = read_statuses(folder)
+    alive = [one for one in seen if one.alive]
+    screen = Console(highlight=False)
+    for one in alive:
+        screen.print(render_status(one, folder, screen.width))
+    if not alive:
+        print(tell_absence(seen, folder))
+
+
+@app.command()
+def why(
+    cell: Annotated[
+        list[str],
+        typer.Argument(help="The beginning of its key, or words of its label: em jpeg 'seed 0'."),
+    ],
+    out: FoundOption = None,
+) -> None:
+    """Explain a cell: scores, error, every setting, where it came from, the end of its log.
+
+    The key of a poison or a surrogate is explained too.
+    """
+    from bench.engine.why import explain, explain_other, find, find_clean, list_found
+    from leaderboard.standing import protections
+
+    folder = _found(out)
+    found = find(folder, cell)
+    if len(found) > 1:
+        print(list_found(found))
+        raise BenchError(f"{len(found)} things are meant by {' '.join(cell)!r}; give more words or a key")
+    record = found[0].record
+    if record is None:
+        print(explain_other(found[0], folder))
+        return
+    clean = find_clean(folder, record)
+    print(explain(record, folder, clean, protections(record, clean.scores) if clean else {}))
 
 
 @app.command()
@@ -265,12 +459,12 @@ def report(
     """Print the leaderboard of a run, or its scores as csv or json: one row per cell and task."""
     folder = _found(out)
     if format_ == "markdown":
-        text = _board(folder)
+        text = _board(folder, _records(folder, curve=False))
     else:
         from leaderboard.frame import to_frame
         from leaderboard.markdown import to_csv, to_json
 
-        text = (to_csv if format_ == "csv" else to_json)(to_frame(_records(folder)))
+        text = (to_csv if format_ == "csv" else to_json)(to_frame(_records(folder, curve=False)))
     if output is None:
         print(text)
     else:
@@ -289,7 +483,7 @@ def compare(
     from leaderboard.frame import to_frame
     from leaderboard.markdown import render_comparison
 
-    print(render_comparison(compare_cells(to_frame(_records(_found(out))), a, b, axis)))
+    print(render_comparison(compare_cells(to_frame(_records(_found(out), curve=False)), a, b, axis)))
 
 
 @app.command()
@@ -303,7 +497,7 @@ def check(
     """Compare a run with a committed reference: exit code 1 where scores, or grossly costs, regressed."""
     from leaderboard import regression
 
-    records = _records(_found(out))
+    records = _records(_found(out), curve=False)
     if update:
         regression.write_reference(against, regression.summarise(records))
         print(f"wrote {against} from {len(records)} records")
@@ -518,11 +712,21 @@ def _kept(cache: Path) -> set[tuple[Path, int]]:
 @app.command()
 def track(out: FoundOption = None, tracking_uri: UriOption = None) -> None:
     """Rebuild the MLflow mirror of a run from its records, without duplicates."""
+    from rich.console import Console
+    from rich.progress import track as advance
+
     from bench.engine.tracking import default_uri, rebuild
 
     folder = _found(out)
     uri = tracking_uri or default_uri(folder)
-    added, kept, replaced = rebuild(uri, _records(folder), folder)
+    records = _records(folder, curve=False)
+    oldest_first = _reread(folder, sorted(records, key=lambda record: record.finished))
+    screen = Console(stderr=True)
+    quiet = not screen.is_terminal
+    shown = advance(oldest_first, "tracking", len(records), console=screen, transient=True, disable=quiet)
+    added, kept, replaced = rebuild(
+        uri, shown, folder / "mlartifacts", lambda: _exhibits(folder, records, _board(folder, records))
+    )
     print(f"{uri}: {added} runs added, {replaced} replaced, {kept} kept")
 
 
@@ -542,26 +746,51 @@ def _found(out: Path | None) -> Path:
     return folders[-1].parent
 
 
-def _records(folder: Path) -> "list[Record]":
-    """Return a run's records; damaged ones are named and left out."""
+def _records(folder: Path, *, curve: bool = True) -> "list[Record]":
+    """Return a run's records, with or without learning curves; damaged ones are named and left out."""
+    import gc
+
     from bench.record import Record, read_records
 
     records = []
-    for record in read_records(folder / "records"):
-        if isinstance(record, Record):
-            records.append(record)
-        else:
-            _say(f"note: {record}; it is left out, and `bench run` makes it again")
+    gc.disable()  # ten thousand records hold no cycle, and looking for one takes longer than reading them
+    try:
+        for record in read_records(folder / "records", curve=curve):
+            if isinstance(record, Record):
+                records.append(record)
+            else:
+                _say(f"note: {record}; it is left out, and `bench run` makes it again")
+    finally:
+        gc.enable()
     if not records:
         raise BenchError(f"{folder / 'records'} has no record yet")
     return records
 
 
-def _board(folder: Path) -> str:
+def _reread(folder: Path, records: "Sequence[Record]") -> "Iterator[Record]":
+    """Yield the records with their curves, one at a time: they need not fit in memory."""
+    from bench.record import read_record
+
+    for record in records:
+        yield read_record(folder / "records" / f"{record.key}.json")
+
+
+def _board(folder: Path, records: "Sequence[Record]") -> str:
     from bench.record import read_note
     from leaderboard.markdown import render
 
-    return render(_records(folder), left_out=read_note(folder))
+    return render(records, left_out=read_note(folder))
+
+
+def _exhibits(folder: Path, records: "Sequence[Record]", board: str) -> dict[str, bytes]:
+    """Return what a tracker keeps of a whole run: the board, its rows and its figures."""
+    from leaderboard.figures import draw
+    from leaderboard.frame import to_frame
+    from leaderboard.markdown import to_csv
+
+    figures = {f"figures/{name}": content for name, content in draw(_reread(folder, records)).items()}
+    texts = {"leaderboard.md": board, "leaderboard.csv": to_csv(to_frame(records))}
+    return {name: text.encode() for name, text in texts.items()} | figures
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,9 +4,6 @@ Losses and metrics are the multi-task literature's (Liu et al., CVPR 2019, arXiv
 All are means over the labelled pixels, whatever image they are in.
 """
 
-from bench import vision  # noqa: F401 - torchmetrics imports torchvision, so the door comes first
-
-# isort: split
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import MeanAbsoluteError, MeanAbsolutePercentageError, MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from bench.api import MISSING, Kind, Scorer
 from bench.tasks import shifted
@@ -69,8 +64,12 @@ class Segmentation:
 
     def loss(self, outputs: Float[Tensor, "b k h w"], target: Int64[Tensor, "b h w"]) -> Float[Tensor, ""]:
         """Return the mean cross-entropy over the labelled pixels, 0 where there is none."""
-        losses = functional.cross_entropy(outputs, target, ignore_index=MISSING, reduction="sum")
-        return losses / (target != MISSING).sum().clamp(min=1)
+        # CUDA adds the pixels up in no certain order, unless that is left to another operation.
+        apart = torch.are_deterministic_algorithms_enabled()
+        losses = functional.cross_entropy(
+            outputs, target, ignore_index=MISSING, reduction="none" if apart else "sum"
+        )
+        return losses.sum() / (target != MISSING).sum().clamp(min=1)
 
     def wrong(self, outputs: Float[Tensor, "b k h w"], target: Int64[Tensor, "b h w"]) -> Float[Tensor, " b"]:
         """Return the share of labelled pixels that are given another class."""
@@ -129,6 +128,8 @@ class Segmentation:
 
 class _SegmentationScorer:
     def __init__(self, task: Segmentation) -> None:
+        from bench.metrics import MeanMetric, MulticlassAccuracy, MulticlassJaccardIndex
+
         self._task = task
         self._loss = MeanMetric(nan_strategy="ignore")
         self._overlaps = MulticlassJaccardIndex(
@@ -263,6 +264,8 @@ class Depth:
 
 class _DepthScorer:
     def __init__(self) -> None:
+        from bench.metrics import MeanAbsoluteError, MeanAbsolutePercentageError
+
         self._absolute, self._relative = MeanAbsoluteError(), MeanAbsolutePercentageError()
         self._finite, self._known = True, 0
 
@@ -378,6 +381,8 @@ class _NormalsScorer:
     _STEPS = 18000
 
     def __init__(self, task: Normals) -> None:
+        from bench.metrics import MeanMetric
+
         self._task = task
         self._loss, self._angle = MeanMetric(nan_strategy="ignore"), MeanMetric(nan_strategy="ignore")
         self._within = {angle: MeanMetric(nan_strategy="ignore") for angle in ANGLES}
@@ -397,7 +402,9 @@ class _NormalsScorer:
         ]:
             # In double precision: a mean over millions of pixels.
             metric.to(outputs.device).update(values.double().mean(), len(values))
-        self._counts += torch.histc(angles, self._STEPS, 0, 180).double().cpu()
+        # Counted, since CUDA's histogram is refused where bits have to repeat.
+        bins = (angles * self._STEPS / 180).long().clamp(0, self._STEPS - 1)
+        self._counts += bins.bincount(minlength=self._STEPS).cpu()
 
     def compute(self) -> dict[str, float | None]:
         names = ("loss", "mean_angle", "median_angle", *map(_within, ANGLES))

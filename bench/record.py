@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,7 +13,14 @@ from typing import Any, Literal, NotRequired, TypedDict
 from bench.errors import BenchError
 
 SCHEMA = 1
-"""Version of the file's layout; raised when a field changes its meaning."""
+"""Version of the layout of the notes that are kept beside tensors."""
+
+RECORD_SCHEMA = 2
+"""Version of a record file's layout; raised when a field changes its meaning. Files of 1 are read as well."""
+
+_HEADER = re.compile(rb'\{"schema": %d, "checksum": "([0-9a-f]{64})", "record":\n' % RECORD_SCHEMA)
+_CURVE, _END = b',\n"curve":\n', b"\n}\n"
+"""What stands between the parts of a file; in JSON no string and nothing nested begins a line like this."""
 
 PROTOCOL = 1
 """Version of the rules that make scores comparable; records of two protocols never share a table."""
@@ -213,56 +221,86 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_record(folder: Path, record: Record) -> Path:
-    """Write a record to ``folder/KEY.json`` and return the path."""
+    """Write a record to ``folder/KEY.json`` and return the path.
+
+    The file is one JSON value. Its checksum is that of all bytes after the first line, and the learning
+    curve, which is most of it, comes last: so it is checked without being parsed, and read without its curve.
+    """
     body = asdict(record)
+    curve = body.pop("curve")
+    content = b"".join((_spell(body), _CURVE, _spell(curve), _END))
+    header = f'{{"schema": {RECORD_SCHEMA}, "checksum": "{_sha256(content)}", "record":\n'
     path = folder / f"{record.key}.json"
-    text = json.dumps(
-        {"schema": SCHEMA, "checksum": digest(body), "record": body},
-        indent=1,
-        allow_nan=False,
-        ensure_ascii=False,
-    )
-    write_atomically(path, text + "\n")
+    write_atomically(path, header.encode() + content)
     return path
 
 
-def read_record(path: Path) -> Record:
-    """Read one record.
+def _spell(value: object) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False).encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_record(path: Path, *, curve: bool = True) -> Record:
+    """Read one record, with or without its learning curve; the whole file is checked either way.
 
     Raises:
         BenchError: when the file is truncated, altered, of another schema or not a record at all.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise BenchError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, Mapping) or "record" not in content:
-        raise BenchError(f"{path} is not a record")
-    if content.get("schema") != SCHEMA:
-        raise BenchError(f"{path} has schema {content.get('schema')}, this version reads schema {SCHEMA}")
-    body = content["record"]
     try:
-        sound = content.get("checksum") == digest(body)
-    except ValueError as error:  # JSON has no NaN, but Python reads one
+        header = _HEADER.match(content)
+        body = _parse(content[header.end() :], header[1], curve) if header else _parse_schema_1(content)
+    except _NoRecordError as error:
+        raise BenchError(f"{path} {error}") from error
+    except (ValueError, RecursionError) as error:
         raise BenchError(f"{path} is damaged: {error}") from error
-    if not sound:
-        raise BenchError(f"{path} is damaged: its checksum does not match")
-    if (
-        not isinstance(body, Mapping)
-        or set(body) != {f.name for f in fields(Record)}
-        or body["key"] != path.stem
-    ):
+    if not isinstance(body, dict) or body.keys() != _FIELDS or body["key"] != path.stem:
         raise BenchError(f"{path} is not the record its name says")
-    return Record(**body)
+    return Record(**body) if curve else Record(**{**body, "curve": []})
 
 
-def read_records(folder: Path) -> Iterator[Record | BenchError]:
+class _NoRecordError(Exception):
+    """What a file is instead of a record."""
+
+
+def _parse(content: bytes, checksum: bytes, curve: bool) -> object:
+    """Return the fields in what follows the first line of a file."""
+    if _sha256(content).encode() != checksum:
+        raise _NoRecordError("is damaged: its checksum does not match")
+    summary, _, rest = content.removesuffix(_END).partition(_CURVE)
+    body: object = json.loads(summary)
+    return body | {"curve": json.loads(rest) if curve else []} if isinstance(body, dict) else body
+
+
+def _parse_schema_1(content: bytes) -> object:
+    """Return the fields in a file of schema 1, whose checksum is that of the record's canonical spelling."""
+    found = json.loads(content)
+    if not isinstance(found, Mapping) or "record" not in found:
+        raise _NoRecordError("is not a record")
+    schema = found.get("schema")
+    if schema not in (1, RECORD_SCHEMA):
+        raise _NoRecordError(f"has schema {schema}, this version reads schemas 1 and {RECORD_SCHEMA}")
+    # Of the present schema nothing gets here but what another program has spelt anew.
+    if schema != 1 or found.get("checksum") != digest(found["record"]):
+        raise _NoRecordError("is damaged: its checksum does not match")
+    body: object = found["record"]
+    return body
+
+
+_FIELDS = {field.name for field in fields(Record)}
+
+
+def read_records(folder: Path, *, curve: bool = True) -> Iterator[Record | BenchError]:
     """Yield every record of a folder in the order of its keys, or the error for a file that is not one."""
     for path in sorted(folder.glob("*.json")):
         try:
-            yield read_record(path)
+            yield read_record(path, curve=curve)
         except BenchError as error:
             yield error
 
@@ -279,5 +317,5 @@ def read_note(folder: Path) -> list[str]:
     try:
         left_out = json.loads((folder / "run.json").read_text(encoding="utf-8"))["left_out"]
         return [str(sentence) for sentence in left_out]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []

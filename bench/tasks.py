@@ -1,8 +1,5 @@
 """Classification tasks: head, loss, metrics and their floors. Dense tasks are in `bench.dense`."""
 
-from bench import vision  # noqa: F401 - torchmetrics imports torchvision, so the door comes first
-
-# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import binary_auroc, multiclass_recall
 
 from bench.api import MISSING, Kind, Scorer, Task
 from bench.errors import BenchError
@@ -135,6 +131,8 @@ class Classification:
         occur. A metric that is undefined (no labels; AUROC with a single class; an output that is not
         finite) is None.
         """
+        from bench.metrics import multiclass_recall
+
         labelled = target != MISSING
         outputs, target = outputs[labelled], target[labelled]
         if not len(target) or not outputs.isfinite().all():
@@ -209,5 +207,7 @@ def _area(scores: Tensor, positive: Tensor) -> float:
     The scores' ranks are passed on, not the scores: the library takes a sigmoid of what is not in [0, 1], and
     confident logits would all become 1.
     """
+    from bench.metrics import binary_auroc
+
     _, ranks = scores.unique(return_inverse=True)
     return float(binary_auroc(ranks.double() / len(ranks), positive.long()))

@@ -10,7 +10,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from bench.api import Augmentation, Balancer, Batch, Defense, Recipe, Split, Step, Targets, Task
 from bench.augmentation import augment, center
-from bench.net import MultiTaskNet
+from bench.net import MultiTaskNet, StatisticsKept
 from bench.record import Scores
 from bench.roomy import zeros
 
@@ -170,7 +170,16 @@ def _step(net: MultiTaskNet, tasks: Sequence[Task], batch: Batch, shared: Sequen
     if not features.requires_grad:  # frozen; a weighting may still ask how the losses depend on them
         features.requires_grad_(True)
     losses = batch_losses(net.answer(features, batch.images.shape[2:]), tasks, batch)
-    return Step(losses, labelled_tasks(tasks, batch.targets), features, shared)
+    labelled = labelled_tasks(tasks, batch.targets)
+    if batch.mixed is not None:
+        labelled |= labelled_tasks(tasks, batch.mixed)
+
+    @torch.no_grad()
+    def again() -> Tensor:
+        with StatisticsKept(net):
+            return batch_losses(net(batch.images), tasks, batch)
+
+    return Step(losses, labelled, features, shared, again)
 
 
 def fit(
@@ -206,6 +215,7 @@ def fit(
             weights += balancer.backward(step).detach()
             clip_grad_norm_(net.parameters(), recipe.clip_norm)
             optimizer.step()
+            balancer.finish_step(step)
             total += step.losses.detach() * len(batch.index)
             steps += 1
         balancer.finish_epoch(total / len(train))

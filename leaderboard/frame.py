@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pandas import DataFrame
+from pandas import DataFrame, concat
 
 from bench.errors import BenchError
 from bench.record import AXES, CLEAN, Record
@@ -127,11 +127,16 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     """
     done = select(records).done
     phases = sorted({phase for record in done for phase in record.cost} - set(PHASES))
-    costs = [f"{phase}_{suffix}" for phase in (*PHASES, *phases) for suffix in COSTS.values()]
+    costs = tuple(f"{phase}_{suffix}" for phase in (*PHASES, *phases) for suffix in COSTS.values())
     known = {metric for record in done for info in record.tasks.values() for metric in info["perfect"]}
-    metrics = [f"{METRIC}{metric}" for metric in sorted(known)]
-    rows = [row for record in done for row in _rows(record)]
-    frame = DataFrame(rows, columns=[*_CELL_COLUMNS, *_TASK_COLUMNS, *metrics, *costs])
+    metrics = tuple(f"{METRIC}{metric}" for metric in sorted(known))
+    once = DataFrame([_cell_row(record) for record in done], columns=[*_CELL_COLUMNS, *costs])
+    tasks = DataFrame(
+        [row for record in done for row in _task_rows(record)], columns=[*_TASK_COLUMNS, *metrics]
+    )
+    place = [number for number, record in enumerate(done) for _ in record.tasks]
+    frame = concat([once.take(place).reset_index(drop=True), tasks], axis=1)
+    frame = frame[[*_CELL_COLUMNS, *_TASK_COLUMNS, *metrics, *costs]]
     numbers = [column for column in frame.columns if column not in _TEXTS | _FLAGS]
     types = dict.fromkeys(numbers, float) | dict.fromkeys(_FLAGS, bool) | {"position": int, "seed": int}
     return _protect(frame.astype(types))
@@ -154,17 +159,15 @@ def cells(frame: DataFrame) -> DataFrame:
     that there is no counterpart.
     """
     task_columns = {*_TASK_COLUMNS, "clean_score", "clean_raw", "protection", "defined", "paired"}
-    cell = frame.drop_duplicates("key").set_index("key", drop=False)
-    tasks = frame.assign(undefined=frame["paired"] & ~frame["defined"]).groupby("key", sort=False)
-    return (
-        cell[[name for name in frame.columns if name not in task_columns and not name.startswith(METRIC)]]
-        .assign(
-            protection=tasks["protection"].mean(),
-            undefined=tasks["undefined"].sum(),
-            unpaired=~tasks["paired"].any(),
-        )
-        .reset_index(drop=True)
-    )
+    names = [name for name in frame.columns if name not in task_columns and not name.startswith(METRIC)]
+    cell = frame.loc[~frame["key"].duplicated(), names].set_index("key", drop=False)
+    tasks = frame[["key", "paired", "protection"]].assign(undefined=frame["paired"] & ~frame["defined"])
+    by_cell = tasks.groupby("key", sort=False)
+    return cell.assign(
+        protection=by_cell["protection"].mean(),
+        undefined=by_cell["undefined"].sum(),
+        unpaired=~by_cell["paired"].any(),
+    ).reset_index(drop=True)
 
 
 def _age(record: Record) -> tuple[str, str]:
@@ -175,7 +178,8 @@ def _labels(record: Record) -> tuple[str | int, ...]:
     return tuple(record.cell[axis] for axis in AXES)
 
 
-def _rows(record: Record) -> Iterator[dict[str, Any]]:
+def _cell_row(record: Record) -> dict[str, Any]:
+    """Return what is the same for all tasks of a record."""
     noise: Mapping[str, Any] = record.noise
     rate, protected = record.settings.get("rate", 1.0), record.settings.get("protected", [])
     cell: dict[str, Any] = {
@@ -195,10 +199,16 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
     for phase, cost in record.cost.items():
         measured: Mapping[str, Any] = cost
         cell |= {f"{phase}_{suffix}": measured.get(name) for name, suffix in COSTS.items()}
+    return cell
+
+
+def _task_rows(record: Record) -> Iterator[dict[str, Any]]:
+    noise: Mapping[str, Any] = record.noise
+    protected = record.settings.get("protected", [])
     for position, (task, info) in enumerate(record.tasks.items()):
         headline, scored = info["headline"], info["scored"]
         scores = record.scores.get(task, {})
-        yield cell | {
+        yield {
             "task": f"{task}{DERIVED}" if info.get("derived") else task,
             "kind": info["kind"],
             "position": position,

@@ -93,19 +93,20 @@ def beside_published(
         tasks, then over seeds), ``spread`` (standard deviation over seeds), ``difference`` (measured -
         published), ``cells``, ``measured_with`` (in words), ``source``, ``note``.
     """
-    by_key = {record.key: record for record in records}
+    by_key, frame = {record.key: record for record in records}, whole(frame)
     rows = [
         row
         for figure in (published() if figures is None else figures)
-        for row in _beside(figure, _matching(whole(frame), figure), by_key)
+        for row in _beside(figure, _matching(frame, figure), by_key)
     ]
     return DataFrame(rows)
 
 
 def _matching(frame: DataFrame, figure: Figure) -> DataFrame:
     """Return the rows of every attack on the figure's dataset, under its regime and defense."""
+    datasets = [name for name in set(frame["dataset"]) if name.partition("(")[0] == figure.dataset]
     return frame[
-        (frame["dataset"].str.split("(").str[0] == figure.dataset)
+        frame["dataset"].isin(datasets)
         & (frame["regime"] == figure.regime)
         & (frame["defense"] == figure.defense)
         & (frame["headline"] == figure.metric)

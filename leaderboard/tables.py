@@ -1,6 +1,7 @@
 """The tables of the leaderboard, as data frames; `leaderboard.markdown` writes them out."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from pandas import DataFrame, Series
@@ -11,6 +12,12 @@ from leaderboard.costs import varied
 from leaderboard.frame import cells, whole
 from leaderboard.writing import DAGGER, metric_place
 
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from typing import Any
+
+    from pandas.api.typing import SeriesGroupBy
+
 NO_DEFENSE = "none"
 """Label of the defense that does nothing; raw scores are shown under it, as the papers do."""
 
@@ -18,6 +25,9 @@ FLOOR = "floor"
 """Label of the row that knows nothing of the image."""
 
 _DRAW = ["dataset", "backbone", "weighting", "regime", "seed"]
+
+_ORDERING = (*AXES, "key", "bounded", "partial", "paired", "defined", "protection")
+"""Columns of a frame that say in which order the attacks are listed."""
 
 
 def ranking(frame: DataFrame, bounded: bool = True) -> DataFrame:
@@ -42,58 +52,96 @@ def ranking(frame: DataFrame, bounded: bool = True) -> DataFrame:
     """
     frame = whole(frame)
     frame = frame[(frame["bounded"] == bounded) | (frame["attack"] == CLEAN)]
-    groups = cells(frame).groupby("attack")
-    rows = [_rank_row(rows, frame[frame["attack"] == attack]) for attack, rows in groups]
-    if not rows:
+    if not len(frame):
         return DataFrame(columns=["rank", "attack", "worst"])
-    table = DataFrame(rows)
-    table["clean"] = table["attack"] == CLEAN
-    order = ["clean", "worst", "mean", "attack"]
-    table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True)
-    ranked = ~table["clean"] & table["worst"].notna()
+    once = cells(frame)
+    parts = [_means(once), _protections(once), _counts(once), _raw_means(frame), _crafting(once)]
+    table = _sort(pd.concat(parts, axis=1))
+    # Of an attack without any defined protection, no defense was taken the least over.
+    table = table.fillna({"defenses_min": 0, "defenses_max": 0})
+    table = table.astype({"defenses_min": int, "defenses_max": int})
+    ranked = (table["attack"] != CLEAN) & table["worst"].notna()
     table.insert(0, "rank", ranked.cumsum().where(ranked).astype("Int64"))
+    return table
+
+
+def _sort(by_attack: DataFrame) -> DataFrame:
+    """Return what is known of the attacks with a column ``attack``, best first, ``clean`` last."""
+    order = ["clean", "worst", "mean", "attack"]
+    table = by_attack.rename_axis("attack").reset_index()
+    table["clean"] = table["attack"] == CLEAN
+    table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True)
     return table.drop(columns="clean")
 
 
-def _rank_row(once: DataFrame, tasks: DataFrame) -> dict[str, object]:
-    defined = once[once["protection"].notna()]
-    draws = defined.groupby(_DRAW)["protection"]
-    worst = draws.min()
-    least = defined.loc[draws.idxmin(), "defense"] if len(defined) else Series(dtype=str)
-    counts = draws.size()
-    poisons = once.drop_duplicates("poison")
-    crafting = [f"craft_{suffix}" for suffix in ("s", "images_per_s", "host_mb", "device_mb")]
-    return {
-        "attack": once["attack"].iloc[0],
-        "worst": worst.mean(),
-        # value_counts breaks ties by first occurrence; sorting by name first makes that the alphabet.
-        "worst_defense": least.sort_values().value_counts().index[0] if len(least) else None,
-        "defenses_min": int(counts.min()) if len(counts) else 0,
-        "defenses_max": int(counts.max()) if len(counts) else 0,
-        "mean": draws.mean().mean(),
-        # Settings that were not run under every seed would show as a spread over seeds.
-        "spread": worst.unstack("seed").dropna().mean().std(ddof=1),
-        "cells": len(once),
-        "undefined": int(once["undefined"].sum()),
-        "unpaired": int(once["unpaired"].sum()),
-        **{f"raw_{metric}": value for metric, value in _raw_means(tasks).items()},
-        **{column: poisons[column].mean() for column in crafting},
-        "linf": once["linf"].max(),
+def _draws(once: DataFrame) -> "SeriesGroupBy[Any, tuple[Hashable, ...]]":
+    """Return the defined protections, one group for all that differ in the defense alone."""
+    return once[once["protection"].notna()].groupby(["attack", *_DRAW])["protection"]
+
+
+def _means(once: DataFrame) -> DataFrame:
+    """Return, by attack, by what the attacks are ranked; NaN where nothing is defined."""
+    draws = _draws(once)
+    found = DataFrame({"worst": draws.min(), "mean": draws.mean()}).groupby(level="attack").mean()
+    return found.reindex(sorted(set(once["attack"])))
+
+
+def _protections(once: DataFrame) -> DataFrame:
+    """Return, by attack, what else `ranking` says of its protection, where there is something to say."""
+    draws = _draws(once)
+    worst, counts = draws.min(), draws.size().groupby(level="attack")
+    least = once.loc[draws.idxmin(), ["attack", "defense"]].value_counts(sort=False).sort_index()
+    # Sorted by name, then by how often: of equals the first in the alphabet.
+    often = least.sort_values(ascending=False, kind="stable").reset_index().drop_duplicates("attack")
+    # Settings that were not run under every seed would show as a spread over seeds.
+    spread = {
+        attack: values.unstack("seed").dropna().mean().std(ddof=1)
+        for attack, values in worst.groupby(level="attack")
     }
+    return DataFrame(
+        {
+            "worst_defense": often.set_index("attack")["defense"],
+            "defenses_min": counts.min(),
+            "defenses_max": counts.max(),
+            "spread": Series(spread, dtype=float),
+        }
+    )
 
 
-def _raw_means(tasks: DataFrame) -> dict[str, float]:
-    plain = tasks[tasks["defense"] == NO_DEFENSE]
-    shown = plain if len(plain) else tasks
+def _counts(once: DataFrame) -> DataFrame:
+    attacks = once.groupby("attack")
+    return DataFrame(
+        {
+            "cells": attacks.size(),
+            "undefined": attacks["undefined"].sum(),
+            "unpaired": attacks["unpaired"].sum(),
+            "linf": attacks["linf"].max(),
+        }
+    )
+
+
+def _crafting(once: DataFrame) -> DataFrame:
+    poisons = once.drop_duplicates(["attack", "poison"]).groupby("attack")
+    return poisons[[f"craft_{suffix}" for suffix in ("s", "images_per_s", "host_mb", "device_mb")]].mean()
+
+
+def _raw_means(tasks: DataFrame) -> DataFrame:
+    tasks = tasks[["attack", "defense", "headline", "key", "raw"]]
+    plain = tasks["defense"] == NO_DEFENSE
+    shown = tasks[plain | ~plain.groupby(tasks["attack"]).transform("any")]
     # A cell first, so that a dataset with many tasks does not outweigh one with few.
-    per_cell = shown.groupby(["headline", "key"])["raw"].mean()
-    return {str(metric): float(value) for metric, value in per_cell.groupby("headline").mean().items()}
+    per_cell = shown.groupby(["attack", "headline", "key"])["raw"].mean()
+    return per_cell.groupby(level=["attack", "headline"]).mean().unstack().add_prefix("raw_")
 
 
 def attack_order(frame: DataFrame) -> list[str]:
     """Return the attacks as the rankings list them: ``clean``, those with a budget, those without."""
-    attacks = [str(attack) for bounded in (True, False) for attack in ranking(frame, bounded)["attack"]]
-    return sorted(dict.fromkeys(attacks), key=lambda attack: attack != CLEAN)
+    once = cells(whole(frame[list(_ORDERING)]))
+    order = [CLEAN] if (once["attack"] == CLEAN).any() else []
+    for bounded in (True, False):
+        some = once[(once["bounded"] == bounded) & (once["attack"] != CLEAN)]
+        order.extend(_sort(_means(some))["attack"])
+    return list(dict.fromkeys(order))
 
 
 def marks(frame: DataFrame) -> Callable[[str], str]:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import torch
 from annotated_types import Ge
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from bench.api import Shape
 
@@ -41,5 +43,30 @@ class Small:
             if stage < len(widths) - 1:
                 yield nn.MaxPool2d(2, ceil_mode=True)
             channels = width
-        yield nn.AdaptiveAvgPool2d(GRID)
+        yield _Grid(GRID)
         yield nn.Flatten()
+
+
+class _Grid(nn.AdaptiveAvgPool2d):
+    """The mean of every cell of a grid; where bits have to repeat, with a gradient that CUDA can repeat."""
+
+    def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c g g"]:
+        """Return the means."""
+        if torch.are_deterministic_algorithms_enabled():
+            return cell_means(maps, GRID)
+        means: Tensor = super().forward(maps)
+        return means
+
+
+def cell_means(maps: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c g g"]:
+    """Return the means of so many cells a side, as adaptive average pooling has them, cell by cell.
+
+    Cells reach from the pixel they begin in to the one they end in, so that neighbours may overlap.
+    """
+    rows, columns = (
+        [slice(side * i // cells, -(-side * (i + 1) // cells)) for i in range(cells)]
+        for side in maps.shape[2:]
+    )
+    means = [maps[..., row, column].mean((2, 3)) for row in rows for column in columns]
+    grid: Tensor = torch.stack(means, dim=2).unflatten(2, (cells, cells))
+    return grid

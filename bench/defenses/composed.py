@@ -42,6 +42,11 @@ class Composed:
         return all(part.dense for part in self.parts)
 
     @property
+    def learned(self) -> bool:
+        """One of them learns to clean images."""
+        return any(part.learned for part in self.parts)
+
+    @property
     def validation(self) -> float:
         """The largest share that one of them holds out."""
         return max(part.validation for part in self.parts)

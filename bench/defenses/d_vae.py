@@ -64,6 +64,7 @@ class DVAE(Passive):
     second_rate: Annotated[float, Gt(0)] = 3.0
     version: ClassVar[int] = 1
     dense: ClassVar[bool] = False
+    learned: ClassVar[bool] = True
 
     def purify(
         self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet

@@ -46,6 +46,7 @@ class OrthogonalProjection(Passive):
     batch: Annotated[int, Ge(1)] = 1024
     version: ClassVar[int] = 1
     dense: ClassVar[bool] = False
+    learned: ClassVar[bool] = True
 
     def purify(
         self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet

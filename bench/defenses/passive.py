@@ -14,6 +14,7 @@ class Passive:
     """Works with any task, changes neither the released images nor a batch, and trains as usual."""
 
     dense: ClassVar[bool] = True
+    learned: ClassVar[bool] = False
 
     @property
     def validation(self) -> float:

@@ -1,7 +1,7 @@
 """Surrogate ⊂ Poison ⊂ Cell: frozen values whose keys say when a result can be used again."""
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Generic, TypeVar
 
 from bench.api import Attack, Backbone, Dataset, Defense, Recipe, Regime, Weighting
@@ -32,8 +32,17 @@ class Named(Generic[P]):
         return self.choice.label
 
     def settings(self) -> dict[str, Any]:
-        """Return name, version and every parameter."""
+        """Return name, version and every parameter; not to be changed, cells share it."""
+        return self._settings
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
         return settings(self.choice, self.part)
+
+
+@cache
+def _entries(recipe: Recipe) -> dict[str, Any]:
+    return asdict(recipe)
 
 
 def _key(kind: str, content: dict[str, Any]) -> str:
@@ -59,7 +68,7 @@ class Surrogate:
         return {
             "dataset": self.dataset.settings(),
             "backbone": self.backbone.settings(),
-            "recipe": asdict(self.recipe),
+            "recipe": _entries(self.recipe),
             "seed": self.seed,
         }
 
@@ -113,6 +122,36 @@ class Poison:
 
 
 @dataclass(frozen=True)
+class Purified:
+    """Released images as a defense that learns cleans them, shared by all victims trained on them."""
+
+    poison: Poison
+    defense: Named[Defense]
+    seed: int
+    rate: float
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        attack, dataset = self.poison.attack.label, self.poison.dataset.label
+        return f"{self.defense.label} · {attack} · {dataset} · seed {self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that can change it."""
+        return {
+            **self.poison.settings(),
+            "rate": self.rate,
+            "defense": self.defense.settings(),
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that can change it."""
+        return _key("purified", self.settings())
+
+
+@dataclass(frozen=True)
 class Cell:
     """One victim trained on one poison."""
 
@@ -144,6 +183,13 @@ class Cell:
         *parts, seed = self.labels.values()
         return " · ".join([*map(str, parts), f"seed {seed}"])
 
+    @property
+    def purified(self) -> Purified | None:
+        """The cleaned images it shares with other cells; None if its defense cleans them cheaply, or not."""
+        if not self.defense.part.learned:
+            return None
+        return Purified(self.poison, self.defense, self.seed, self.rate)
+
     def victim_settings(self) -> dict[str, Any]:
         """Return everything that can change the result but the attack."""
         return {
@@ -152,7 +198,7 @@ class Cell:
             "weighting": self.weighting.settings(),
             "defense": self.defense.settings(),
             "regime": self.regime.settings(),
-            "recipe": asdict(self.recipe),
+            "recipe": _entries(self.recipe),
             "seed": self.seed,
         }
 

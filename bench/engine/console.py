@@ -3,11 +3,8 @@
 import math
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from statistics import fmean
 from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -18,33 +15,43 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.engine import events
+from bench.engine.course import Course, ItemView, View, WaveView
 from bench.engine.events import Event, ItemFinished, ItemProgress, Listener
 
 QUIET_S = 30.0
 """Plain lines tell of an item in progress no more often than this."""
+
+SUMMARY_S = 300.0
+"""Plain lines tell of the speed, the memory and the best attack no more often than this."""
+
+ROOMY = 100
+"""Columns of a terminal from which on there is room for every item's speed."""
+
+BAR = 30
+"""Columns of the bar."""
 
 Line = tuple[str, str]
 """A line and its style; plain lines have none."""
 
 
 @contextmanager
-def console(stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Iterator[Listener]:
+def console(course: Course, stream: TextIO | None = None) -> Iterator[Listener]:
     """Show a run on ``stream``: a live display where it is a terminal, plain lines otherwise.
 
     Args:
+        course: told of every event, and asked for what is shown.
         stream: where to write; standard error by default.
-        clock: the time in seconds, from which the time left is estimated.
     """
     stream = stream or sys.stderr
     screen = Console(file=stream, highlight=False, force_terminal=stream.isatty() or None)
     if not stream.isatty() or screen.is_dumb_terminal:
-        yield _Report(lambda text, _: _write_line(stream, text), clock, every_item=True)
+        yield _Report(lambda text, _: _write_line(stream, text), course, every_item=True)
         return
-    report = _Report(lambda text, style: screen.print(Text(text, style)), clock, every_item=False)
+    report = _Report(lambda text, style: screen.print(Text(text, style)), course, every_item=False)
     # What others print belongs above the display, but must not leave a standard output that is a file.
     with Live(
         console=screen,
-        get_renderable=report.render,
+        get_renderable=lambda: render(course.view(), screen.width),
         refresh_per_second=4,
         transient=True,
         redirect_stdout=sys.stdout.isatty(),
@@ -65,6 +72,54 @@ def duration(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in pieces[:2] if count)
 
 
+def one_line(text: str) -> str:
+    """Return a text with blanks for what is not printable, lest it break the line or steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def render(view: View, width: int) -> RenderableType:
+    """Return the wave under way, its speed and its items, for so many columns; nothing between two waves."""
+    if view.wave is None:
+        return Text()
+    facts = (Text(f"  {fact}", "dim", no_wrap=True, overflow="ellipsis") for fact in _facts(view))
+    return Group(_head(view.wave, width), *facts, Padding(_items(view.wave, width), (0, 0, 0, 2)))
+
+
+def _head(wave: WaveView, width: int) -> RenderableType:
+    count = Text(_count(wave), "bold")
+    told = [Text(f"{wave.cached} cached")]
+    told += [Text(f"{wave.failed} failed", "bold red")] if wave.failed else []
+    told += [Text(_left(wave.left_s))]
+    room = width - sum(text.cell_len + 2 for text in (count, *told))
+    bar = ProgressBar(total=max(1, wave.todo), completed=wave.finished, width=max(1, min(BAR, room)))
+    head = Table.grid(padding=(0, 2))
+    for _ in (count, bar, *told):
+        head.add_column(no_wrap=True)
+    head.add_row(count, bar, *told)
+    return head
+
+
+def _items(wave: WaveView, width: int) -> RenderableType:
+    body = Table.grid(padding=(0, 2), expand=True)
+    body.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    body.add_column(no_wrap=True)
+    if width >= ROOMY:
+        body.add_column(no_wrap=True, justify="right")
+    body.add_column(no_wrap=True, justify="right", min_width=len("~59 min left"))
+    for item in wave.items:
+        speed = [Text(_speed(item), "dim")] if width >= ROOMY else []
+        body.add_row(Text(one_line(item.label)), Text(_step(item)), *speed, Text(_left(item.left_s), "dim"))
+    return body
+
+
+def _count(wave: WaveView) -> str:
+    return one_line(f"{wave.name} {wave.finished}/{wave.todo}")
+
+
+def _step(item: ItemView) -> str:
+    return one_line(f"{item.what} {item.done}/{item.total}")
+
+
 def _left(seconds: float | None) -> str:
     """Spell an estimate no finer than it is known."""
     if not seconds:
@@ -72,193 +127,125 @@ def _left(seconds: float | None) -> str:
     return f"~{math.ceil(seconds)} s left" if seconds < 60 else f"~{duration(60 * round(seconds / 60))} left"
 
 
+def _speed(item: ItemView) -> str:
+    if not item.pace_s:
+        return ""
+    what = one_line(item.what)
+    return f"{duration(item.pace_s)}/{what}" if item.pace_s >= 1 else f"{1 / item.pace_s:,.1f} {what}/s"
+
+
+def _facts(view: View) -> list[str]:
+    """Say how fast the wave goes and what memory it takes, then which attack leads, as far as known."""
+    speed = []
+    wave, memory = view.wave, view.memory_mib
+    if wave is not None and wave.per_minute:
+        count, unit = (wave.per_minute, "min") if wave.per_minute >= 1 else (60 * wave.per_minute, "h")
+        speed.append(f"{count:,.1f} {one_line(wave.name)}/{unit}")
+    if wave is not None and wave.images_per_s:
+        speed.append(f"{wave.images_per_s:,.0f} images/s")
+    if len(memory) == 1:
+        speed.append(f"{memory[0]:,.0f} MiB in one process")
+    elif memory:
+        speed.append(f"{len(memory)} workers, {min(memory):,.0f} to {max(memory):,.0f} MiB each")
+    facts = [" · ".join(speed)] if speed else []
+    if view.best is not None:
+        attack, protection, cells = view.best
+        facts.append(
+            f"best so far: {one_line(attack)}, protection {protection:.2f} ({cells} cell{'s' * (cells != 1)})"
+        )
+    return facts
+
+
 def _write_line(stream: TextIO, text: str) -> None:
     stream.write(f"{text}\n")
     stream.flush()
 
 
-@dataclass
-class _Item:
-    """An item in progress; times are the clock's.
-
-    Its time left is that of what it does now, at the pace it has had since that began: an item may first
-    train a surrogate and then craft, and the one says nothing of the other's pace.
-    """
-
-    label: str
-    started: float
-    told: float
-    began: float
-    first: int
-    what: str = ""
-    done: int = 0
-    total: int = 0
-    reached: float = 0.0
-
-    def advance(self, event: ItemProgress, now: float) -> None:
-        if event.what != self.what or event.done < self.done:
-            self.began, self.first = now, event.done
-        self.what, self.done, self.total, self.reached = event.what, event.done, event.total, now
-
-    def left(self, now: float) -> float | None:
-        steps = self.done - self.first
-        if steps <= 0:
-            return None
-        pace = (self.reached - self.began) / steps
-        return max(0.0, pace * (self.total - self.done) - (now - self.reached))
-
-    @property
-    def step(self) -> str:
-        return f"{self.what} {self.done}/{self.total}"
-
-
-@dataclass
-class _Wave:
-    """A wave in progress: what the events said of it so far."""
-
-    name: str
-    todo: int
-    cached: int
-    started: float
-    failed: int = 0
-    parallel: int = 1
-    seconds: list[float] = field(default_factory=list)
-    finished: set[str] = field(default_factory=set)
-    running: dict[str, _Item] = field(default_factory=dict)
-
-    def progress(self, event: ItemProgress, now: float) -> _Item | None:
-        """Note an item's step; None where the item is finished and its worker's word came late."""
-        if event.key in self.finished:
-            return None
-        item = self.running.setdefault(event.key, _Item(event.label, now, now, now, event.done))
-        item.advance(event, now)
-        self.parallel = max(self.parallel, len(self.running))
-        return item
-
-    def finish(self, event: ItemFinished) -> None:
-        self.finished.add(event.key)
-        self.running.pop(event.key, None)
-        if event.error is None:
-            self.seconds.append(event.seconds)
-        else:
-            self.failed += 1
-
-    def left(self, now: float) -> float | None:
-        """Return the seconds left, None while no item has shown how long it takes.
-
-        What is left of the items in progress and all of the waiting ones, shared by as many as have run at
-        once, but no less than the longest item in progress.
-        """
-        known = [now - i.started + rest for i in self.running.values() if (rest := i.left(now)) is not None]
-        measured = self.seconds or known
-        if not measured:
-            return None
-        typical = fmean(measured)
-        rests = [max(i.left(now) or 0.0, typical - (now - i.started)) for i in self.running.values()]
-        waiting = max(0, self.todo - len(self.finished) - len(self.running))
-        return max([(sum(rests) + waiting * typical) / self.parallel, *rests])
-
-    @property
-    def count(self) -> str:
-        return f"{self.name} {len(self.finished)}/{self.todo}"
-
-    def render(self, now: float) -> RenderableType:
-        head = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=max(1, self.todo), completed=len(self.finished), width=30)
-        failed = Text(f"{self.failed} failed" if self.failed else "", "bold red")
-        head.add_row(Text(self.count, "bold"), bar, f"{self.cached} cached", failed, _left(self.left(now)))
-        body = Table.grid(padding=(0, 2), expand=True)
-        body.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-        body.add_column(no_wrap=True)
-        body.add_column(no_wrap=True, justify="right", min_width=len("~59 min left"))
-        for item in self.running.values():
-            body.add_row(Text(_one_line(item.label)), Text(item.step), Text(_left(item.left(now)), "dim"))
-        return Group(head, Padding(body, (0, 0, 0, 2)))
-
-
 class _Report:
-    """The listener: keeps what the events said, and writes the lines that are worth one.
+    """The listener: passes the events on to the course, and writes the lines that are worth one.
 
     Events come from any thread and the display redraws from its own. A line is written after the lock is
-    given back, since the display holds its own lock while it asks for `render`.
+    given back, since the display holds its own lock while it redraws.
     """
 
-    def __init__(
-        self, write: Callable[[str, str], None], clock: Callable[[], float], *, every_item: bool
-    ) -> None:
+    def __init__(self, write: Callable[[str, str], None], course: Course, *, every_item: bool) -> None:
         self._write = write
-        self._clock = clock
+        self._course = course
         self._every_item = every_item
         self._lock = threading.Lock()
-        self._wave: _Wave | None = None
+        self._told: dict[str, float] = {}  # key of an item under way → when a line last told of it
+        self._summed_up = course.clock()
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            line = self._take(event, self._clock())
-        if line is not None:
-            self._write(_one_line(line[0]), line[1])
+            ended = self._course.view() if isinstance(event, events.WaveFinished) else None
+            lines = self._lines(event, ended) if self._course.take(event) else []
+        for text, style in lines:
+            self._write(one_line(text), style)
 
-    def render(self) -> RenderableType:
-        with self._lock:
-            return self._wave.render(self._clock()) if self._wave else Text()
-
-    def _take(self, event: Event, now: float) -> Line | None:
-        line: Line | None = None
+    def _lines(self, event: Event, ended: View | None) -> list[Line]:
+        lines: list[Line] = []
         match event:
             case events.RunStarted():
-                line = f"suite {event.suite}, results in {event.out}", "bold"
-            case events.WaveStarted():
-                self._wave = _Wave(event.wave, event.todo, event.cached, now)
-                if self._every_item:
-                    line = f"{event.wave}: {event.todo} to do, {event.cached} cached", ""
-            case events.ItemProgress():
-                line = self._progress(event, now)
+                lines = [(f"suite {event.suite}, results in {event.out}", "bold")]
+            case events.WaveStarted() if self._every_item:
+                lines = [(f"{event.wave}: {event.todo} to do, {event.cached} cached", "")]
+            case events.ItemProgress() if self._every_item:
+                lines = self._progress(event)
             case events.ItemFinished():
-                line = self._finish(event, now)
+                lines = self._finish(event)
             case events.WaveFinished():
-                line = self._end_wave(now)
+                lines = self._end_wave(ended)
             case events.RunFinished():
                 cells = f"cells: {event.done} done, {event.cached} cached, {event.failed} failed"
-                line = f"{cells} in {duration(event.seconds)}", "bold red" if event.failed else "bold green"
+                style = "bold red" if event.failed else "bold green"
+                lines = [(f"{cells} in {duration(event.seconds)}", style)]
             case events.Notice():
-                line = f"note: {event.message}", "yellow"
-        return line
+                lines = [(f"note: {event.message}", "yellow")]
+        return lines
 
-    def _progress(self, event: ItemProgress, now: float) -> Line | None:
-        wave = self._wave
-        item = wave.progress(event, now) if wave and wave.name == event.wave else None
-        if wave is None or item is None or not self._every_item or now - item.told < QUIET_S:
-            return None
-        item.told = now
-        return _columns(wave.count, item.label, item.step, _left(wave.left(now))), ""
+    def _progress(self, event: ItemProgress) -> list[Line]:
+        now = self._course.clock()
+        wave = self._course.view().wave
+        if wave is None or now - self._told.setdefault(event.key, now) < QUIET_S:
+            return []
+        self._told[event.key] = now
+        step = f"{event.what} {event.done}/{event.total}"
+        return [(_columns(_count(wave), event.label, step, _left(wave.left_s)), ""), *self._sum_up()]
 
-    def _finish(self, event: ItemFinished, now: float) -> Line | None:
-        wave = self._wave
-        if wave is None or wave.name != event.wave:
-            return None
-        wave.finish(event)
+    def _finish(self, event: ItemFinished) -> list[Line]:
+        wave = self._course.view().wave
+        self._told.pop(event.key, None)
+        if wave is None:
+            return []
         if event.error is not None:
-            return _columns(wave.count, f"FAILED {event.label}: {event.error}"), "bold red"
+            return [(_columns(_count(wave), f"FAILED {event.label}: {event.error}"), "bold red")]
         if not self._every_item:
-            return None
-        over = len(wave.finished) >= wave.todo
-        left = "" if over else _left(wave.left(now))
-        return _columns(wave.count, event.label, duration(event.seconds), left), ""
+            return []
+        left = _left(wave.left_s) if wave.finished < wave.todo else ""
+        took = duration(event.seconds) if event.seconds else "made by another run"
+        return [(_columns(_count(wave), event.label, took, left), ""), *self._sum_up()]
 
-    def _end_wave(self, now: float) -> Line | None:
-        wave, self._wave = self._wave, None
+    def _sum_up(self) -> list[Line]:
+        now = self._course.clock()
+        if now - self._summed_up < SUMMARY_S:
+            return []
+        self._summed_up = now
+        return [(fact, "") for fact in _facts(self._course.view())]
+
+    def _end_wave(self, view: View | None) -> list[Line]:
+        wave = view.wave if view else None
+        if view is None or wave is None:
+            return []
+        if self._every_item:
+            return [(fact, "") for fact in _facts(view)] if wave.finished else []
         # The run's own summary follows the cells.
-        if wave is None or self._every_item or wave.name == "cells":
-            return None
+        if wave.name == "cells":
+            return []
         failed = f", {wave.failed} failed" if wave.failed else ""
-        done = len(wave.finished) - wave.failed
-        return f"{wave.name}: {done} done, {wave.cached} cached{failed} in {duration(now - wave.started)}", ""
+        done = wave.finished - wave.failed
+        return [(f"{wave.name}: {done} done, {wave.cached} cached{failed} in {duration(wave.seconds)}", "")]
 
 
 def _columns(*cells: str) -> str:
     return "  ".join(filter(None, cells))
-
-
-def _one_line(text: str) -> str:
-    """Keep a message from breaking the line or steering the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)

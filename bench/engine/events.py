@@ -6,7 +6,7 @@ from typing import Literal
 
 from bench.record import Record
 
-Wave = Literal["surrogates", "poisons", "cells"]
+Wave = Literal["surrogates", "poisons", "purified", "cells"]
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,19 @@
 
 import contextlib
 import logging
+import math
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.queues import Queue
+from itertools import islice
+from multiprocessing import connection
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from bench.api import Progress
@@ -21,7 +23,7 @@ from bench.record import Failure
 I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 Work = Callable[[I, Progress], R]
-"""What is done for one item, in whatever process; must be picklable for `Processes`."""
+"""What is done for one item, in whatever process; must be picklable for `Processes`, as the items."""
 
 Tell = Callable[[I, str, int, int], None]
 """Where progress goes: called in the parent, from any thread, as ``tell(item, what, done, total)``."""
@@ -47,8 +49,12 @@ class Executor(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def map(self, work: Work[I, R], items: Sequence[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
-        """Yield an outcome per item as it finishes; lazily, so that each can be saved before the next."""
+    def map(self, work: Work[I, R], items: Iterable[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
+        """Yield an outcome per item as it finishes; lazily, so that each can be saved before the next.
+
+        Items are pulled one at a time, in the thread that asks for outcomes and only when a worker is free:
+        whoever makes the items decides at that moment what comes next.
+        """
 
 
 def _attempt(work: Work[I, R], item: I, progress: Progress) -> Outcome[I, R]:
@@ -69,6 +75,18 @@ def describe_failure(error: BaseException) -> Failure:
     )
 
 
+WORKER_DIED = Failure(
+    type="WorkerDied", message="the worker process died (killed, or out of memory)", traceback=""
+)
+
+
+def over_time(limit_s: float) -> Failure:
+    """Return why an item failed that took longer than the time limit, in seconds."""
+    return Failure(
+        type="TimeLimit", message=f"it took longer than the time limit of {limit_s:g} s", traceback=""
+    )
+
+
 @dataclass(frozen=True)
 class Inline:
     """Everything in this process, one item after the other."""
@@ -84,7 +102,7 @@ class Inline:
     def __exit__(self, *error: object) -> None:
         """Nothing is left to end."""
 
-    def map(self, work: Work[I, R], items: Sequence[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
+    def map(self, work: Work[I, R], items: Iterable[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, in order."""
         for item in items:
             yield _attempt(work, item, partial(tell, item))
@@ -93,128 +111,175 @@ class Inline:
 class Processes:
     """Worker processes on this machine, kept from wave to wave.
 
-    A worker that dies (killed, out of memory) breaks the pool; the items that were under way are then tried
-    once more, one at a time, so that only the one that kills its worker fails.
+    An item whose worker dies (killed, out of memory) is tried once more, with nothing else beside it, before
+    it fails. One that takes longer than the time limit fails at once, as its worker is killed. What the other
+    workers do goes on in either case.
     """
 
-    def __init__(self, jobs: int, threads: int = 1) -> None:
-        """Take the number of workers and the CPU threads of each."""
+    def __init__(self, jobs: int, threads: int = 1, limit_s: float | None = None) -> None:
+        """Take the number of workers, the CPU threads of each, and the seconds an item may take at most."""
         self._jobs = jobs
         self._threads = threads
-        self._context = multiprocessing.get_context("spawn")
-        self._pool: ProcessPoolExecutor | None = None
-        self._reports: Queue[Any] = self._context.Queue()
-        self._listening: tuple[Sequence[Any], Tell[Any]] = ((), lambda *_: None)
-        self._pump = threading.Thread(target=self._pass_reports_on, daemon=True)
+        self._limit_s = limit_s
+        self._idle: list[_Worker] = []
+        self._busy: list[_Worker] = []
 
     def __enter__(self) -> Self:
-        self._pump.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end_workers()
-        # A worker killed amid a report keeps the queue's lock: then the last word never arrives, and this
-        # process must not wait for it at its exit either.
-        self._reports.cancel_join_thread()
-        self._reports.put(None)
-        self._pump.join(timeout=5)
-
-    def map(self, work: Work[I, R], items: Sequence[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
-        """Yield an outcome per item, as they finish."""
-        self._listening = (items, tell)
-        waiting = list(range(len(items)))
-        while waiting:
-            suspects: list[int] = []
-            yield from self._run(work, items, waiting, self._jobs, suspects)
-            for number in suspects:
-                start = time.perf_counter()
-                dead: list[int] = []
-                yield from self._run(work, items, [number], 1, dead)
-                if dead:
-                    yield Outcome(items[number], None, WORKER_DIED, time.perf_counter() - start)
-
-    def _run(
-        self, work: Work[I, R], items: Sequence[I], waiting: list[int], jobs: int, suspects: list[int]
-    ) -> Iterator[Outcome[I, R]]:
-        """Run what is waiting until nothing is left or a worker dies; then name what was under way."""
-        under_way: dict[Future[Outcome[None, R]], int] = {}
-        while waiting or under_way:
-            # No more than can run at once: an item that only waits is no suspect when a worker dies.
-            while waiting and len(under_way) < jobs and not suspects:
-                number = waiting.pop(0)
-                try:
-                    under_way[self._workers().submit(_work_in_worker, work, items[number], number)] = number
-                except BrokenProcessPool:
-                    suspects.append(number)
-            finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in finished:
-                number = under_way.pop(future)
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
-                    suspects.append(number)
-                else:
-                    yield Outcome(items[number], outcome.result, outcome.failure, outcome.seconds)
-            if suspects:
-                suspects.extend(under_way.values())
-                self._end_workers()
-                return
-
-    def _workers(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self._jobs, self._context, initializer=_start_worker, initargs=(self._reports, self._threads)
-            )
-        return self._pool
-
-    def _end_workers(self) -> None:
         """End the workers at once: on the way out nobody waits for what is still under way."""
-        if self._pool is None:
-            return
-        workers = list((self._pool._processes or {}).values())
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join(timeout=5)
-        self._pool = None
+        for worker in (*self._busy, *self._idle):
+            worker.end()
 
-    def _pass_reports_on(self) -> None:
-        """Pass the workers' progress and warnings on, until told to stop."""
-        while (report := self._reports.get()) is not None:
-            if isinstance(report, str):
-                logging.getLogger("bench").warning(report)
-                continue
-            number, what, done, total = report
-            items, tell = self._listening
-            if number < len(items):  # a late report of the wave before is of no use
-                tell(items[number], what, done, total)
+    def map(self, work: Work[I, R], items: Iterable[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
+        """Yield an outcome per item, as they finish."""
+        source = iter(items)
+        suspects: deque[I] = deque()  # their worker died: perhaps there was no room for them beside others
+        alone = False
+        while True:
+            if suspects and not self._busy:
+                self._start(work, suspects.popleft())
+                alone = True
+            while not (suspects or alone) and len(self._busy) < self._jobs:
+                pulled = list(islice(source, 1))
+                if not pulled:
+                    break
+                self._start(work, pulled[0])
+            if not self._busy:
+                return
+            for worker in self._stirring():
+                outcome = worker.hear(tell)
+                if outcome is None:
+                    continue
+                self._busy.remove(worker)
+                self._idle.append(worker)
+                if outcome.failure is WORKER_DIED and not alone:
+                    suspects.append(outcome.item)
+                    continue
+                alone = False
+                yield outcome
+
+    def _start(self, work: Work[I, R], item: I) -> None:
+        self._idle = [worker for worker in self._idle if worker.process.is_alive()]
+        worker = self._idle.pop() if self._idle else _Worker(self._threads, self._limit_s)
+        self._busy.append(worker)
+        worker.take(work, item)
+
+    def _stirring(self) -> "list[_Worker]":
+        """Wait until workers say something, die, or are out of time; return those."""
+        patience = min(worker.left_s for worker in self._busy)
+        ends: list[Any] = [end for worker in self._busy for end in (worker.pipe, worker.process.sentinel)]
+        ready = connection.wait(ends, None if patience == math.inf else patience)
+        return [
+            worker
+            for worker in self._busy
+            if worker.pipe in ready or worker.process.sentinel in ready or not worker.left_s
+        ]
 
 
-WORKER_DIED = Failure(
-    type="WorkerDied", message="the worker process died (killed, or out of memory)", traceback=""
-)
+class _Worker:
+    """One worker process and what it is doing.
+
+    The two talk through a pipe of their own, so that a worker killed amid a word holds up nobody else. It
+    says None when it begins, a step (what, done, total), a sentence that is a warning, and the outcome.
+    """
+
+    def __init__(self, threads: int, limit_s: float | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, threads))
+        self._limit_s = limit_s
+        # A terminal sends Ctrl-C to all its processes. The worker is born deaf to it, from its first
+        # instruction on: whether its work is finished is up to the parent.
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        theirs.close()
+
+    def take(self, work: Work[Any, Any], item: Any) -> None:
+        """Begin with an item."""
+        self._item, self._taken, self._begun = item, time.monotonic(), math.inf
+        with contextlib.suppress(OSError):  # it died while it was idle, which `hear` finds out
+            self.pipe.send((work, item))
+
+    @property
+    def left_s(self) -> float:
+        """The seconds left for the item, from when the process was ready for it; 0 when they are over."""
+        if self._limit_s is None:
+            return math.inf
+        return max(0.0, self._begun + self._limit_s - time.monotonic())
+
+    def hear(self, tell: Tell[Any]) -> Outcome[Any, Any] | None:
+        """Take what the worker has to say; return the outcome where its item is finished, in whatever way."""
+        for word in self._words():
+            match word:
+                case None:
+                    self._begun = time.monotonic()
+                case str():
+                    logging.getLogger("bench").warning(word)
+                case (what, done, total):
+                    tell(self._item, what, done, total)
+                case Outcome():
+                    return replace(word, item=self._item)
+        if self._limit_s is not None and not self.left_s:
+            return self._fail(over_time(self._limit_s))
+        return None
+
+    def _words(self) -> Iterator[Any]:
+        """Yield what the worker has said by now, and its end as the outcome if it is dead."""
+        alive = self.process.is_alive()  # asked first: its last words may lie in the pipe
+        try:
+            while self.pipe.poll():
+                yield self.pipe.recv()
+        except (EOFError, OSError):
+            alive = False
+        if not alive:
+            yield self._fail(WORKER_DIED)
+
+    def _fail(self, failure: Failure) -> Outcome[Any, Any]:
+        self.end()
+        return Outcome(self._item, None, failure, time.monotonic() - self._taken)
+
+    def end(self) -> None:
+        """End the process at once, whatever it does."""
+        self.process.kill()
+        self.process.join(timeout=5)
+        self.pipe.close()
 
 
-_reports: "Queue[Any] | None" = None
-
-
-def _start_worker(reports: "Queue[Any]", threads: int) -> None:
-    global _reports  # noqa: PLW0603 - the one thing a worker process inherits
-    _reports = reports
+def _serve(pipe: "connection.Connection[Any, Any]", threads: int) -> None:
+    """Do what comes through the pipe, for as long as there is a parent."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    logging.getLogger("bench").addHandler(_ToParent())
+    lock = threading.Lock()  # warnings may come from any thread
+
+    def say(word: object) -> None:
+        with lock:
+            pipe.send(word)
+
+    logging.getLogger("bench").addHandler(_ToParent(say))
     import torch
 
     torch.set_num_threads(threads)
+    with contextlib.suppress(EOFError, ConnectionError):  # there is no parent any more
+        while True:
+            work, item = pipe.recv()
+            say(None)
+            outcome: Outcome[Any, Any] = _attempt(work, item, _seldom(say))
+            say(replace(outcome, item=None))
 
 
 class _ToParent(logging.Handler):
     """Sends a worker's warnings to the parent, which shows each once."""
 
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
     def emit(self, record: logging.LogRecord) -> None:
-        if _reports is not None and record.levelno >= logging.WARNING:
-            _reports.put(record.getMessage())
+        self._say(record.getMessage())
 
 
 def _die_with_parent() -> None:
@@ -225,16 +290,15 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _work_in_worker(work: Work[I, R], item: I, number: int) -> Outcome[None, R]:
+def _seldom(say: Callable[[object], None]) -> Progress:
+    """Return what passes an item's steps on, the first and the last of a kind and few of those between."""
     last = 0.0
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if _reports is not None and (done in (0, total) or now - last >= PROGRESS_EVERY_S):
+        if done in (0, total) or now - last >= PROGRESS_EVERY_S:
             last = now
-            with contextlib.suppress(OSError, ValueError):
-                _reports.put((number, what, done, total))
+            say((what, done, total))
 
-    outcome = _attempt(work, item, report)
-    return Outcome(None, outcome.result, outcome.failure, outcome.seconds)
+    return report

@@ -1,16 +1,11 @@
 """What a poison's δ looks like: how well it hides, how it clusters by class, whether a line separates it."""
 
-from bench import vision  # noqa: F401 - torchmetrics imports torchvision, so the door comes first
-
-# isort: split
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_recall
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from bench.api import MISSING, Split, Targets, Task
 from bench.record import NoiseReport, TaskNoise
@@ -91,6 +86,8 @@ def _by_task(
 def _ssim(
     train: Split, change: Int[Tensor, "n c h w"], rows: Int64[Tensor, " m"], device: torch.device
 ) -> float:
+    from bench.metrics import structural_similarity_index_measure
+
     channels, height, width = change.shape[1:]
     # The library's window reaches int(3.5 σ + 0.5) pixels to each side, which must lie within the image.
     sigma = max(0.1, min(1.5, (min(height, width) - 1) / 3.5))
@@ -231,6 +228,8 @@ def _scores(
     known: Int64[Tensor, " g"],
     hidden: Int64[Tensor, " a"],
 ) -> dict[str, float | None]:
+    from bench.metrics import multiclass_recall
+
     if len(known.unique()) < 2:
         return dict(UNDEFINED)
     recall = multiclass_recall(predicted, hidden, num_classes=task.classes, average="none")

@@ -5,14 +5,14 @@ import hashlib
 import os
 import platform
 import random
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial, wraps
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -36,16 +36,17 @@ from bench.api import (
 from bench.augmentation import seen_shape
 from bench.catalog import make
 from bench.engine.bookmark import FileBookmark
-from bench.engine.cell import Cell, Poison, Surrogate
+from bench.engine.cell import Cell, Poison, Purified, Surrogate
+from bench.engine.device import memory_of, repeatable, within_memory
 from bench.engine.metering import Meter
 from bench.engine.noise_report import noise_report
 from bench.engine.poisoning import quantise, release
 from bench.engine.scope import hide_unprotected, perturbed
-from bench.engine.store import POISONS, SURROGATES, DamagedError, Store
+from bench.engine.store import POISONS, PURIFIED, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
 from bench.record import CLEAN, Cost, Epoch, Record, Scores, TaskInfo
-from bench.training import fit, freeze_shared, hold, score, subset
+from bench.training import TrainedEpoch, fit, freeze_shared, hold, score, subset
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Workshop:
         device: where to compute.
         threads: CPU threads of one worker.
         suite: the suite's name.
+        deterministic: whether CUDA is to give the same bits every time; a CPU does in any case.
     """
 
     out: Path
@@ -67,6 +69,7 @@ class Workshop:
     device: str
     threads: int
     suite: str
+    deterministic: bool = False
 
     @property
     def store(self) -> Store:
@@ -86,33 +89,72 @@ CHECKPOINTS = 30
 """Most checkpoints kept of a surrogate's training, equidistant: what the ensemble attacks ask for."""
 
 
+Item = TypeVar("Item")
+R = TypeVar("R")
+Work = Callable[[Item, Workshop, Progress], R]
+
+
+def in_workshop(work: Work[Item, R]) -> Work[Item, R]:
+    """Have work done as the workshop asks its device to compute."""
+
+    @wraps(work)
+    def done(item: Item, workshop: Workshop, progress: Progress) -> R:
+        with repeatable(workshop.deterministic and workshop.torch_device.type == "cuda"):
+            return work(item, workshop, progress)
+
+    return done
+
+
+@in_workshop
 def train_surrogate(surrogate: Surrogate, workshop: Workshop, progress: Progress) -> dict[str, Cost]:
-    """Train a surrogate on the clean data and store its checkpoints; return what it cost."""
+    """Train a surrogate on the clean data and store its checkpoints; return what it cost.
+
+    Where memory does not suffice it is trained once more with halved batches; the cost is that of both tries.
+    """
     device = workshop.torch_device
     meter = Meter(device)
     data = _load(surrogate.dataset.part, workshop)
     epochs = surrogate.recipe.epochs
     kept = equidistant(epochs, CHECKPOINTS)
-    tensors: dict[str, Tensor] = {}
-    with seeded("surrogate", surrogate.seed):
-        net = MultiTaskNet(surrogate.backbone.part, data.tasks, _shape(data)).to(device)
-        balancer, no_defense = make("weighting", "ew").start(data.tasks, device), make("defense", "none")
-        train = hold(data.train, device)
-        steps = fit(net, train, data.tasks, surrogate.recipe, data.augmentation, balancer, no_defense, device)
-        with meter.phase("surrogate", images=epochs * len(data.train)):
-            for step in steps:
+
+    def train(pieces: int) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        with seeded("surrogate", surrogate.seed), meter.phase("surrogate", images=epochs * len(data.train)):
+            net = MultiTaskNet(surrogate.backbone.part, data.tasks, _shape(data), pieces).to(device)
+            for step in _fit_plainly(net, data.train, data.tasks, surrogate.recipe, data, device):
                 if step.epoch in kept:
                     weights = net.state_dict().items()
                     tensors |= {f"{step.epoch}/{name}": value.to("cpu", copy=True) for name, value in weights}
                 progress("epoch", step.epoch, epochs)
+        return tensors
+
+    tensors, pieces = within_memory(train, f"the surrogate {surrogate.label}", surrogate.recipe.batch)
     about = {
         "settings": surrogate.settings(),
         "cost": meter.costs(),
         "checkpoints": kept,
-        "environment": environment(workshop),
+        "environment": {**environment(workshop), **_in_pieces(pieces)},
     }
     workshop.store.save(SURROGATES, surrogate.key, tensors, about)
     return meter.costs()
+
+
+def _fit_plainly(
+    net: MultiTaskNet,
+    train: Split,
+    tasks: tuple[Task, ...],
+    recipe: Recipe,
+    data: MultiTaskData,
+    device: torch.device,
+) -> Iterator[TrainedEpoch]:
+    """Train a network with equal weights and without a defense."""
+    balancer, no_defense = make("weighting", "ew").start(tasks, device), make("defense", "none")
+    return fit(net, hold(train, device), tasks, recipe, data.augmentation, balancer, no_defense, device)
+
+
+def _in_pieces(pieces: int) -> dict[str, int]:
+    """Return what a record's environment says of batches that were too large for the device's memory."""
+    return {"batch_pieces": pieces} if pieces > 1 else {}
 
 
 def equidistant(last: int, count: int) -> list[int]:
@@ -121,6 +163,7 @@ def equidistant(last: int, count: int) -> list[int]:
     return [round((i + 1) * last / count) for i in range(count)]
 
 
+@in_workshop
 def craft_poison(poison: Poison, workshop: Workshop, progress: Progress) -> dict[str, Cost]:
     """Craft a poison and store it as the change of every pixel; return what it cost.
 
@@ -134,7 +177,8 @@ def craft_poison(poison: Poison, workshop: Workshop, progress: Progress) -> dict
     train = hide_unprotected(data, poison.protected)
     identity = {"data": fingerprint(data.train), "device": device.type}
     bookmark = FileBookmark(workshop.store.bookmark(poison.key), identity)
-    with seeded("craft", poison.seed):
+    remedy = "give the attack a smaller batch, if it has one, or the surrogate a smaller backbone"
+    with memory_of(f"crafting {poison.label}", remedy), seeded("craft", poison.seed):
         context = _context(poison, data, workshop, progress, bookmark)
         with meter.phase("craft", images=len(train)):
             noise = poison.attack.part.craft(train, context)
@@ -200,23 +244,28 @@ def _context(
     )
 
 
+@in_workshop
 def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
-    """Poison, clean, train, score: return the cell's record."""
+    """Poison, clean, train, score: return the cell's record.
+
+    Where memory does not suffice a network is trained once more with halved batches; the cost is that of both
+    tries.
+    """
     meter = Meter(workshop.torch_device)
     with meter.phase("load"):
         data = _load(cell.poison.dataset.part, workshop)
         about, change = _stored_poison(cell.poison, data, workshop)
-    own = _set_aside(len(data.train), cell.defense.part.trusted, "trusted", cell)
+    own = _owned(cell, data)
     with meter.phase("poison", images=len(data.train)):
         published = _publish(cell, data.train, change, own)
-    with seeded("purify", cell.seed), meter.phase("purify", images=len(published)):
-        images = cell.defense.part.purify(published, data.tasks, workshop.torch_device, progress)
-        purified = replace(published, images=images)
-    material = _material(cell, data, purified, own, workshop.torch_device)
-    curves = [
-        _train_victim(cell, group, material, data, number, meter, workshop, progress)
-        for number, group in enumerate(cell.regime.part.groups(data.tasks))
-    ]
+    cleaned, shared = _clean(cell, published, data, about, meter, workshop, progress)
+    material = _material(cell, data, cleaned, own, workshop.torch_device)
+    curves, pieces = [], 1
+    for number, group in enumerate(cell.regime.part.groups(data.tasks)):
+        train = partial(_train_victim, cell, group, material, data, number, meter, workshop, progress)
+        trained, needed = within_memory(train, cell.label, cell.recipe.batch)
+        curves.append(trained)
+        pieces = max(pieces, needed)
     curve = _merge(curves)
     return Record(
         key=cell.key,
@@ -231,17 +280,101 @@ def run_cell(cell: Cell, workshop: Workshop, progress: Progress) -> Record:
         peak=_peak(curve, data),
         curve=curve,
         noise=about["noise"],
-        cost={**_craft_cost(cell.poison, about, workshop), **meter.costs()},
+        cost={**_craft_cost(cell.poison, about, workshop), **shared, **meter.costs()},
         environment={
             **environment(workshop),
             "data": about["data"],
             "augmentation": asdict(data.augmentation),
+            **({"purified": cell.purified.key} if cell.purified else {}),
+            **_in_pieces(pieces),
         },
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _publish(cell: Cell, train: Split, change: Tensor | None, own: Tensor) -> Split:
+@in_workshop
+def purify_set(purified: Purified, workshop: Workshop, progress: Progress) -> dict[str, Cost]:
+    """Let a defense that learns clean a released set, and store the images; return what it cost."""
+    data = _load(purified.poison.dataset.part, workshop)
+    about, change = _stored_poison(purified.poison, data, workshop)
+    published = _publish(purified, data.train, change, _owned(purified, data))
+    return _learn_to_clean(purified, published, data, about, workshop, progress)[1]
+
+
+def _learn_to_clean(
+    purified: Purified,
+    published: Split,
+    data: MultiTaskData,
+    poison: dict[str, Any],
+    workshop: Workshop,
+    progress: Progress,
+) -> tuple[Split, dict[str, Cost]]:
+    meter = Meter(workshop.torch_device)
+    cleaned = _purify(purified, published, data, meter, workshop, progress)
+    about = {
+        "settings": purified.settings(),
+        "cost": meter.costs(),
+        "of": _content(poison),
+        "environment": environment(workshop),
+    }
+    workshop.store.save(PURIFIED, purified.key, {"images": cleaned.images}, about)
+    return cleaned, meter.costs()
+
+
+def _clean(
+    cell: Cell,
+    published: Split,
+    data: MultiTaskData,
+    poison: dict[str, Any],
+    meter: Meter,
+    workshop: Workshop,
+    progress: Progress,
+) -> tuple[Split, dict[str, Cost]]:
+    """Return the released set as the defense cleans it, and what that cost if it is done for several cells.
+
+    A set that should be stored and is not, or is damaged or was made of another poison, is made here.
+    """
+    purified = cell.purified
+    if purified is None:
+        return _purify(cell, published, data, meter, workshop, progress), {}
+    with contextlib.suppress(DamagedError):
+        about = workshop.store.about(PURIFIED, purified.key)
+        if about is not None and about["of"] == _content(poison):
+            images = workshop.store.load(PURIFIED, purified.key)["images"]
+            return replace(published, images=images), about["cost"]
+    workshop.store.discard(PURIFIED, purified.key)
+    return _learn_to_clean(purified, published, data, poison, workshop, progress)
+
+
+def _purify(
+    item: Cell | Purified,
+    published: Split,
+    data: MultiTaskData,
+    meter: Meter,
+    workshop: Workshop,
+    progress: Progress,
+) -> Split:
+    device, name = workshop.torch_device, item.defense.label
+    with (
+        memory_of(f"defense {name!r} to clean the images", "give it smaller parameters"),
+        seeded("purify", item.seed),
+        meter.phase("purify", images=len(published)),
+    ):
+        images = item.defense.part.purify(published, data.tasks, device, progress)
+    return replace(published, images=images)
+
+
+def _content(poison: dict[str, Any]) -> list[str]:
+    """Return hashes of the images a stored poison was made for and of what it changes in them."""
+    return [poison["data"], poison["tensors_sha256"]]
+
+
+def _owned(item: Cell | Purified, data: MultiTaskData) -> Tensor:
+    """Return of which training images [n] the exploiter owns the clean originals."""
+    return _set_aside(len(data.train), item.defense.part.trusted, "trusted", item)
+
+
+def _publish(cell: Cell | Purified, train: Split, change: Tensor | None, own: Tensor) -> Split:
     """Return the training set as the exploiter finds it, without the images that are his own.
 
     Of ``clean`` at a rate below 1 only the images that an attack at that rate leaves alone are published: the
@@ -257,7 +390,7 @@ def _publish(cell: Cell, train: Split, change: Tensor | None, own: Tensor) -> Sp
     return subset(released, ~own) if own.any() else released
 
 
-def _set_aside(count: int, share: float, what: str, cell: Cell) -> Tensor:
+def _set_aside(count: int, share: float, what: str, cell: Cell | Purified) -> Tensor:
     """Return which of so many images [n] are set aside, a share of them that is drawn with the victim's seed.
 
     Raises:
@@ -333,8 +466,21 @@ def _train_victim(
     meter: Meter,
     workshop: Workshop,
     progress: Progress,
+    pieces: int,
 ) -> list[Epoch]:
-    """Train and score one network on some of the tasks; return its learning curve."""
+    """Train and score one network on some of the tasks; return its learning curve.
+
+    Args:
+        cell: whose victim it is.
+        tasks: the network's.
+        material: what it is trained and scored on.
+        data: the dataset.
+        number: tells the cell's networks apart.
+        meter: adds the costs up.
+        workshop: where it is done.
+        progress: told of every epoch.
+        pieces: in how many a batch goes through the network.
+    """
     device, recipe = workshop.torch_device, cell.recipe
     if len(tasks) == 1 and recipe.stl_epochs is not None:
         recipe = replace(recipe, epochs=recipe.stl_epochs)
@@ -342,9 +488,12 @@ def _train_victim(
     if material.trusted is not None:
         images = recipe.epochs * len(material.trusted)
         with seeded(f"trusted {number}", cell.seed), meter.phase("pretrain", images=images):
-            pretrained = _pretrain(cell, tasks, material.trusted, recipe, data, device, progress)
+            pretrained = MultiTaskNet(cell.backbone.part, tasks, _shape(data), pieces).to(device)
+            progress("pretraining epoch", 0, recipe.epochs)
+            for step in _fit_plainly(pretrained, material.trusted, tasks, recipe, data, device):
+                progress("pretraining epoch", step.epoch, recipe.epochs)
     with seeded(f"victim {number}", cell.seed):
-        net = MultiTaskNet(cell.backbone.part, tasks, _shape(data)).to(device)
+        net = MultiTaskNet(cell.backbone.part, tasks, _shape(data), pieces).to(device)
         if pretrained is not None:
             freeze_shared(net, pretrained)
         balancer = cell.weighting.part.start(tasks, device)
@@ -372,24 +521,6 @@ def _train_victim(
             curve.append(point)
             progress("epoch", step.epoch, recipe.epochs)
     return curve
-
-
-def _pretrain(
-    cell: Cell,
-    tasks: tuple[Task, ...],
-    trusted: Split,
-    recipe: Recipe,
-    data: MultiTaskData,
-    device: torch.device,
-    progress: Progress,
-) -> MultiTaskNet:
-    """Train a network on clean images, plainly."""
-    net = MultiTaskNet(cell.backbone.part, tasks, _shape(data)).to(device)
-    balancer, no_defense = make("weighting", "ew").start(tasks, device), make("defense", "none")
-    progress("pretraining epoch", 0, recipe.epochs)
-    for step in fit(net, trusted, tasks, recipe, data.augmentation, balancer, no_defense, device):
-        progress("pretraining epoch", step.epoch, recipe.epochs)
-    return net
 
 
 def _standings(scores: Scores, infos: dict[str, TaskInfo]) -> dict[str, float]:
@@ -523,8 +654,10 @@ def environment(workshop: Workshop) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": workshop.threads,
         "device": workshop.device,
+        "deterministic": workshop.deterministic,
+        # A machine that only hands work out needs no GPU itself.
         "device_name": torch.cuda.get_device_name(device)
-        if on_gpu
+        if on_gpu and torch.cuda.is_available()
         else torch.backends.cpu.get_cpu_capability(),
     }
 

@@ -1,24 +1,28 @@
-"""Select what is to be done, do it in three waves, save each thing as it finishes, tell the listeners.
+"""Select what is to be done, do it in waves, save each thing as it finishes, tell the listeners.
 
     run
     ├─ surrogates   each distinct one once          → store
     ├─ poisons      each distinct one once          → store
+    ├─ purified     each distinct one once          → store
     └─ cells        every cell without a record     → record, at once and atomically
 
-Only this process writes records; workers write the poisons and surrogates they make.
+Only this process writes records; workers write the poisons and surrogates they make. Other runs may be at
+work in the same folder: each thing is claimed before it is begun, and what another run has is waited for.
 """
 
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from bench.api import Progress
-from bench.engine.cell import Cell, Poison, Surrogate
+from bench.engine.cell import Cell, Poison, Purified, Surrogate
+from bench.engine.claims import Claims
 from bench.engine.events import (
     ItemFinished,
     ItemProgress,
@@ -31,13 +35,14 @@ from bench.engine.events import (
     WaveStarted,
 )
 from bench.engine.executors import Executor, Outcome
-from bench.engine.pipeline import Workshop, craft_poison, environment, run_cell, train_surrogate
-from bench.engine.store import POISONS, SURROGATES, DamagedError, Store
+from bench.engine.logs import logged
+from bench.engine.pipeline import Workshop, craft_poison, environment, purify_set, run_cell, train_surrogate
+from bench.engine.store import POISONS, PURIFIED, RECORDS, SURROGATES, DamagedError, Stamp, Store
 from bench.engine.suite import Plan
 from bench.errors import BenchError
-from bench.record import Failure, Record
+from bench.record import Failure, Record, read_record
 
-Item = TypeVar("Item", Surrogate, Poison, Cell)
+Item = TypeVar("Item", Surrogate, Poison, Purified, Cell)
 
 
 Rerun = Literal["failed", "all", "none"]
@@ -50,6 +55,7 @@ class Selection:
 
     surrogates: tuple[Surrogate, ...]
     poisons: tuple[Poison, ...]
+    purified: tuple[Purified, ...]
     cells: tuple[Cell, ...]
     cached: dict[Wave, int]
     notices: tuple[str, ...]
@@ -64,23 +70,27 @@ def select(plan: Plan, store: Store, rerun: Rerun) -> Selection:
     poisons = [p for p in needed if again or not _is_sound(store, POISONS, p.key, notices)]
     surrogates = {p.surrogate.key: p.surrogate for p in poisons if p.attack.part.needs_surrogate}
     untrained = [s for s in surrogates.values() if again or not _is_sound(store, SURROGATES, s.key, notices)]
+    sets = {one.key: one for cell in cells if (one := cell.purified) is not None}
+    unclean = [one for one in sets.values() if again or not _is_sound(store, PURIFIED, one.key, notices)]
     cached: dict[Wave, int] = {
         "surrogates": len(plan.surrogates) - len(untrained),
         "poisons": len(plan.poisons) - len(poisons),
+        "purified": len(plan.purified) - len(unclean),
         "cells": len(plan.cells) - len(cells),
     }
-    return Selection(tuple(untrained), tuple(poisons), tuple(cells), cached, tuple(notices))
+    return Selection(tuple(untrained), tuple(poisons), tuple(unclean), tuple(cells), cached, tuple(notices))
 
 
 def _is_due(cell: Cell, store: Store, rerun: Rerun, notices: list[str]) -> bool:
+    path = store.records / f"{cell.key}.json"
+    if not path.exists():
+        return True
     try:
-        record = store.read(cell.key)
+        status = read_record(path, curve=False).status
     except BenchError as error:
         notices.append(f"{error}; the cell is run again")
         return True
-    if record is None or rerun == "all":
-        return True
-    return record.status == "failed" and rerun == "failed"
+    return rerun == "all" or (status == "failed" and rerun == "failed")
 
 
 def _is_sound(store: Store, kind: str, key: str, notices: list[str]) -> bool:
@@ -97,8 +107,11 @@ def run(
     executor: Executor,
     listeners: Sequence[Listener] = (),
     rerun: Rerun = "failed",
+    stopped: Callable[[], bool] = lambda: False,
 ) -> RunFinished:
-    """Run a plan's three waves and return the counts.
+    """Run a plan's waves and return the counts.
+
+    What other runs make in the folder meanwhile counts as cached, unless it failed.
 
     Args:
         plan: what to run.
@@ -106,113 +119,187 @@ def run(
         executor: who does it, entered already.
         listeners: told of every event.
         rerun: which cells with a record are run again.
+        stopped: asked before anything is begun; once it is true, the run ends with what is under way.
 
     Raises:
         BenchError: when the output folder cannot be written to.
     """
-    return _Run(plan, workshop, executor, listeners).run(rerun)
+    store = workshop.store
+    store.prepare()
+    with Claims(store.locks, store.sweep) as claims:
+        return _Run(plan, workshop, executor, listeners, rerun, stopped, claims).run()
+
+
+WORK: dict[Wave, Callable[..., Any]] = {
+    "surrogates": train_surrogate,
+    "poisons": craft_poison,
+    "purified": purify_set,
+    "cells": run_cell,
+}
+"""What is done for an item of each wave, in order."""
+
+KIND: dict[Wave, str] = {
+    "surrogates": SURROGATES,
+    "poisons": POISONS,
+    "purified": PURIFIED,
+    "cells": RECORDS,
+}
+"""Where the store keeps what each wave makes."""
+
+POLL_S = 0.5
+"""How often to look whether other runs have finished what this one waits for."""
+
+
+def _by_wave(things: Plan | Selection) -> dict[Wave, Sequence[Any]]:
+    return {
+        "surrogates": things.surrogates,
+        "poisons": things.poisons,
+        "purified": things.purified,
+        "cells": things.cells,
+    }
 
 
 class _Run:
     def __init__(
-        self, plan: Plan, workshop: Workshop, executor: Executor, listeners: Sequence[Listener]
+        self,
+        plan: Plan,
+        workshop: Workshop,
+        executor: Executor,
+        listeners: Sequence[Listener],
+        rerun: Rerun,
+        stopped: Callable[[], bool],
+        claims: Claims,
     ) -> None:
         self._plan = plan
         self._workshop = workshop
         self._store = workshop.store
         self._executor = executor
         self._listeners = listeners
-        self._broken: dict[str, Failure] = {}  # key of a surrogate or poison → why it could not be made
-        self._failed = 0
+        self._rerun: Rerun = rerun
+        self._stopped = stopped
+        self._claims = claims
+        self._stamps = self._look()
+        self._broken: dict[str, Failure] = {}  # key of a surrogate, poison, ... → why it could not be made
+        self._cells: Counter[str] = Counter()  # done, cached, failed
 
-    def run(self, rerun: Rerun) -> RunFinished:
+    def run(self) -> RunFinished:
         start = time.perf_counter()
-        self._store.prepare()
-        chosen = select(self._plan, self._store, rerun)
-        todo = {"surrogates": chosen.surrogates, "poisons": chosen.poisons, "cells": chosen.cells}
-        waves: dict[Wave, tuple[int, int]] = {
-            wave: (len(todo[wave]), count) for wave, count in chosen.cached.items()
-        }
+        chosen = select(self._plan, self._store, self._rerun)
+        todo = _by_wave(chosen)
+        self._cells["cached"] = chosen.cached["cells"]
         with _warnings_as_notices(self._tell):
-            self._tell(RunStarted(self._plan.suite, str(self._workshop.out), waves))
+            # Few suites have sets to purify; of the others' nothing is said.
+            waves = [wave for wave in WORK if wave != "purified" or self._plan.purified]
+            counts = {wave: (len(todo[wave]), chosen.cached[wave]) for wave in waves}
+            self._tell(RunStarted(self._plan.suite, str(self._workshop.out), counts))
             for sentence in (*self._plan.left_out, *chosen.notices):
                 self._tell(Notice(sentence))
-            self._discard(chosen, again=rerun == "all")
-            self._wave("surrogates", chosen, chosen.surrogates, train_surrogate, self._keep_failure)
-            self._wave("poisons", chosen, chosen.poisons, craft_poison, self._keep_failure)
-            self._wave("cells", chosen, chosen.cells, run_cell, self._keep_record)
+            for wave in waves:
+                if not self._stopped():
+                    self._wave(wave, todo[wave], chosen.cached[wave])
             finished = RunFinished(
-                done=len(chosen.cells) - self._failed,
-                cached=chosen.cached["cells"],
-                failed=self._failed,
+                done=self._cells["done"],
+                cached=self._cells["cached"],
+                failed=self._cells["failed"],
                 seconds=time.perf_counter() - start,
             )
             self._tell(finished)
         return finished
 
+    def _look(self) -> dict[str, Stamp | None]:
+        """Return the stamps of all that the plan is about, before anything is selected."""
+        items = _by_wave(self._plan)
+        return {item.key: self._store.stamp(KIND[wave], item.key) for wave in WORK for item in items[wave]}
+
     def _tell(self, event: Any) -> None:
         for listener in self._listeners:
             listener(event)
 
-    def _discard(self, chosen: Selection, again: bool) -> None:
-        for surrogate in chosen.surrogates:
-            self._store.discard(SURROGATES, surrogate.key)
-        for poison in chosen.poisons:
-            self._store.discard(POISONS, poison.key)
-            if again:
-                self._store.bookmark(poison.key).unlink(missing_ok=True)
+    def _wave(self, wave: Wave, items: Sequence[Any], cached: int) -> None:
+        self._tell(WaveStarted(wave, len(items), cached))
 
-    def _wave(
-        self,
-        wave: Wave,
-        chosen: Selection,
-        items: Sequence[Item],
-        work: Callable[[Item, Workshop, Progress], Any],
-        keep: Callable[[Wave, Outcome[Item, Any]], None],
-    ) -> None:
-        self._tell(WaveStarted(wave, len(items), chosen.cached[wave]))
-
-        def tell(item: Item, what: str, done: int, total: int) -> None:
+        def tell(item: Any, what: str, done: int, total: int) -> None:
             self._tell(ItemProgress(wave, item.key, item.label, what, done, total))
 
-        whole = []
-        for item in items:
-            failure = self._cause(item)
-            if failure is None:
-                whole.append(item)
-            else:
-                keep(wave, Outcome(item, None, failure, 0.0))
-        if whole:
-            in_workshop = partial(_work, work, self._workshop)
-            for outcome in self._executor.map(in_workshop, whole, tell):
-                keep(wave, outcome)
+        in_workshop = partial(_work, WORK[wave], self._workshop)
+        patient = False
+        while items and not self._stopped():
+            busy: list[Any] = []
+            for outcome in self._executor.map(in_workshop, self._claimed(wave, items, busy), tell):
+                self._keep(wave, outcome)
+            if busy:
+                if not patient:
+                    self._tell(Notice(f"{len(busy)} of the {wave} are being made by another run; waiting"))
+                patient = True
+                time.sleep(POLL_S)
+            items = busy
         self._tell(WaveFinished(wave))
 
-    def _keep_failure(self, wave: Wave, outcome: Outcome[Any, Any]) -> None:
-        """Surrogates and poisons are saved where they are made; only why one is missing is kept here."""
-        if outcome.failure is not None:
-            self._broken[outcome.item.key] = outcome.failure
-        self._tell_end(wave, outcome, None)
+    def _claimed(self, wave: Wave, items: Sequence[Any], busy: list[Any]) -> Iterator[Any]:
+        """Yield each item that is to be made, once it is claimed; collect those another run is at.
 
-    def _cause(self, item: Surrogate | Poison | Cell) -> Failure | None:
+        It never waits: what is under way must be saved first, since others may wait for that.
+        """
+        for item in items:
+            if self._stopped():
+                return
+            if not self._claims.take(item.key):
+                busy.append(item)
+            elif self._made_elsewhere(wave, item):
+                self._claims.drop(item.key)
+            elif (failure := self._cause(item)) is not None:
+                self._keep(wave, Outcome(item, None, failure, 0.0))
+            else:
+                if isinstance(item, Poison) and self._rerun == "all":
+                    self._store.bookmark(item.key).unlink(missing_ok=True)
+                yield item
+
+    def _made_elsewhere(self, wave: Wave, item: Any) -> bool:
+        """Return whether another run has made an item since this one looked; then tell of its end."""
+        if self._store.stamp(KIND[wave], item.key) == self._stamps[item.key]:
+            return False
+        record = None
+        try:
+            if isinstance(item, Cell):
+                record = self._store.read(item.key)
+                found = record is not None
+            else:
+                found = self._store.verify(KIND[wave], item.key)
+        except BenchError:
+            return False
+        if found:
+            failure = record.error if record is not None else None
+            self._tell_end(wave, Outcome(item, None, failure, 0.0), record, "cached")
+        return found
+
+    def _cause(self, item: Surrogate | Poison | Purified | Cell) -> Failure | None:
         """Return why what the item is made from could not be made, None where nothing is missing."""
+        match item:
+            case Cell():
+                sources = [item.poison.key, *([item.purified.key] if item.purified else [])]
+            case Purified():
+                sources = [item.poison.key]
+            case Poison():
+                sources = [item.surrogate.key] if item.attack.part.needs_surrogate else []
+            case _:
+                sources = []
+        return next((self._broken[key] for key in sources if key in self._broken), None)
+
+    def _keep(self, wave: Wave, outcome: Outcome[Any, Any]) -> None:
+        """Save a cell's record. The rest was saved where it was made; of it, only a failure is noted."""
+        item, failure, record = outcome.item, outcome.failure, None
         if isinstance(item, Cell):
-            return self._broken.get(item.poison.key)
-        if isinstance(item, Poison) and item.attack.part.needs_surrogate:
-            return self._broken.get(item.surrogate.key)
-        return None
+            record = self._failure_record(item, failure) if failure else cast("Record", outcome.result)
+            self._store.write(record)
+        elif failure is not None:
+            self._broken[item.key] = failure
+        self._claims.drop(item.key)
+        self._tell_end(wave, outcome, record, "done")
 
-    def _keep_record(self, wave: Wave, outcome: Outcome[Cell, Record]) -> None:
-        cell, failure = outcome.item, outcome.failure
-        record = outcome.result if failure is None else self._failure_record(cell, failure)
-        if record is None:
-            raise AssertionError(f"no record and no failure of {cell.label}")
-        self._store.write(record)
-        self._failed += failure is not None
-        self._tell_end(wave, outcome, record)
-
-    def _tell_end(self, wave: Wave, outcome: Outcome[Any, Any], record: Record | None) -> None:
+    def _tell_end(self, wave: Wave, outcome: Outcome[Any, Any], record: Record | None, sound: str) -> None:
         item, failure = outcome.item, outcome.failure
+        if isinstance(item, Cell):
+            self._cells[sound if failure is None else "failed"] += 1
         error = failure["message"] if failure else None
         self._tell(ItemFinished(wave, item.key, item.label, outcome.seconds, record, error))
 
@@ -234,7 +321,8 @@ class _Run:
 def _work(
     work: Callable[[Item, Workshop, Progress], Any], workshop: Workshop, item: Item, progress: Progress
 ) -> Any:
-    return work(item, workshop, progress)
+    with logged(workshop.out, item.key, item.label, progress) as noted:
+        return work(item, workshop, noted)
 
 
 @contextlib.contextmanager

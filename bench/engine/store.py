@@ -3,9 +3,11 @@
     DIR/records/KEY.json       one record per cell
     DIR/poisons/KEY/           tensors.safetensors, about.json
     DIR/surrogates/KEY/        tensors.safetensors, about.json
+    DIR/purified/KEY/          tensors.safetensors, about.json
     DIR/bookmarks/KEY.pt       how far the crafting of a poison has come, gone once it is there
+    DIR/locks                  which run does what; empty
 
-Folders are written aside and renamed into place. Tensors carry a checksum; nothing is ever unpickled.
+Everything is written aside and renamed into place. Tensors carry a checksum; nothing is ever unpickled.
 """
 
 import hashlib
@@ -17,15 +19,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 from torch import Tensor
 
 from bench.errors import BenchError
 from bench.record import SCHEMA, Record, digest, read_record, write_record
 
+RECORDS: Final = "records"
 POISONS: Final = "poisons"
 SURROGATES: Final = "surrogates"
+PURIFIED: Final = "purified"
 _TENSORS, _ABOUT = "tensors.safetensors", "about.json"
+
+_KEY = re.compile(r"[0-9a-f]+")
+
+_ASIDE = re.compile(r"\.[0-9a-f]{16}\.\d+|\..+\.\d+\.tmp")
+"""The names of folders and files that are being written: with the number of the process that does."""
+
+Stamp = tuple[int, int]
 
 
 class DamagedError(BenchError):
@@ -37,11 +47,12 @@ class Store:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.records = out / "records"
+        self.records = out / RECORDS
         self.bookmarks = out / "bookmarks"
+        self.locks = out / "locks"
 
     def prepare(self) -> None:
-        """Make the folders and remove what killed processes of this machine left half-written.
+        """Make the folders.
 
         Raises:
             BenchError: when the folder cannot be written to.
@@ -49,24 +60,37 @@ class Store:
         try:
             for folder in (self.records, self.out / POISONS, self.out / SURROGATES):
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = self.out / f".probe.{os.getpid()}"
-            probe.touch()
+            probe = self.out / f".probe.{os.getpid()}.tmp"
+            probe.write_bytes(b"room")
             probe.unlink()
         except OSError as error:
             raise BenchError(
                 f"cannot write to the output folder {self.out}: {error.strerror or error}"
             ) from error
-        self._sweep()
 
-    def _sweep(self) -> None:
-        for folder in (self.records, self.bookmarks, self.out / POISONS, self.out / SURROGATES):
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written; only for when no other run is there."""
+        kinds = (POISONS, SURROGATES, PURIFIED)
+        for folder in (self.records, self.bookmarks, *(self.out / kind for kind in kinds)):
             for left in folder.glob(".*"):
-                match = re.fullmatch(r"\.[0-9a-f]+(?:\.json)?\.(\d+)(?:\.tmp)?", left.name)
-                if match and not psutil.pid_exists(int(match.group(1))):
-                    if left.is_dir():
-                        shutil.rmtree(left, ignore_errors=True)
-                    else:
-                        left.unlink(missing_ok=True)
+                if not _ASIDE.fullmatch(left.name):
+                    continue
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+
+    def stamp(self, kind: str, key: str) -> Stamp | None:
+        """Return what changes when a record, poison, ... is replaced; None where there is none."""
+        try:
+            found = self._witness(kind, key).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    def _witness(self, kind: str, key: str) -> Path:
+        """Return the file that is put in place last."""
+        return self.records / f"{_checked(key)}.json" if kind == RECORDS else self.folder(kind, key) / _ABOUT
 
     def read(self, key: str) -> Record | None:
         """Return the record of a cell, None where there is none.
@@ -74,23 +98,27 @@ class Store:
         Raises:
             BenchError: when the file is damaged.
         """
-        path = self.records / f"{key}.json"
+        path = self._witness(RECORDS, key)
         return read_record(path) if path.exists() else None
 
     def write(self, record: Record) -> None:
         """Write a cell's record."""
+        _checked(record.key)
         write_record(self.records, record)
 
     def folder(self, kind: str, key: str) -> Path:
         """Return the folder of a poison or a surrogate."""
-        return self.out / kind / key
+        return self.out / kind / _checked(key)
 
     def save(self, kind: str, key: str, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
-        """Write a poison or a surrogate; one that another process has finished meanwhile is kept.
+        """Write a poison or a surrogate; one that is there is replaced, file by file.
+
+        So whoever reads it meanwhile finds it. The note comes last, as it vouches for the tensors.
 
         Raises:
             BenchError: when it cannot be written; nothing half-written is left.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         target = self.folder(kind, key)
@@ -99,15 +127,19 @@ class Store:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / _TENSORS)
-            body = {**about, "tensors_sha256": _sha256(aside / _TENSORS)}
+            body = {**about, "key": key, "tensors_sha256": _sha256(aside / _TENSORS)}
             text = json.dumps({"schema": SCHEMA, "checksum": digest(body), "about": body}, indent=1)
             (aside / _ABOUT).write_text(text, encoding="utf-8")
             for path in aside.iterdir():
                 _sync(path)
-            if not target.exists():
+            if target.is_dir():
+                for name in (_TENSORS, _ABOUT):
+                    (aside / name).replace(target / name)
+            else:
+                target.unlink(missing_ok=True)
                 aside.rename(target)
-        except OSError as error:
-            raise BenchError(f"cannot write {target}: {error.strerror or error}") from error
+        except (OSError, SafetensorError) as error:
+            raise BenchError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -124,10 +156,12 @@ class Store:
             content = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
             about: dict[str, Any] = content["about"]
             sound = content["schema"] == SCHEMA and content["checksum"] == digest(about)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{folder / _ABOUT} is damaged: {error}") from error
         if not sound:
             raise DamagedError(f"{folder / _ABOUT} is damaged: its checksum does not match")
+        if about.get("key", key) != key:  # older ones do not have it
+            raise DamagedError(f"{folder / _ABOUT} is of another key, {about['key']}")
         if not (folder / _TENSORS).exists():
             raise DamagedError(f"{folder / _TENSORS} is missing")
         return about
@@ -164,7 +198,14 @@ class Store:
 
     def bookmark(self, key: str) -> Path:
         """Return the file that says how far the crafting of a poison has come."""
-        return self.bookmarks / f"{key}.pt"
+        return self.bookmarks / f"{_checked(key)}.pt"
+
+
+def _checked(key: str) -> str:
+    """Return a key that names a file of ours; any other word could lead out of the folder."""
+    if not _KEY.fullmatch(key):
+        raise BenchError(f"{key!r} is no key: a key has hexadecimal digits alone")
+    return key
 
 
 def _sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 
 from bench.api import DENSE, EPSILON, Recipe
 from bench.catalog import Choice, axes, compose, entries, locate, make, read_value
-from bench.engine.cell import Cell, Named, Poison, Surrogate
+from bench.engine.cell import Cell, Named, Poison, Purified, Surrogate
 from bench.engine.scope import SCOPE, Scope, make_scope
 from bench.errors import BenchError, unknown
 from bench.record import AXES, CLEAN
@@ -127,6 +128,12 @@ class Plan:
         needed = (poison for poison in self.poisons if poison.attack.part.needs_surrogate)
         return tuple({poison.surrogate.key: poison.surrogate for poison in needed}.values())
 
+    @property
+    def purified(self) -> tuple[Purified, ...]:
+        """The distinct sets that a defense learns to clean, in order."""
+        sets = (cell.purified for cell in self.cells)
+        return tuple({one.key: one for one in sets if one is not None}.values())
+
 
 def read_suite(name_or_file: str, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite by its name or its file, with ``KEY=VALUE`` overrides (``recipe.epochs=5``).
@@ -140,9 +147,12 @@ def read_suite(name_or_file: str, overrides: Sequence[str] = ()) -> Suite:
         _override(document, override)
     _refuse_unknown_axes(document)
     try:
-        return Suite.model_validate(document)
+        suite = Suite.model_validate(document)
     except ValidationError as error:
         raise BenchError(f"suite {document['name']!r}: {_first(error)}") from error
+    if Path(suite.name).name != suite.name or not suite.name.strip(".") or not suite.name.isprintable():
+        raise BenchError(f"suite {suite.name!r}: its name becomes that of the run's folder; it cannot be one")
+    return suite
 
 
 def _document(name_or_file: str) -> dict[str, Any]:
@@ -366,6 +376,7 @@ def _restriction(
     return axis, wanted
 
 
+@cache
 def _name(label: str | int) -> str:
     return Choice.parse(label).name if isinstance(label, str) else str(label)
 
@@ -391,24 +402,33 @@ def _matches(combination: Labels, rule: Labels) -> bool:
 
 
 def _with_clean(combinations: Sequence[Labels], build: "_Builder") -> Iterator[Labels]:
-    """Yield the clean counterparts of every combination, then all of them; `expand` drops repetitions.
+    """Yield the clean counterparts of every combination, then all of them, each once.
 
     An attack on a part of the images has two: all images clean, and the part it leaves alone.
     """
+    counterparts: dict[tuple[str | int, ...], Labels] = {}
     for combination in combinations:
-        yield {**combination, "attack": CLEAN}
+        attacks = [CLEAN]
         rate = build.scope(combination["attack"]).rate
         if rate < 1:
-            yield {**combination, "attack": Choice(CLEAN, (("rate", rate),)).label}
-    yield from combinations
+            attacks.append(Choice(CLEAN, (("rate", rate),)).label)
+        for attack in attacks:
+            counterpart = {**combination, "attack": attack}
+            counterparts.setdefault(tuple(counterpart.values()), counterpart)
+    yield from counterparts.values()
+    yield from (labels for labels in combinations if tuple(labels.values()) not in counterparts)
 
 
 class _Builder:
-    """Builds cells; equal parts are built once."""
+    """Builds cells; what several have in common is built once, and so is its key."""
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
         self._parts: dict[tuple[str, str | int], Named[Any]] = {}
+        self.scope = cache(self._scope)
+        self._surrogate = cache(self._build_surrogate)
+        self._poison = cache(self._build_poison)
+        self._recipe = cache(self._build_recipe)
 
     def part(self, axis: str, label: str | int) -> Named[Any]:
         if (axis, label) not in self._parts:
@@ -430,7 +450,7 @@ class _Builder:
         given = {**self._suite.params.get(axis, {}).get(choice.name, {}), **dict(choice.params)}
         return {name: value for name, value in given.items() if (axis == "attack" and name in SCOPE) == scope}
 
-    def scope(self, label: str | int) -> Scope:
+    def _scope(self, label: str | int) -> Scope:
         """Return which images and tasks an attack of this label protects."""
         choice = Choice.parse(str(label))
         scope = make_scope(choice.name, self._params("attack", choice, scope=True))
@@ -451,7 +471,7 @@ class _Builder:
                 return f"{what} ({', '.join(sorted(dense))}) and is left out on {labels['dataset']!r}"
         return None
 
-    def _surrogate(self, dataset: str | int, seed: int) -> Surrogate:
+    def _build_surrogate(self, dataset: str | int, seed: int) -> Surrogate:
         settings = self._suite.surrogate
         names = [settings.backbone] if isinstance(settings.backbone, str) else settings.backbone
         name = next((n for n in names if not self.unfit({"dataset": dataset, "backbone": n})), None)
@@ -468,24 +488,23 @@ class _Builder:
             seed=seed,
         )
 
-    def _recipe(self, dataset: str | int) -> Recipe:
+    def _build_recipe(self, dataset: str | int) -> Recipe:
         return overridden(self.part("dataset", dataset).part.recipe, self._suite.recipe)
 
+    def _build_poison(self, dataset: str | int, label: str | int, seed: int) -> Poison:
+        surrogate, attack = self._surrogate(dataset, seed), self.part("attack", label)
+        epsilon = self._suite.budget.epsilon if attack.part.bounded else None
+        return Poison(surrogate.dataset, attack, surrogate, epsilon, seed, self.scope(label).tasks)
+
     def cell(self, labels: Labels) -> Cell:
-        suite = self._suite
+        """Return the cell of these labels, one for every axis."""
         seed = int(labels["seed"])
-        poison_seed = seed if suite.poison_seed is None else suite.poison_seed
-        surrogate = self._surrogate(labels["dataset"], poison_seed)
-        attack, scope = self.part("attack", labels["attack"]), self.scope(labels["attack"])
-        poison = Poison(
-            surrogate.dataset,
-            attack,
-            surrogate,
-            suite.budget.epsilon if attack.part.bounded else None,
-            poison_seed,
-            scope.tasks,
-        )
+        poison_seed = seed if self._suite.poison_seed is None else self._suite.poison_seed
         victim = {axis: self.part(axis, labels[axis]) for axis in VICTIM_AXES}
         return Cell(
-            poison=poison, recipe=self._recipe(labels["dataset"]), seed=seed, rate=scope.rate, **victim
+            poison=self._poison(labels["dataset"], labels["attack"], poison_seed),
+            recipe=self._recipe(labels["dataset"]),
+            seed=seed,
+            rate=self.scope(labels["attack"]).rate,
+            **victim,
         )

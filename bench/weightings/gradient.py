@@ -169,7 +169,7 @@ class GradVac(GradientWeighting):
     Departs from the paper: cosines are those of all shared parameters, not of each layer.
 
     Attributes:
-        decay: how much of the moving average is new in every step, the paper's β.
+        decay: how much of the moving average is new in every step, the paper's β; LibMTL's default is 0.5.
     """
 
     decay: Annotated[float, Ge(0), Le(1)] = 0.01

@@ -42,13 +42,19 @@ def training_step(backbone: str, weighting: str, count: int) -> Callable[[], Non
     balancer = make("weighting", weighting).start(tasks, CPU)
     optimizer = torch.optim.Adam([*net.parameters(), *balancer.parameters()], lr=1e-3)
 
+    @torch.no_grad()
+    def again() -> torch.Tensor:
+        return losses_of(net(images), tasks, targets)
+
     def step() -> None:
         features = net.encode(images)
         losses = losses_of(net.answer(features, (32, 32)), tasks, targets)
         optimizer.zero_grad(set_to_none=True)
-        balancer.backward(Step(losses, labelled, features, net.shared_parameters()))
+        taken = Step(losses, labelled, features, net.shared_parameters(), again)
+        balancer.backward(taken)
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
         optimizer.step()
+        balancer.finish_step(taken)
 
     return step
 

@@ -148,7 +148,7 @@ def step_of(
     features = net.encode(torch.rand(8, 3, 16, 16))
     losses = losses_of(net.answer(features, (16, 16)), tasks, targets)
     labelled = torch.tensor([number != without_labels for number in range(len(tasks))])
-    return Step(losses, labelled, features, net.shared_parameters()), net
+    return Step(losses, labelled, features, net.shared_parameters(), losses.detach), net
 
 
 @each("weighting")

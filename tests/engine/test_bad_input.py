@@ -1,6 +1,8 @@
 """What a suite or an override can get wrong is said in one sentence that names what and where."""
 
+import json
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -162,3 +164,37 @@ def test_an_empty_file_says_what_it_lacks(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("")
     assert complaint(path) == "suite 'mine': 'matrix' is missing"
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "..", ".", "", "a\nb", "a\0b"])
+def test_a_name_that_leads_out_of_the_runs_folder(file: Path, name: str) -> None:
+    file.write_text(tiny.TOML.replace('name = "tiny"', f"name = {json.dumps(name)}"))
+    sentence = complaint(file)
+    assert repr(name) in sentence
+    assert "name becomes that of the run's folder" in sentence
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny 2", "été.v2", "x-y_z(1)"])
+def test_a_name_that_is_one(file: Path, name: str) -> None:
+    file.write_text(tiny.TOML.replace('name = "tiny"', f"name = {json.dumps(name)}"))
+    assert read_suite(str(file)).name == name
+
+
+def test_a_suite_file_of_any_bytes_is_a_plan_or_one_sentence(tmp_path: Path) -> None:
+    """Cut off anywhere, or with one bit flipped anywhere."""
+    whole = tiny.TOML.strip().encode()
+    rng = random.Random(5)
+    path = tmp_path / "mine.toml"
+    sentences = []
+    for _ in range(150):
+        place = rng.randrange(len(whole))
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << rng.randrange(8)
+        for content in (whole[:place], bytes(flipped), rng.randbytes(place)):
+            path.write_bytes(content)
+            try:
+                expand(read_suite(str(path)))
+            except BenchError as error:
+                sentences.append(str(error))
+    assert len(sentences) > 150
+    assert [sentence for sentence in sentences if "\n" in sentence] == []

@@ -138,7 +138,7 @@ def test_run_prints_its_leaderboard(ran: tuple[Path, Done]) -> None:
 def test_run_writes_nothing_but_its_folder(ran: tuple[Path, Done]) -> None:
     out, _ = ran
     assert [path.name for path in out.parent.iterdir()] == [out.name]
-    expected = {"records", "poisons", "surrogates", "leaderboard.md", "run.json"}
+    expected = {"records", "poisons", "surrogates", "locks", "logs", "status", "leaderboard.md", "run.json"}
     assert {path.name for path in out.iterdir()} == expected
     assert list(Path.cwd().iterdir()) == []
 
@@ -265,7 +265,7 @@ def test_plan_of_what_is_all_to_do(suite: Path, tmp_path: Path) -> None:
         "plan", "--suite", suite, "--out", tmp_path / "out", "--set", "matrix.attack=['tap']", "--jobs", "3"
     )
     head, *waves = rows(text)
-    assert head[-1] == "expected, 3 at a time"
+    assert head[-2:] == ["expected, 3 at a time", "to be stored"]
     assert [wave[:4] for wave in waves] == [
         ["surrogates", "1", "0", "1"],
         ["poisons", "2", "0", "2"],

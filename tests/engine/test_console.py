@@ -5,8 +5,10 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
+from rich.console import Console
 
-from bench.engine.console import console, duration
+from bench.engine.console import console, duration, render
+from bench.engine.course import Course
 from bench.engine.events import (
     Event,
     ItemFinished,
@@ -18,6 +20,8 @@ from bench.engine.events import (
     WaveFinished,
     WaveStarted,
 )
+from bench.record import Record
+from tests.records import make_record
 
 
 class Terminal(io.StringIO):
@@ -68,7 +72,7 @@ def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
 
 def test_a_run_in_plain_lines() -> None:
     stream, clock = io.StringIO(), Clock()
-    with console(stream, clock) as tell:
+    with console(Course(clock=clock), stream) as tell:
         tell(RunStarted("smoke", "runs/smoke", {"cells": (3, 2)}))
         tell(WaveStarted("cells", 3, 2))
         tell(step("a", 0))
@@ -93,7 +97,7 @@ def test_a_run_in_plain_lines() -> None:
 
 def test_plain_lines_tell_of_an_item_in_progress_only_now_and_then() -> None:
     stream, clock = io.StringIO(), Clock()
-    with console(stream, clock) as tell:
+    with console(Course(clock=clock), stream) as tell:
         tell(WaveStarted("cells", 1, 0))
         for epoch in range(13):
             tell(step("a", epoch))
@@ -108,7 +112,7 @@ def test_plain_lines_tell_of_an_item_in_progress_only_now_and_then() -> None:
 def estimates(events: Sequence[tuple[float, Event]], todo: int) -> Iterator[str]:
     """Yield the estimate of every plain line after some events, each so many seconds after the one before."""
     stream, clock = io.StringIO(), Clock()
-    with console(stream, clock) as tell:
+    with console(Course(clock=clock), stream) as tell:
         tell(WaveStarted("cells", todo, 0))
         for wait, event in events:
             clock.now += wait
@@ -157,9 +161,25 @@ def test_a_failed_item_does_not_shorten_the_time_left() -> None:
     assert list(estimates(events, todo=5))[-1] == "~20 min left"
 
 
+def test_what_another_run_has_made_says_nothing_of_the_speed() -> None:
+    made: list[tuple[float, Event]] = [(60.0, finished("a", 0.0)), (0.0, finished("b", 60.0))]
+    stream, clock = io.StringIO(), Clock()
+    with console(Course(clock=clock), stream) as tell:
+        tell(WaveStarted("cells", 4, 0))
+        for wait, event in made:
+            clock.now += wait
+            tell(event)
+        tell(WaveFinished("cells"))
+    assert stream.getvalue().splitlines()[1:] == [
+        "cells 1/4  em · a  made by another run",
+        "cells 2/4  em · b  1 min  ~2 min left",
+        "1.0 cells/min",
+    ]
+
+
 def test_a_late_word_of_a_finished_item_or_an_ended_wave_is_ignored() -> None:
     stream, clock = io.StringIO(), Clock()
-    with console(stream, clock) as tell:
+    with console(Course(clock=clock), stream) as tell:
         tell(step("early", 3))
         tell(WaveStarted("cells", 2, 0))
         tell(finished("a", 10))
@@ -174,12 +194,94 @@ def test_a_late_word_of_a_finished_item_or_an_ended_wave_is_ignored() -> None:
     assert stream.getvalue().splitlines() == [
         "cells: 2 to do, 0 cached",
         "cells 1/2  em · a  10.0 s  ~10 s left",
+        "18.0 cells/h",
+    ]
+
+
+class Leading:
+    """Standings in which the attack of the last record leads."""
+
+    records: list[Record]
+
+    def __init__(self) -> None:
+        self.records = []
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+
+    def best(self) -> tuple[str, float, int] | None:
+        return (str(self.records[-1].cell["attack"]), 0.5, len(self.records)) if self.records else None
+
+
+def cell(key: str, seconds: float = 30.0, **labels: object) -> ItemFinished:
+    """Return the end of a cell that trained on 1,000 images a second for 30 s."""
+    return ItemFinished("cells", key, f"em · {key}", seconds, record=make_record({"a": 0.6}, **labels))
+
+
+def test_plain_lines_sum_up_now_and_then_and_at_the_end_of_a_wave() -> None:
+    stream, clock = io.StringIO(), Clock()
+    course = Course(Leading(), clock)
+    with console(course, stream) as tell:
+        tell(WaveStarted("cells", 4, 0))
+        for key in "abcd":
+            clock.now += 140
+            tell(cell(key, 140))
+            course.measure((800.4, 912.0))
+        tell(WaveFinished("cells"))
+    assert stream.getvalue().splitlines() == [
+        "cells: 4 to do, 0 cached",
+        "cells 1/4  em · a  2 min 20 s  ~7 min left",
+        "cells 2/4  em · b  2 min 20 s  ~5 min left",
+        "cells 3/4  em · c  2 min 20 s  ~2 min left",
+        "25.7 cells/h · 214 images/s · 2 workers, 800 to 912 MiB each",
+        "best so far: em, protection 0.50 (3 cells)",
+        "cells 4/4  em · d  2 min 20 s",
+        "25.7 cells/h · 214 images/s · 2 workers, 800 to 912 MiB each",
+        "best so far: em, protection 0.50 (4 cells)",
+    ]
+
+
+def drawn(course: Course, width: int) -> list[str]:
+    """Return what is shown of a run, line by line, without colours."""
+    screen = Console(file=io.StringIO(), width=width)
+    screen.print(render(course.view(), width))
+    shown: str = screen.file.getvalue()  # type: ignore[attr-defined]
+    return [line.rstrip() for line in shown.splitlines()]
+
+
+def test_what_is_shown_on_80_and_on_120_columns() -> None:
+    clock = Clock()
+    course = Course(Leading(), clock)
+    assert drawn(course, 80) == [""]
+    course.take(WaveStarted("cells", 12, 5))
+    assert [line.split() for line in drawn(course, 80)] == [["cells", "0/12", "5", "cached"]]
+    label = "digits · em · small · ew · grayscale · mtl · seed 0"
+    course.take(ItemProgress("cells", "a", label, "epoch", 0, 12))
+    course.take(step("b", 0, what="round"))
+    clock.now += 60
+    course.take(ItemProgress("cells", "a", label, "epoch", 3, 12))
+    course.take(step("b", 6, what="round", total=600))
+    course.take(step("b", 206, what="round", total=600))
+    course.take(cell("c", 60, attack="mtl-ue-em"))
+    course.take(finished("d", error="no"))
+    course.measure((812.0,))
+    assert drawn(course, 80) == [
+        "cells 2/12  ━━━━━                           5 cached  1 failed  ~6 min left",
+        "  1.0 cells/min · 500 images/s · 812 MiB in one process",
+        "  best so far: mtl-ue-em, protection 0.50 (1 cell)",
+        "  digits · em · small · ew · grayscale · mtl · see…  epoch 3/12      ~3 min left",
+        "  em · b                                             round 206/600   ~2 min left",
+    ]
+    # What is left of the two and 8 waiting cells of a minute each, two at a time: (180 + 115 + 480) / 2 s.
+    assert [re.split(r"\s{2,}", line.strip()) for line in drawn(course, 120)[3:]] == [
+        [label, "epoch 3/12", "20.0 s/epoch", "~3 min left"],
+        ["em · b", "round 206/600", "3.4 round/s", "~2 min left"],
     ]
 
 
 def test_plain_lines_hold_no_control_characters_and_stay_lines() -> None:
     stream = io.StringIO()
-    with console(stream) as tell:
+    with console(Course(), stream) as tell:
         tell(WaveStarted("cells", 1, 0))
         tell(ItemFinished("cells", "a", "jpeg(quality=[30])", 1, error="bad\r\n\x1b[31mred [bold]"))
     line = stream.getvalue().splitlines()[1]
@@ -190,7 +292,7 @@ def test_plain_lines_hold_no_control_characters_and_stay_lines() -> None:
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
-    with console(stream) as tell:
+    with console(Course(), stream) as tell:
         tell(WaveStarted("poisons", 0, 7))
     assert stream.getvalue() == "poisons: 0 to do, 7 cached\n"
 
@@ -198,13 +300,13 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
 def test_colours_forced_on_a_file_do_not_make_it_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     stream = io.StringIO()
-    with console(stream) as tell:
+    with console(Course(), stream) as tell:
         tell(RunFinished(1, 0, 1, 2))
     assert stream.getvalue() == "cells: 1 done, 0 cached, 1 failed in 2.0 s\n"
 
 
 def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
-    with console() as tell:
+    with console(Course()) as tell:
         tell(Notice("the tracker is away"))
     assert capsys.readouterr() == ("", "note: the tracker is away\n")
 
@@ -226,7 +328,7 @@ def wait_for(stream: Terminal, *texts: str) -> str:
 
 def test_a_terminal_shows_the_wave_and_each_item_in_progress() -> None:
     stream, clock = Terminal(), Clock()
-    with console(stream, clock) as tell:
+    with console(Course(clock=clock), stream) as tell:
         tell(WaveStarted("cells", 5, 3))
         tell(step("a", 0))
         tell(ItemProgress("cells", "j", "jpeg(quality=[30])", "round", 2, 9))
@@ -253,7 +355,7 @@ def test_a_terminal_shows_the_wave_and_each_item_in_progress() -> None:
 
 def test_a_terminal_keeps_one_line_of_a_wave_before_the_cells() -> None:
     stream, clock = Terminal(), Clock()
-    with console(stream, clock) as tell:
+    with console(Course(clock=clock), stream) as tell:
         tell(WaveStarted("poisons", 1, 2))
         tell(step("p", 0, wave="poisons"))
         clock.now += 90
@@ -267,7 +369,7 @@ def test_the_terminal_is_given_back_when_a_run_breaks() -> None:
     before = sys.stdout, sys.stderr
 
     def broken_run() -> None:
-        with console(stream) as tell:
+        with console(Course(), stream) as tell:
             tell(WaveStarted("cells", 5, 3))
             raise KeyboardInterrupt
 
@@ -288,7 +390,7 @@ def test_events_may_come_from_several_threads(kind: type[io.StringIO]) -> None:
                 tell(step(key, epoch, 3))
             tell(finished(key, 0.1, error="no" if number % 5 == 0 else None))
 
-    with console(stream) as tell:
+    with console(Course(), stream) as tell:
         tell(WaveStarted("cells", 100, 0))
         threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
         for thread in threads:

@@ -1,12 +1,15 @@
 """Executors: lazy, in order or as they finish, and a worker that dies takes nothing else with it."""
 
+import gc
 import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,6 @@ import psutil
 import pytest
 
 from bench.api import Progress
-from bench.engine import executors
 from bench.engine.executors import Inline, Outcome, Processes, describe_failure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,23 +67,56 @@ def threads(item: int, progress: Progress) -> tuple[int, int]:
 
 
 def die_or_not(item: tuple[str, str], progress: Progress) -> str:
-    """Return at once, or be killed; ``slow`` is under way when another one is, the first time."""
+    """Note the start, then return, be killed while ``slow`` is under way, or be slow until that happens."""
     what, folder = item
+    with Path(folder, "starts").open("a") as starts:
+        starts.write(f"{what}\n")
     if what == "slow":
-        started = Path(folder, "started")
-        if not started.exists():
-            started.touch()
-            time.sleep(PATIENCE_S)
+        wait_for(lambda: (pid := Path(folder, "dying")).exists() and not is_alive(int(pid.read_text())))
     if what == "die":
-        wait_for(Path(folder, "started").exists)
+        wait_for(lambda: "slow" in Path(folder, "starts").read_text())
+        Path(folder, "dying.tmp").write_text(str(os.getpid()))
+        Path(folder, "dying.tmp").rename(Path(folder, "dying"))
         os.kill(os.getpid(), signal.SIGKILL)
     return what
 
 
+def interrupt(item: int, progress: Progress) -> int:
+    """Be sent what Ctrl-C sends."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return item
+
+
+def hang(item: str, progress: Progress) -> str:
+    """Take for ever in the way that is asked for, or no time at all."""
+    if item == "sleep":
+        time.sleep(PATIENCE_S)
+    if item == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    while item == "spin":
+        pass
+    return item
+
+
+def eat(item: int, progress: Progress) -> int:
+    """Take so many MiB where there is room for 512 more than there are."""
+    import resource
+
+    have = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (have + (512 << 20), resource.RLIM_INFINITY))
+    try:
+        import torch
+
+        return torch.zeros(item << 20, dtype=torch.uint8).nbytes >> 20
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def die_while_reporting(item: str, progress: Progress) -> str:
-    reports: Any = executors._reports
+    """Be killed amid a word; what is said next to the parent says only half of what it announces."""
     if item == "die":
-        reports._wlock.acquire(block=False)  # the second time it is held by the first, dead, worker
+        pipe = next(found for found in gc.get_objects() if isinstance(found, Connection))
+        os.write(pipe.fileno(), struct.pack("!i", 1000) + b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     return item
 
@@ -114,6 +149,19 @@ def test_inline_is_lazy_and_in_order() -> None:
         assert next(outcomes).item == 3
         assert begun == [3]
         assert [outcome.item for outcome in outcomes] == [1, 2]
+
+
+def test_inline_pulls_one_item_after_the_other() -> None:
+    log: list[str] = []
+
+    def items() -> Iterator[int]:
+        for item in (1, 2):
+            log.append(f"pull {item}")
+            yield item
+
+    with Inline() as executor:
+        log.extend(f"done {outcome.item}" for outcome in executor.map(square, items(), silent))
+    assert log == ["pull 1", "done 1", "pull 2", "done 2"]
 
 
 def test_inline_keeps_failures_and_goes_on() -> None:
@@ -212,6 +260,63 @@ def test_a_worker_that_dies_fails_its_own_item_alone(tmp_path: Path) -> None:
             assert "killed" in outcome.failure["message"]
         else:
             assert (outcome.result, outcome.failure) == (outcome.item[0], None)
+    # It was tried once more, alone, and nothing else was begun twice.
+    starts = (tmp_path / "starts").read_text().splitlines()
+    assert sorted(starts[:2]) == ["die", "slow"]
+    assert starts[2] == "die"
+    assert sorted(starts[3:]) == ["first after", "second after"]
+
+
+def test_a_worker_killed_between_two_items_costs_none(pool: Processes) -> None:
+    pids = {outcome.result[1] for outcome in pool.map(threads, [1, 2, 3], silent) if outcome.result}
+    for pid in pids:
+        psutil.Process(pid).kill()
+    wait_for(lambda: not any(is_alive(pid) for pid in pids))
+    check_squares(list(pool.map(square, [2, -1, 3], silent)))
+
+
+@pytest.mark.parametrize("way", ["sleep", "spin", "stop"])
+def test_an_item_that_takes_too_long_fails_alone(way: str) -> None:
+    with Processes(2, limit_s=0.5) as executor:
+        outcomes = list(executor.map(hang, ["a", way, "b", "c"], silent))
+    assert sorted(outcome.item for outcome in outcomes) == sorted(["a", way, "b", "c"])
+    for outcome in outcomes:
+        if outcome.item == way:
+            assert outcome.failure is not None
+            assert outcome.failure["type"] == "TimeLimit"
+            assert outcome.failure["message"] == "it took longer than the time limit of 0.5 s"
+        else:
+            assert (outcome.result, outcome.failure) == (outcome.item, None)
+
+
+def test_the_terminals_interrupt_does_not_reach_workers(pool: Processes) -> None:
+    outcomes = list(pool.map(interrupt, [1, 2], silent))
+    assert sorted(outcome.item for outcome in outcomes if outcome.failure is None) == [1, 2]
+
+
+def test_an_item_without_room_fails_alone(pool: Processes) -> None:
+    outcomes = {outcome.item: outcome for outcome in pool.map(eat, [1, 4096, 2], silent)}
+    assert {item: outcome.result for item, outcome in outcomes.items()} == {1: 1, 4096: None, 2: 2}
+    failure = outcomes[4096].failure
+    assert failure is not None
+    assert failure["type"] == "RuntimeError"
+    assert "alloc" in failure["message"]
+
+
+def test_items_are_pulled_when_a_worker_is_free(pool: Processes) -> None:
+    pulled: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(6):
+            pulled.append(item)
+            yield item
+
+    outcomes = pool.map(square, items(), silent)
+    for finished in range(1, 7):
+        assert next(outcomes).failure is None
+        assert len(pulled) <= finished + 1
+    assert next(outcomes, None) is None
+    assert pulled == list(range(6))
 
 
 @pytest.mark.slow

@@ -10,13 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pandas import DataFrame
-from pandas.testing import assert_frame_equal
 
-from bench.engine.store import POISONS, SURROGATES
-from leaderboard.frame import to_frame
-from leaderboard.tables import ranking
 from tests.engine import tiny
+from tests.engine.chaos import assert_same, write_suite
 
 ROOT = Path(__file__).resolve().parents[2]
 MATRIX = {"attack": ["clean", "tap"], "defense": ["none", "grayscale", "jpeg"], "seed": [0, 1]}
@@ -56,29 +52,13 @@ def kill_after(run: "subprocess.Popen[str]", finished: int, seconds: float) -> N
     assert [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def scores(out: Path) -> DataFrame:
-    """Return the rows of the csv without what is measured in seconds and bytes."""
-    frame = to_frame(tiny.records(out).values())
-    return frame[[column for column in frame.columns if not column.endswith(("_s", "_mb"))]]
-
-
-def ranks(out: Path) -> DataFrame:
-    table = ranking(to_frame(tiny.records(out).values()))
-    return table[[column for column in table.columns if not column.startswith("craft_")]]
-
-
 @pytest.mark.slow
 def test_a_run_killed_again_and_again(tmp_path: Path) -> None:
     plan = tiny.plan(matrix=MATRIX)
     unbroken, out = tmp_path / "unbroken", tmp_path / "out"
     assert tiny.run(plan, unbroken).counts == (len(plan.cells), 0, 0)
 
-    suite = tmp_path / "tiny.toml"
-    suite.write_text(tiny.TOML)
-    for axis, values in MATRIX.items():
-        text = suite.read_text()
-        suite.write_text(re.sub(rf"^{axis} = .*$", f"{axis} = {values}", text, count=1, flags=re.MULTILINE))
-
+    suite = write_suite(tmp_path / "tiny.toml", **MATRIX)
     rng = random.Random(4)
     written: dict[Path, tuple[bytes, int]] = {}
     counts = []
@@ -105,11 +85,4 @@ def test_a_run_killed_again_and_again(tmp_path: Path) -> None:
     for path, before in written.items():
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
-    assert tiny.results(out) == tiny.results(unbroken)
-    assert_frame_equal(scores(out), scores(unbroken), check_exact=True)
-    assert_frame_equal(ranks(out), ranks(unbroken), check_exact=True)
-    # Nothing half-written is left, and nothing was made that an unbroken run does not make.
-    for kind in (POISONS, SURROGATES, "records"):
-        assert {path.name for path in (out / kind).iterdir()} == {
-            path.name for path in (unbroken / kind).iterdir()
-        }
+    assert_same(out, unbroken)

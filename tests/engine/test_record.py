@@ -1,6 +1,7 @@
 """Records: what was written is read again, and nothing else is."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from bench.errors import BenchError
 from bench.record import (
     AXES,
-    SCHEMA,
+    RECORD_SCHEMA,
     Epoch,
     Failure,
     Record,
@@ -45,9 +46,15 @@ def make(key: str = KEY, **changes: Any) -> Record:
     return dataclasses.replace(record, **changes)
 
 
-def content(body: object, schema: object = SCHEMA) -> str:
-    """Return a record file's text, with a checksum that fits."""
-    return json.dumps({"schema": schema, "checksum": digest(body), "record": body})
+def content(body: object, schema: object = 1) -> str:
+    """Return the text of a record file of schema 1, with a checksum that fits."""
+    return json.dumps({"schema": schema, "checksum": digest(body), "record": body}, indent=1)
+
+
+def signed(body: str) -> str:
+    """Return the text of a record file of schema 2 with this text after its first line."""
+    checksum = hashlib.sha256(body.encode()).hexdigest()
+    return f'{{"schema": 2, "checksum": "{checksum}", "record":\n{body}'
 
 
 def complaint(path: Path) -> str:
@@ -76,6 +83,70 @@ def test_the_same_record_is_the_same_bytes(tmp_path: Path) -> None:
     first = write_record(tmp_path, make()).read_bytes()
     assert write_record(tmp_path, make()).read_bytes() == first
     assert "„δ“" in first.decode()  # for people to read
+
+
+def test_a_file_is_one_json_value_and_its_curve_comes_last(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make())
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found.pop("curve") == make().curve
+    assert found["schema"] == RECORD_SCHEMA == 2
+    assert found["record"] == {k: v for k, v in dataclasses.asdict(make()).items() if k != "curve"}
+    first_line, _, rest = path.read_bytes().partition(b"\n")
+    assert hashlib.sha256(rest).hexdigest() == found["checksum"]
+    assert first_line.endswith(b'"record":')
+
+
+def test_a_record_without_its_curve(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make())
+    assert read_record(path, curve=False) == make(curve=[])
+    assert list(read_records(tmp_path, curve=False)) == [make(curve=[])]
+    path.write_text(path.read_text().replace('"train_loss": null', '"train_loss": 1'))
+    with pytest.raises(BenchError, match="checksum does not match"):
+        read_record(path, curve=False)
+
+
+def test_texts_that_look_like_the_seam_before_the_curve(tmp_path: Path) -> None:
+    note = ',\n"curve":\n'
+    record = make(settings={"note": note, "curve": note, note: {"curve": [1]}}, suite=note)
+    path = write_record(tmp_path, record)
+    assert read_record(path) == record
+    assert read_record(path, curve=False) == dataclasses.replace(record, curve=[])
+
+
+@pytest.mark.parametrize("curve", [True, False])
+def test_a_record_of_schema_1_is_read_and_written_in_the_present_one(tmp_path: Path, curve: bool) -> None:
+    path = tmp_path / f"{KEY}.json"
+    path.write_text(content(dataclasses.asdict(make())), encoding="utf-8")
+    expected = make() if curve else make(curve=[])
+    assert read_record(path, curve=curve) == expected
+    write_record(tmp_path, read_record(path))
+    assert json.loads(path.read_text(encoding="utf-8"))["schema"] == 2
+    assert read_record(path, curve=curve) == expected
+
+
+@pytest.mark.parametrize(("old", "new"), [("0.30000000000000004", "0.9"), ("0.30000000000000004", "NaN")])
+def test_an_altered_record_of_schema_1(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / f"{KEY}.json"
+    path.write_text(content(dataclasses.asdict(make())).replace(old, new))
+    assert "is damaged" in complaint(path)
+
+
+def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make())
+    sound = path.read_bytes()
+    for place in range(len(sound)):
+        for flipped in (0x01, 0x80):
+            altered = bytearray(sound)
+            altered[place] ^= flipped
+            path.write_bytes(altered)
+            with pytest.raises(BenchError):
+                read_record(path, curve=False)
+
+
+def test_a_file_that_another_program_has_spelt_anew(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make())
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert "checksum does not match" in complaint(path)
 
 
 def test_a_label_lists_the_axes_in_their_order() -> None:
@@ -122,19 +193,43 @@ def test_json_that_is_no_record(tmp_path: Path, text: str) -> None:
     assert "is not a record" in complaint(path)
 
 
-@pytest.mark.parametrize("schema", [SCHEMA + 1, 0, "1", None])
+@pytest.mark.parametrize("schema", [RECORD_SCHEMA + 1, 0, "1", None])
 def test_another_schema(tmp_path: Path, schema: object) -> None:
     path = tmp_path / f"{KEY}.json"
     path.write_text(content(dataclasses.asdict(make()), schema))
-    assert f"schema {schema}" in complaint(path)
+    sentence = complaint(path)
+    assert f"has schema {schema}, this version reads schemas 1 and 2" in sentence
+    # One that is written as the present schema is, but for the number.
+    path.write_text(write_record(tmp_path, make()).read_text().replace('"schema": 2', '"schema": 3'))
+    assert "has schema 3, this version reads schemas 1 and 2" in complaint(path)
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"key": KEY}, {**dataclasses.asdict(make()), "more": 1}, [KEY], [{}], 3]
-)
+BODY = dataclasses.asdict(make())
+
+
+@pytest.mark.parametrize("body", [{}, {"key": KEY}, {**BODY, "more": 1}, [KEY], [{}], 3])
 def test_a_body_with_other_fields(tmp_path: Path, body: object) -> None:
     path = tmp_path / f"{KEY}.json"
     path.write_text(content(body))
+    assert "is not the record its name says" in complaint(path)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({key: value for key, value in BODY.items() if key not in ("curve", "victim")}),
+        json.dumps({**BODY, "more": 1}),
+        "[]",
+        "3",
+        "{",
+        "[" * 100_000,
+        "",
+    ],
+)
+@pytest.mark.parametrize("curve", [',\n"curve":\n[]\n}\n', ',\n"curve":\n[', ""])
+def test_a_body_with_other_fields_and_a_sound_checksum(tmp_path: Path, body: str, curve: str) -> None:
+    path = tmp_path / f"{KEY}.json"
+    path.write_text(signed(body + curve))
     complaint(path)
 
 

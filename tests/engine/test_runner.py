@@ -1,4 +1,4 @@
-"""A run: three waves, each distinct thing once, failures that stay where they are, numbers that repeat."""
+"""A run: waves, each distinct thing once, failures that stay where they are, numbers that repeat."""
 
 import itertools
 import shutil
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.api import Batch, CraftContext, Shape, Split
 from bench.catalog import CATALOG, Choice, entries
+from bench.engine import runner
 from bench.engine.events import (
     ItemFinished,
     ItemProgress,
@@ -23,7 +24,7 @@ from bench.engine.events import (
     WaveStarted,
 )
 from bench.engine.executors import Inline, Processes
-from bench.engine.store import POISONS, SURROGATES
+from bench.engine.store import POISONS, PURIFIED, SURROGATES
 from bench.engine.suite import Plan
 from bench.errors import BenchError
 from bench.record import AXES, digest
@@ -230,6 +231,48 @@ def test_a_larger_plan_makes_only_what_is_new(copy: Path) -> None:
     assert all(label.endswith("seed 1") for label in (*ran.labels("poisons"), *ran.labels("cells")))
 
 
+PURIFYING = {
+    "attack": ["clean"],
+    "defense": ["none", "orthogonal-projection(epochs=1)"],
+    "regime": ["mtl", "stl"],
+}
+
+
+def test_a_set_is_purified_once_for_all_its_victims(tmp_path: Path) -> None:
+    plan = tiny.plan(star=False, matrix=PURIFYING)
+    ran = tiny.run(plan, tmp_path)
+    assert ran.counts == (4, 0, 0)
+    assert ran.waves == {"surrogates": (0, 0), "poisons": (1, 0), "purified": (1, 0), "cells": (4, 0)}
+    (cleaned,) = plan.purified
+    assert [event.key for event in ran.of("purified")] == [cleaned.key]
+    assert [path.name for path in (tmp_path / PURIFIED).iterdir()] == [cleaned.key]
+
+    before = tiny.results(tmp_path)
+    for label in (label for label in before if "orthogonal" not in label or "stl" in label):
+        (tmp_path / "records" / f"{tiny.records(tmp_path)[label].key}.json").unlink()
+    flip(tmp_path / PURIFIED / cleaned.key / "tensors.safetensors")
+    again = tiny.run(plan, tmp_path)
+    assert again.waves["purified"] == (1, 0)
+    assert [event.key for event in again.of("purified")] == [cleaned.key]
+    assert [cleaned.key in notice for notice in again.notices] == [True]
+    assert tiny.results(tmp_path) == before
+
+
+def test_a_set_that_cannot_be_purified_fails_its_cells_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("too dirty")
+
+    monkeypatch.setitem(runner.WORK, "purified", fail)
+    ran = tiny.run(tiny.plan("regime=mtl", star=False, matrix=PURIFYING), tmp_path)
+    assert ran.counts == (1, 0, 1)
+    (failed,) = [record for record in tiny.records(tmp_path).values() if record.error]
+    assert failed.cell["defense"] == "orthogonal-projection(epochs=1)"
+    assert failed.error is not None
+    assert failed.error["message"] == "too dirty"
+
+
 def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     plan = tiny.plan("attack=clean", skip_missing_data=True, matrix={"dataset": ["digits", "utkface"]})
     ran = tiny.run(plan, tmp_path)
@@ -396,7 +439,7 @@ class Backwards(Inline):
     """Takes the items in another order."""
 
     def map(self, work, items, tell):  # type: ignore[no-untyped-def]
-        return super().map(work, items[::-1], tell)
+        return super().map(work, list(items)[::-1], tell)
 
 
 def test_the_order_does_not_matter(whole: tuple[Path, tiny.Ran], tmp_path: Path) -> None:
@@ -518,7 +561,7 @@ def test_finished_records_are_never_touched(tmp_path: Path) -> None:
     class Stopping(Inline):
         def map(self, work, items, tell):  # type: ignore[no-untyped-def]
             for number, outcome in enumerate(super().map(work, items, tell)):
-                if number == 2 and items == list(plan.cells):
+                if number == 2 and outcome.item == plan.cells[2]:
                     raise StoppedError
                 yield outcome
 

@@ -1,7 +1,6 @@
 """The store: a file is whole or not there, and what is damaged is named."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.engine.store import POISONS, SURROGATES, DamagedError, Store
+from bench.engine.store import POISONS, PURIFIED, RECORDS, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.record import Record, digest
 
@@ -25,13 +24,6 @@ def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "out")
     store.prepare()
     return store
-
-
-@pytest.fixture
-def dead_pid() -> int:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
 
 
 def files(store: Store) -> set[str]:
@@ -65,10 +57,50 @@ def test_no_tensors_are_saved_too(store: Store) -> None:
     assert store.load(POISONS, KEY) == {}
 
 
-def test_one_that_is_there_already_is_kept(store: Store) -> None:
+@pytest.mark.parametrize("before", ["sound", "damaged", "empty", "file"])
+def test_one_that_is_there_already_is_replaced(store: Store, before: str) -> None:
+    folder = store.out / POISONS / KEY
+    if before == "file":
+        folder.write_text("foreign")
+    elif before == "empty":
+        folder.mkdir()
+    else:
+        store.save(POISONS, KEY, {"x": torch.zeros(3)}, {})
+    if before == "damaged":
+        flip(folder / "tensors.safetensors")
+        (folder / "about.json").unlink()
     store.save(POISONS, KEY, TENSORS, ABOUT)
-    store.save(POISONS, KEY, {}, {})
+    assert store.verify(POISONS, KEY)
     assert torch.equal(store.load(POISONS, KEY)["change"], TENSORS["change"])
+    assert files(store) == {f"{POISONS}/{KEY}/tensors.safetensors", f"{POISONS}/{KEY}/about.json"}
+
+
+def test_a_replacement_is_never_missing_and_the_note_comes_last(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(POISONS, KEY, TENSORS, ABOUT)
+    seen: list[list[str]] = []
+    replace_file = Path.replace
+
+    def look_and_replace(self: Path, target: Path) -> Path:
+        seen.append([*sorted(path.name for path in store.folder(POISONS, KEY).iterdir()), target.name])
+        return replace_file(self, target)
+
+    monkeypatch.setattr(Path, "replace", look_and_replace)
+    store.save(POISONS, KEY, TENSORS, ABOUT)
+    both = ["about.json", "tensors.safetensors"]
+    assert seen == [[*both, "tensors.safetensors"], [*both, "about.json"]]
+
+
+def test_a_stamp_changes_with_every_replacement(store: Store) -> None:
+    record = Record(key=KEY, status="done", suite="tiny", cell={}, victim="v", poison="p", settings={})
+    stamps: list[object] = [store.stamp(POISONS, KEY), store.stamp(RECORDS, KEY)]
+    assert stamps == [None, None]
+    for _ in range(3):
+        store.save(POISONS, KEY, TENSORS, ABOUT)
+        store.write(record)
+        stamps += [store.stamp(POISONS, KEY), store.stamp(RECORDS, KEY)]
+    assert len(set(stamps)) == 7
 
 
 def test_discarding(store: Store) -> None:
@@ -122,32 +154,33 @@ def test_a_save_that_is_killed_leaves_nothing_under_the_final_name(store: Store,
     assert child.wait() == -9
     assert [path.name for path in (store.out / POISONS).iterdir()] == [f".{KEY}.{child.pid}"]
     assert store.verify(POISONS, KEY) is False
-    store.prepare()
+    store.sweep()
     assert list((store.out / POISONS).iterdir()) == []
 
 
-def test_leftovers_of_the_dead_are_swept(store: Store, dead_pid: int) -> None:
-    alive = os.getppid()
-    for pid in (dead_pid, alive):
-        for kind in (POISONS, SURROGATES):
-            folder = store.out / kind / f".{KEY}.{pid}"
-            folder.mkdir()
-            (folder / "tensors.safetensors").write_bytes(b"half")
-        (store.records / f".{KEY}.json.{pid}.tmp").write_text("half")
+def test_leftovers_are_swept(store: Store) -> None:
     store.save(POISONS, KEY, TENSORS, ABOUT)
-    others = [store.out / POISONS / ".keep", store.records / ".notes.1", store.out / f".mine.{dead_pid}"]
+    (store.bookmarks).mkdir()
+    for kind in (POISONS, SURROGATES, PURIFIED):
+        folder = store.out / kind / f".{KEY}.123"
+        folder.mkdir(parents=True)
+        (folder / "tensors.safetensors").write_bytes(b"half")
+    for path in (
+        store.records / f".{KEY}.json.123.tmp",
+        store.bookmarks / f".{KEY}.pt.123.tmp",
+    ):
+        path.write_text("half")
+    # What is written to the folder itself may be by a run that only begins.
+    others = [store.out / POISONS / ".keep", store.records / ".notes.1", store.out / ".run.json.123.tmp"]
     for path in others:
         path.write_text("mine")
-    store.prepare()
-    left = f"{KEY}.{alive}"
-    assert files(store) == {
-        f"poisons/.{left}/tensors.safetensors",
-        f"surrogates/.{left}/tensors.safetensors",
-        f"records/.{KEY}.json.{alive}.tmp",
-        f"poisons/{KEY}/tensors.safetensors",
-        f"poisons/{KEY}/about.json",
-        *(str(path.relative_to(store.out)) for path in others),
+    store.sweep()
+    assert {path.relative_to(store.out) for path in store.out.rglob("*") if path.is_file()} == {
+        Path(POISONS, KEY, "tensors.safetensors"),
+        Path(POISONS, KEY, "about.json"),
+        *(path.relative_to(store.out) for path in others),
     }
+    assert not list(store.out.glob(f"*/.{KEY}*"))
 
 
 def test_preparing_leaves_no_file(store: Store) -> None:
@@ -237,6 +270,13 @@ def test_a_damaged_note_is_named(store: Store, harm: Callable[[Path], None]) -> 
         assert "\n" not in str(caught.value)
 
 
+def test_a_folder_in_anothers_place_is_damaged(store: Store) -> None:
+    store.save(POISONS, KEY, TENSORS, ABOUT)
+    store.folder(POISONS, KEY).rename(store.folder(POISONS, "ab"))
+    with pytest.raises(DamagedError, match=f"is of another key, {KEY}"):
+        store.verify(POISONS, "ab")
+
+
 def test_an_altered_note_is_damaged(store: Store) -> None:
     store.save(POISONS, KEY, TENSORS, ABOUT)
     path = store.out / POISONS / KEY / "about.json"
@@ -251,3 +291,22 @@ def test_records_are_found_by_their_key(store: Store) -> None:
     store.write(record)
     assert store.read(KEY) == record
     assert files(store) == {f"records/{KEY}.json"}
+
+
+@pytest.mark.parametrize("key", ["../x", "a/b", "/etc/x", "..", "", "xyz", "ab\n", "AB"])
+def test_no_key_leads_out_of_the_folder(store: Store, key: str) -> None:
+    record = Record(key=key, status="done", suite="tiny", cell={}, victim="v", poison="p", settings={})
+    for attempt in (
+        lambda: store.save(POISONS, key, TENSORS, ABOUT),
+        lambda: store.load(POISONS, key),
+        lambda: store.about(SURROGATES, key),
+        lambda: store.read(key),
+        lambda: store.write(record),
+        lambda: store.bookmark(key),
+        lambda: store.discard(POISONS, key),
+    ):
+        with pytest.raises(BenchError, match="is no key") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    assert files(store) == set()
+    assert list(store.out.parent.iterdir()) == [store.out]

@@ -1,79 +1,32 @@
 import dataclasses
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 
-from bench.engine.events import ItemFinished, Notice, RunStarted
-from bench.engine.tracking import CHECKSUM, COMPLETE, KEY, Tracker, default_uri, rebuild
+from bench.engine import tracking
+from bench.engine.events import ItemFinished, Notice, RunFinished, RunStarted
+from bench.engine.tracking import CHECKSUM, KEY, SUITE, Tracker, default_uri, rebuild
 from bench.errors import BenchError
-from bench.record import AXES, Epoch, Record, digest, write_record
+from bench.record import AXES, Epoch, digest, write_record
+from tests.engine.mirror import all_runs, history, make_failed, make_record, runs_of
 
 # MLflow's own use of SQLAlchemy; said once, when the first store is opened.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
 
-FINISHED = "2026-03-01T12:00:00+00:00"
 
-
-def make_record(key: str = "a1", suite: str = "smoke", epochs: int = 3, **changes: Any) -> Record:
-    def scores(accuracy: float) -> dict[str, dict[str, float | None]]:
-        return {"age": {"accuracy": accuracy, "auroc": None}, "skin: tone?": {"accuracy": accuracy / 2}}
-
-    curve = [
-        Epoch(
-            epoch=epoch,
-            train_loss=None if epoch == 2 else 1 / epoch,
-            learning_rate=0.1,
-            weights={"age": 0.5},
-            scores=scores(epoch / 10),
-        )
-        for epoch in range(1, epochs + 1)
-    ]
-    labels: tuple[str | int, ...] = ("digits", "em", "small", "ew", "jpeg(quality=30)", "mtl", 4)
-    cost = {"images_per_s": None, "peak_host_mb": 7.0, "peak_device_mb": None}
-    record = Record(
-        key=key,
-        status="done",
-        suite=suite,
-        cell=dict(zip(AXES, labels, strict=True)),
-        victim="victim",
-        poison="poison",
-        settings={
-            "attack": {"name": "em", "version": 2, "params": {"steps": [1, 2], "rounding": None}},
-            "epsilon": 8,
-            "surrogate": {},
-            "recipe": {"note": "x" * 7000, "k" * 300: True},
-        },
-        scores=scores(0.3),
-        peak=scores(0.4),
-        curve=curve,
-        noise={
-            "linf": 8.0,
-            "psnr": None,
-            "tasks": {
-                "age": {
-                    "intra_spread": 0.5,
-                    "inter_distance": 1.5,
-                    "linear_accuracy": None,
-                    "linear_balanced_accuracy": None,
-                    "linear_floor": None,
-                }
-            },
-        },
-        cost={"craft": {"seconds": 100.0, **cost}, "train": {"seconds": 20.5, **cost}},  # type: ignore[typeddict-item]
-        finished=FINISHED,
-    )
-    return dataclasses.replace(record, **changes)
-
-
-def make_failed(key: str) -> Record:
-    error = {"type": "ValueError", "message": "no " + "é" * 6000, "traceback": "Traceback"}
-    return make_record(key, status="failed", error=error, curve=[], scores={}, peak={}, noise={}, cost={})
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no slow store."""
+    monkeypatch.setattr(tracking, "PATIENCE_S", 300.0)
 
 
 @pytest.fixture(scope="module")
@@ -83,21 +36,6 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.chdir(tmp_path_factory.mktemp("working"))
         yield default_uri(tmp_path_factory.mktemp("out"))
         assert list(Path.cwd().iterdir()) == []
-
-
-def runs_of(uri: str, suite: str) -> list[Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(suite)
-    return list(client.search_runs([experiment.experiment_id])) if experiment else []
-
-
-def history(uri: str, run: Any, metric: str) -> list[tuple[int, float]]:
-    from mlflow import MlflowClient
-
-    points = MlflowClient(tracking_uri=uri).get_metric_history(run.info.run_id, metric)
-    return [(point.step, point.value) for point in points]
 
 
 def test_importing_the_tracker_does_not_import_mlflow() -> None:
@@ -138,9 +76,8 @@ def test_a_finished_cell_becomes_a_run(uri: str, tmp_path: Path) -> None:
     assert params[long_name] == "true"
 
     tags = run.data.tags
-    assert tags[KEY] == tags["key"] == record.key
+    assert tags[KEY] == record.key
     assert tags[CHECKSUM] == digest(dataclasses.asdict(record))
-    assert tags[COMPLETE] == "true"
     assert {name: tags[name] for name in ("suite", "status", "poison", "victim", "attack", "seed")} == {
         "suite": "one cell",
         "status": "done",
@@ -151,30 +88,162 @@ def test_a_finished_cell_becomes_a_run(uri: str, tmp_path: Path) -> None:
     }
     assert "error" not in tags
 
-    assert history(uri, run, "train_loss") == [(1, 1.0), (3, pytest.approx(1 / 3))]
-    assert history(uri, run, "learning_rate") == [(1, 0.1), (2, 0.1), (3, 0.1)]
-    assert history(uri, run, "age/accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert history(uri, run, "train/loss") == [(1, 1.0), (3, pytest.approx(1 / 3))]
+    assert history(uri, run, "train/learning_rate") == [(1, 0.1), (2, 0.1), (3, 0.1)]
+    assert history(uri, run, "accuracy/age") == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert history(uri, run, "weight/age") == [(1, 0.5), (2, 0.5), (3, 0.5)]
-    [odd] = [name for name in run.data.metrics if name.startswith("final/skin")]
-    assert run.data.metrics.pop(odd) == 0.15
-    assert {
-        n: v for n, v in run.data.metrics.items() if n.startswith(("final/age", "peak/age", "noise", "cost"))
-    } == {
-        "final/age/accuracy": 0.3,
-        "peak/age/accuracy": 0.4,
+    once = {
+        name: value for name, value in run.data.metrics.items() if re.match("final|peak|noise|cost", name)
+    }
+    odd = {name: once.pop(name) for name in list(once) if "skin" in name}
+    assert sorted(odd.values()) == [0.15, 0.2]
+    assert once == {
+        "final/accuracy.age": 0.3,
+        "peak/accuracy.age": 0.4,
         "noise/linf": 8.0,
-        "noise/age/intra_spread": 0.5,
-        "noise/age/inter_distance": 1.5,
-        "cost/craft/seconds": 100.0,
-        "cost/craft/peak_host_mb": 7.0,
-        "cost/train/seconds": 20.5,
-        "cost/train/peak_host_mb": 7.0,
+        "noise/intra_spread.age": 0.5,
+        "noise/inter_distance.age": 1.5,
+        "cost/seconds.craft": 100.0,
+        "cost/peak_host_mb.craft": 7.0,
+        "cost/seconds.train": 20.5,
+        "cost/peak_host_mb.train": 7.0,
     }
     assert not [name for name in run.data.metrics if "auroc" in name]
 
     experiment = MlflowClient(tracking_uri=uri).get_experiment_by_name("one cell")
     assert experiment is not None
     assert experiment.artifact_location == (tmp_path / "files").as_uri()
+
+
+def test_a_run_names_the_data_and_the_poison_it_was_trained_on(uri: str) -> None:
+    clean = {"attack": "clean(rate=0.5)"}
+    cell = make_record().cell
+    records = [
+        make_record("a1", "inputs"),
+        make_record("b2", "inputs", cell={**cell, **clean}),
+        make_failed("c3", "inputs"),
+    ]
+    rebuild(uri, records)
+    inputs = {
+        run.data.tags[KEY]: {
+            (one.dataset.name, one.dataset.digest, one.tags[0].key, one.tags[0].value)
+            for one in run.inputs.dataset_inputs
+        }
+        for run in runs_of(uri, "inputs")
+    }
+    data = ("digits", "0123456789abcdef", "mlflow.data.context", "training")
+    assert inputs == {
+        "a1": {data, ("em", "poison", "mlflow.data.context", "poison")},
+        "b2": {data},
+        "c3": set(),
+    }
+
+
+def test_the_curve_on_held_out_images_is_shown(uri: str) -> None:
+    curve = make_record().curve
+    for point in curve[1:]:
+        point["validation"] = {"age": point["epoch"] / 8}
+    rebuild(uri, [make_record(suite="held out", curve=curve)])
+    [run] = runs_of(uri, "held out")
+    assert history(uri, run, "validation/age") == [(2, 0.25), (3, 0.375)]
+
+
+BOARD = {"board.md": b"# Board", "figures/one.png": b"picture"}
+
+
+def parent_of(uri: str, suite: str) -> Any:
+    [parent] = [run for run in all_runs(uri, suite) if SUITE in run.data.tags]
+    return parent
+
+
+def files_of(run: Any) -> dict[str, bytes]:
+    folder = Path(url2pathname(urlsplit(run.info.artifact_uri).path))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_run_above_the_cells_has_the_board(uri: str) -> None:
+    records = [make_record("a1", "above"), make_record("b2", "above"), make_record("c3", "aside")]
+    tell = Tracker(uri, "above", None, pytest.fail)
+    tell(RunStarted("above", "out", {"cells": (2, 0)}))
+    assert parent_of(uri, "above").info.status == "RUNNING"
+    for record in records[:2]:
+        tell(ItemFinished("cells", record.key, record.label, 1.0, record))
+    tell(RunFinished(done=2, cached=0, failed=0, seconds=1.0))
+    tell.conclude(records, lambda: BOARD)
+
+    parent = parent_of(uri, "above")
+    assert (parent.info.run_name, parent.info.status) == ("above", "FINISHED")
+    assert parent.info.end_time == 1_772_366_400_000
+    assert parent.data.metrics == {"cells/done": 2, "cells/failed": 0}
+    assert files_of(parent) == BOARD
+
+    assert rebuild(uri, records, exhibits=lambda: BOARD) == (1, 2, 0)
+    assert parent_of(uri, "above").to_dictionary() == parent.to_dictionary(), "there was nothing to add"
+    assert files_of(parent_of(uri, "aside")) == BOARD
+
+    failed = [*records[:2], make_failed("d4", "above")]
+    rebuild(uri, failed, exhibits=lambda: {**BOARD, "board.md": b"# New"})
+    parent = parent_of(uri, "above")
+    assert parent.info.status == "FAILED"
+    assert parent.data.metrics == {"cells/done": 2, "cells/failed": 1}
+    assert files_of(parent) == {**BOARD, "board.md": b"# New"}
+
+
+def test_the_run_of_a_suite_that_was_stopped_says_so_and_the_next_goes_on_with_it(uri: str) -> None:
+    records = [make_record("a1", "stopped"), make_record("b2", "stopped")]
+
+    def start(cells: tuple[int, int]) -> Tracker:
+        tell = Tracker(uri, "stopped", None, pytest.fail)
+        tell(RunStarted("stopped", "out", {"cells": cells}))
+        return tell
+
+    with pytest.raises(KeyboardInterrupt), start((2, 0)):
+        raise KeyboardInterrupt
+    killed = parent_of(uri, "stopped")
+    assert killed.info.status == "KILLED"
+
+    with start((2, 0)) as tell:
+        assert parent_of(uri, "stopped").info.status == "RUNNING"
+        tell(ItemFinished("cells", "a1", "label", 1.0, records[0]))
+        tell(RunFinished(done=1, cached=0, failed=0, seconds=1.0))
+    assert parent_of(uri, "stopped").info.status == "KILLED"
+
+    with start((1, 1)) as tell:
+        tell(ItemFinished("cells", "b2", "label", 1.0, records[1]))
+        tell(RunFinished(done=1, cached=1, failed=0, seconds=1.0))
+    tell.conclude(records, dict)
+    parent = parent_of(uri, "stopped")
+    assert (parent.info.run_id, parent.info.status) == (killed.info.run_id, "FINISHED")
+
+
+def test_of_two_runs_above_the_cells_one_remains_with_all_of_them(uri: str) -> None:
+    from mlflow import MlflowClient
+
+    records = [make_record(key, "two above") for key in ("a1", "b2", "c3")]
+    rebuild(uri, records)
+    first = parent_of(uri, "two above")
+    client = MlflowClient(tracking_uri=uri)
+    second = client.create_run(first.info.experiment_id, tags={SUITE: "two above"})
+    one, other, _ = (run for run in all_runs(uri, "two above") if KEY in run.data.tags)
+    client.set_tag(one.info.run_id, "mlflow.parentRunId", second.info.run_id)
+    client.delete_tag(other.info.run_id, "mlflow.parentRunId")
+    client.create_run(first.info.experiment_id, run_name="someone else's")
+
+    assert rebuild(uri, records) == (0, 3, 0)
+    assert parent_of(uri, "two above").info.run_id == first.info.run_id
+    names = [run.info.run_name for run in all_runs(uri, "two above")]
+    assert sorted(names) == sorted([*(record.label for record in records), "two above", "someone else's"])
+    runs = [run for run in all_runs(uri, "two above") if KEY in run.data.tags]
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {first.info.run_id}
+
+
+def test_a_fault_of_the_board_is_not_said_of_the_store(uri: str) -> None:
+    def fail() -> dict[str, bytes]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        rebuild(uri, [make_record(suite="faulty board")], exhibits=fail)
+    assert len(runs_of(uri, "faulty board")) == 1
 
 
 def test_a_failed_cell_becomes_a_failed_run(uri: str) -> None:
@@ -203,8 +272,8 @@ def test_a_curve_longer_than_mlflows_largest_batch_is_whole(uri: str) -> None:
     rebuild(uri, [make_record(suite="long", curve=curve, settings=settings)])
     [run] = runs_of(uri, "long")
     steps = list(range(1, 61))
-    assert [step for step, _ in history(uri, run, "train_loss")] == steps
-    assert [step for step, _ in history(uri, run, "task 9/auroc")] == steps
+    assert [step for step, _ in history(uri, run, "train/loss")] == steps
+    assert [step for step, _ in history(uri, run, "auroc/task 9")] == steps
     assert {run.data.params[f"recipe.setting {i}"] for i in range(230)} == {str(i) for i in range(230)}
 
 
@@ -215,7 +284,7 @@ def test_names_that_mlflow_refuses_stay_apart(uri: str) -> None:
     [run] = runs_of(uri, "names")
     final = {name: value for name, value in run.data.metrics.items() if name.startswith("final/")}
     assert sorted(final.values()) == [index / 10 for index in range(len(names))]
-    assert final["final/a_b/accuracy"] == 0.2
+    assert final["final/accuracy.a_b"] == 0.2
 
 
 @pytest.mark.parametrize("page", [200, 1])
@@ -251,12 +320,8 @@ def test_a_run_that_was_cut_off_is_replaced(uri: str) -> None:
 
     assert rebuild(uri, [record]) == (0, 0, 1)
     [run] = runs_of(uri, "cut off")
-    assert run.data.tags[COMPLETE] == "true"
-    assert run.data.metrics["final/age/accuracy"] == 0.3
+    assert run.data.metrics["final/accuracy.age"] == 0.3
 
-    client.delete_tag(run.info.run_id, COMPLETE)
-    assert rebuild(uri, [record]) == (0, 0, 1)
-    [run] = runs_of(uri, "cut off")
     client.update_run(run.info.run_id, status="RUNNING")
     assert rebuild(uri, [record]) == (0, 0, 1)
     [run] = runs_of(uri, "cut off")

@@ -16,7 +16,7 @@ from bench.cli import app
 
 GOLDEN = Path(__file__).parent / "help.txt"
 COMMANDS = (
-    *("run", "plan", "report", "compare", "check", "list", "show", "conform", "track"),
+    *("run", "plan", "status", "why", "report", "compare", "check", "list", "show", "conform", "track"),
     *("data", "data check", "data prepare", "data show"),
 )
 

@@ -39,17 +39,24 @@ class Fixed:
     heads: list[nn.Parameter]
 
     def run(self, balancer: Balancer) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the weights, the shared parameter's gradient [d] and the heads' gradients [t]."""
+        """Take it; return the weights, the shared parameter's gradient [d] and the heads' gradients [t]."""
         weights = balancer.backward(self.step)
+        balancer.finish_step(self.step)
         assert self.shared.grad is not None
         own = torch.stack([torch.zeros(()) if head.grad is None else head.grad for head in self.heads])
         return weights, self.shared.grad[0], own
 
 
 def fixed(
-    gradients: Tensor, losses: Sequence[float] | Tensor | None = None, labelled: Sequence[bool] | None = None
+    gradients: Tensor,
+    losses: Sequence[float] | Tensor | None = None,
+    labelled: Sequence[bool] | None = None,
+    after: Sequence[float] | None = None,
 ) -> Fixed:
-    """A step with these gradients [t d] and losses [t] (1 unless said); without a label both are 0."""
+    """A step with these gradients [t d] and losses [t] (1 unless said); without a label both are 0.
+
+    The losses after the step are as before it, unless said.
+    """
     count, width = gradients.shape
     has_label = torch.tensor([True] * count if labelled is None else labelled)
     wanted = torch.ones(count) if losses is None else torch.as_tensor(losses, dtype=torch.float32)
@@ -58,4 +65,5 @@ def fixed(
     features = shared * 1
     above = (features - 1) @ gradients.T  # 0, and its derivatives are the gradients
     values = torch.stack([value + head for value, head in zip(above[0], heads, strict=True)]) + wanted
-    return Fixed(Step(values * has_label, has_label, features, [shared]), shared, heads)
+    then = (wanted if after is None else torch.tensor(after)) * has_label
+    return Fixed(Step(values * has_label, has_label, features, [shared], lambda: then), shared, heads)

@@ -221,7 +221,7 @@ def pushes_step(values: Tensor, features: Tensor) -> Step:
     shared = torch.nn.Parameter(features.clone())
     read = shared * 1
     losses = torch.stack([(value * read).sum() for value in values])
-    return Step(losses, torch.ones(len(values), dtype=torch.bool), read, [shared])
+    return Step(losses, torch.ones(len(values), dtype=torch.bool), read, [shared], losses.detach)
 
 
 def test_graddrop_passes_one_sign_per_feature() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.api import Augmentation, Batch, Recipe, Split, Task
+from bench.api import MISSING, Augmentation, Batch, Recipe, Split, Step, Task
 from bench.backbones.small import Small
 from bench.catalog import make
 from bench.defenses.passive import Passive
@@ -17,6 +17,7 @@ from bench.net import MultiTaskNet
 from bench.tasks import Classification
 from bench.training import TrainedEpoch, batches, fit, score, take, task_losses
 from bench.weightings.ew import EqualWeights
+from bench.weightings.stateless import Stateless
 
 CPU = torch.device("cpu")
 TASKS = (Classification("two", ("a", "b")), Classification("three", ("a", "b", "c")))
@@ -195,6 +196,63 @@ def test_a_defense_sees_cropped_batches_and_decides_what_the_network_sees() -> N
             labels = torch.cat([batch.targets[task.name] for batch in epoch])
             assert torch.equal(labels, split.targets[task.name][rows])
     assert not any(images.any() for images in seen)
+
+
+class Looking(Stateless):
+    """Equal weights that keep the steps, and the losses after each of them."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.after: list[Tensor] = []
+
+    def backward(self, step: Step) -> Tensor:
+        step.losses.mean().backward()
+        return torch.ones_like(step.losses)
+
+    def finish_step(self, step: Step) -> None:
+        self.steps.append(step)
+        self.after.append(step.again())
+
+
+def test_a_weighting_can_ask_what_a_step_has_changed() -> None:
+    split, looking, no_defense = random_split(8), Looking(), make("defense", "none")
+    nets = []
+    for balancer in (looking, EqualWeights().start(TASKS, CPU)):
+        net, recipe = new_net(), Recipe(epochs=1, batch=8, learning_rate=0.01)
+        torch.manual_seed(5)
+        list(fit(net, split, TASKS, recipe, WHOLE, balancer, no_defense, CPU))
+        nets.append(net)
+    asked, unasked = (net.state_dict() for net in nets)
+    assert all(torch.equal(value, unasked[name]) for name, value in asked.items() if "tracked" not in name)
+    (before,), (after,) = looking.steps, looking.after
+    assert not after.requires_grad
+    assert torch.allclose(after.mean(), mean_loss(nets[0].train(), split, torch.arange(8)), atol=1e-5)
+    assert (after - before.losses).abs().min() > 1e-3
+
+
+class MixedIn(Passive):
+    """A defense that mixes in images which have a label of the second task alone."""
+
+    version: ClassVar[int] = 1
+
+    def augment(self, batch: Batch, net: nn.Module, tasks: Sequence[Task]) -> Batch:
+        missing = torch.full_like(batch.targets["two"], MISSING)
+        return replace(
+            batch,
+            targets={"two": batch.targets["two"], "three": missing},
+            mixed={"two": missing, "three": batch.targets["three"]},
+            share=0.7,
+        )
+
+
+def test_a_task_that_is_labelled_in_mixed_in_images_alone_has_a_label() -> None:
+    looking = Looking()
+    fit_once = fit(
+        new_net(), random_split(8), TASKS, Recipe(epochs=1, batch=8), WHOLE, looking, MixedIn(), CPU
+    )
+    list(fit_once)
+    assert [step.labelled.tolist() for step in looking.steps] == [[True, True]]
+    assert (looking.steps[0].losses > 0).all()
 
 
 def test_batches_hold_every_row_once_as_floats_in_0_to_1() -> None:

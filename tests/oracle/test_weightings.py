@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -171,7 +172,9 @@ def small_step() -> tuple[Step, MultiTaskNet]:
     targets["three"][:5] = MISSING
     features = net.encode(torch.rand(8, 3, 16, 16))
     losses = losses_of(net.answer(features, (16, 16)), asked, targets)
-    return Step(losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters()), net
+    return Step(
+        losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters(), losses.detach
+    ), net
 
 
 def dense_step() -> tuple[Step, MultiTaskNet]:
@@ -186,7 +189,9 @@ def dense_step() -> tuple[Step, MultiTaskNet]:
     }
     features = net.encode(torch.rand(4, 3, 16, 16))
     losses = losses_of(net.answer(features, (16, 16)), asked, targets)
-    return Step(losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters()), net
+    return Step(
+        losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters(), losses.detach
+    ), net
 
 
 STEPS = pytest.mark.parametrize("make_step", [small_step, dense_step])
@@ -244,7 +249,7 @@ def test_gradients_of_the_features_take_the_place_of_those_of_the_parameters(
 @each(ALL)
 def test_heads_can_be_trained_on_frozen_features(name: str) -> None:
     step, net = small_step()
-    frozen = Step(step.losses, step.labelled, step.features, [])
+    frozen = replace(step, shared=[])
     weights = start(name, 3).backward(frozen)
     assert weights.isfinite().all()
     assert all(head.weight.grad.any() for head in net.heads)  # type: ignore[union-attr, operator]
@@ -352,30 +357,44 @@ def test_the_scale_of_a_task_without_a_label_is_not_moved(name: str) -> None:
     assert (learnt.grad != 0).tolist() == [True, False, True]
 
 
-FALLING = [(0.5, 2.0, 1.0), (0.45, 1.9, 0.5), (0.2, 1.8, 0.45), (0.19, 1.0, 0.4)]
+FALLING = [
+    ((0.5, 2.0, 1.0), (0.45, 1.9, 0.5)),
+    ((0.2, 1.8, 0.45), (0.19, 1.0, 0.4)),
+    ((0.6, 0.3, 0.7), (0.7, 0.2, 0.6)),
+]
+"""The losses of one batch after the other, before and after its step."""
 
 
 def test_famo_follows_an_independent_library() -> None:
     balancer, library = start("famo", 3), scalarization.FAMO(3)
-    for number, losses in enumerate(FALLING):
-        values = torch.tensor(losses, requires_grad=True)
-        if number:
-            library.update(values)
+    for before, after in FALLING:
+        values = torch.tensor(before, requires_grad=True)
         library(values).backward()
-        weights, _, _ = fixed(GRADIENTS, losses).run(balancer)
+        library.update(torch.tensor(after))
+        weights, _, _ = fixed(GRADIENTS, before, after=after).run(balancer)
         assert values.grad is not None
         assert torch.allclose(weights, values.grad, atol=1e-6)
 
 
 def test_famo_by_hand_for_two_steps() -> None:
     balancer = start("famo", 3)
-    first, _, _ = fixed(GRADIENTS, FALLING[0]).run(balancer)
-    inverse = [1 / loss for loss in FALLING[0]]
+    (before, after), (other, _), _ = FALLING
+    first, _, _ = fixed(GRADIENTS, before, after=after).run(balancer)
+    inverse = [1 / loss for loss in before]
     assert first.tolist() == pytest.approx([rate / sum(inverse) for rate in inverse])
-    second, _, _ = fixed(GRADIENTS, FALLING[1]).run(balancer)
+    second, _, _ = fixed(GRADIENTS, other).run(balancer)
     # The first two losses fell less than the mean of all, so Adam's first step lifts their weight.
-    rates = [math.exp(0.025 * sign) / loss for sign, loss in zip((1, 1, -1), FALLING[1], strict=True)]
+    rates = [math.exp(0.025 * sign) / loss for sign, loss in zip((1, 1, -1), other, strict=True)]
     assert second.tolist() == pytest.approx([rate / sum(rates) for rate in rates], rel=1e-4)
+
+
+def test_only_famo_asks_for_the_losses_after_a_step() -> None:
+    asked: list[str] = []
+    for name in ALL:
+        made = fixed(GRADIENTS, LOSSES)
+        step = replace(made.step, again=lambda name=name: asked.append(name) or torch.tensor(LOSSES))
+        replace(made, step=step).run(start(name, 3))
+    assert asked == ["famo"]
 
 
 def test_gradnorm_brings_gradients_to_equal_norms_where_tasks_learn_alike() -> None:
@@ -426,5 +445,5 @@ def test_weights_of_frozen_networks_are_what_they_were() -> None:
     balancer = start("gradnorm", 3)
     for _ in range(2):
         step, _ = small_step()
-        weights = balancer.backward(Step(step.losses, step.labelled, step.features, []))
+        weights = balancer.backward(replace(step, shared=[]))
         assert weights.tolist() == [1, 1, 1]

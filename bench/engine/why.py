@@ -1,0 +1,291 @@
+"""Why a cell's result is what it is: everything known of one cell, from its files alone."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill, indent
+from typing import Any
+
+from tabulate import tabulate
+
+from bench.engine.console import duration, one_line
+from bench.engine.logs import log_path, read_tail
+from bench.errors import BenchError, unknown
+from bench.record import AXES, CLEAN, Record, read_record, read_records
+
+KEY_LENGTH = 16
+"""Hexadecimal digits of a key."""
+
+SHARED = {"surrogates": "surrogate", "poisons": "poison", "purified": "purified set"}
+"""Folders of what cells share, and what is in them."""
+
+COLUMNS = 98
+"""Entries are wrapped at this width."""
+
+LISTED = 20
+"""Most cells that are listed where several match."""
+
+LOG_LINES = 12
+"""Lines of the end of a log that are shown."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a key or some words mean.
+
+    Attributes:
+        key: its key.
+        kind: ``cell``, ``poison``, ``surrogate``, or ``unfinished`` where nothing but a log is there yet.
+        record: a cell's.
+    """
+
+    key: str
+    kind: str
+    record: Record | None = None
+
+    @property
+    def label(self) -> str:
+        """Its label, where it is a cell."""
+        return self.record.label if self.record else ""
+
+
+def find(out: Path, words: Sequence[str]) -> list[Found]:
+    """Return what is meant by the beginning of a key, or the cells that are meant by words of a label.
+
+    All words must occur in the label. Where some cells have every word as a word of its own, only those are
+    meant: ``em`` is not ``mtl-ue-em``.
+
+    Raises:
+        BenchError: when there is nothing, with the nearest word as a hint, or when a cell's file is damaged.
+    """
+    if len(words) == 1 and re.fullmatch(rf"[0-9a-f]{{1,{KEY_LENGTH}}}", words[0]):
+        found = _begin_with(out, words[0])
+        if found:
+            return found
+    records = [record for record in read_records(out / "records", curve=False) if isinstance(record, Record)]
+    asked = [word for phrase in words for word in _words(phrase)]
+    meant = [record for record in records if all(word in record.label for word in asked)]
+    if not meant:
+        raise _nothing(asked, records, out)
+    own = [record for record in meant if set(asked) <= set(_words(record.label))]
+    return [Found(record.key, "cell", record) for record in own or meant]
+
+
+def _begin_with(out: Path, beginning: str) -> list[Found]:
+    cells = [read_record(path, curve=False) for path in sorted((out / "records").glob(f"{beginning}*.json"))]
+    found = {record.key: Found(record.key, "cell", record) for record in cells}
+    for folder, kind in SHARED.items():
+        found |= {path.name: Found(path.name, kind) for path in (out / folder).glob(f"{beginning}*")}
+    for path in (out / "logs").glob(f"{beginning}*.log"):
+        found.setdefault(path.stem, Found(path.stem, "unfinished"))
+    return [found[key] for key in sorted(found)]
+
+
+def find_clean(out: Path, record: Record) -> Record | None:
+    """Return the clean counterpart of a cell, finished; None where there is none."""
+    if record.cell["attack"] == CLEAN:
+        return record if record.status == "done" else None
+    for path in sorted((out / "records").glob("*.json")):
+        # Reading a record takes a hundred times as long as looking for a word in it.
+        if record.victim.encode() not in path.read_bytes():
+            continue
+        try:
+            other = read_record(path, curve=False)
+        except BenchError:
+            continue
+        if (other.victim, other.cell["attack"], other.status) == (record.victim, CLEAN, "done"):
+            return other
+    return None
+
+
+def list_found(found: Sequence[Found]) -> str:
+    """Return one line for each of the first of several things."""
+    rows = [(one.key, one.record.status if one.record else one.kind, one.label) for one in found[:LISTED]]
+    more = f"\nand {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return _printable(tabulate(rows, (), "plain", disable_numparse=True) + more)
+
+
+def explain(record: Record, out: Path, clean: Record | None, protections: Mapping[str, float]) -> str:
+    """Return everything known of a cell.
+
+    Args:
+        record: the cell.
+        out: its run's folder.
+        clean: its clean counterpart, where there is one.
+        protections: task → protection, where it is defined.
+    """
+    poison = out / "poisons" / record.poison
+    environment = dict(record.environment)
+    purified = environment.pop("purified", None)
+    provenance = {
+        "key": record.key,
+        "victim": f"{record.victim}, shared by all cells that differ in the attack alone",
+        "clean cell": clean.key if clean else "none is finished",
+        "poison": f"{poison}{'' if poison.exists() else ', which is not there'}",
+        "surrogate": _find_surrogate(out, record.settings.get("surrogate")),
+        "purified set": str(out / "purified" / purified) if purified else None,
+        "images": environment.pop("data", None),
+        "noise": {name: value for name, value in record.noise.items() if name != "tasks"},
+        "environment": environment,
+        "protocol": record.protocol,
+    }
+    sections = [f"{record.label}\n{record.status} {record.finished}, suite {record.suite}"]
+    if record.error is not None:
+        type_, message, trace = record.error["type"], record.error["message"], record.error["traceback"]
+        sections.append(_section("error", f"{type_}: {message}\n{trace}".rstrip()))
+    sections += [
+        _section("scores", _scores(record, clean, protections) if record.scores else ""),
+        _section("configuration", _settings(record.settings)),
+        _section("provenance", _listed(provenance)),
+        _section("costs", _costs(record.cost) if record.cost else ""),
+        _section("log", _log(out, record.key)),
+        _section("log of its poison", _log(out, record.poison) if record.error else ""),
+    ]
+    return _printable("\n\n".join(filter(None, sections)))
+
+
+def explain_other(found: Found, out: Path) -> str:
+    """Return everything known of a poison, a surrogate, or of what is not there yet."""
+    sections = [f"{found.kind} {found.key}"]
+    folders = [out / folder / found.key for folder, kind in SHARED.items() if kind == found.kind]
+    for folder in folders:
+        about = _read_about(folder)
+        costs = about.pop("cost", {})
+        sections.append(_section("configuration", _settings(about.pop("settings", {}))))
+        sections.append(_section("provenance", _listed({"folder": str(folder), **about})))
+        sections.append(_section("costs", _costs(costs) if costs else ""))
+    sections.append(_section("log", _log(out, found.key)))
+    return _printable("\n\n".join(filter(None, sections)))
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(" · ", " ").split()
+
+
+def _nothing(asked: Sequence[str], records: Sequence[Record], out: Path) -> BenchError:
+    """Return the error for words no cell has, all or together."""
+    known = {word for record in records for word in _words(record.label)}
+    strange = [word for word in asked if not any(word in record.label for record in records)]
+    if strange and known:
+        return unknown(f"word in the cells of {out}:", strange[0], known)
+    return BenchError(
+        f"no cell in {out} is called {' '.join(asked)!r}; `bench report --format csv` lists them"
+    )
+
+
+def _section(title: str, text: str) -> str:
+    return f"{title}\n{indent(text, '  ')}" if text else ""
+
+
+def _printable(text: str) -> str:
+    """Return a text in which nothing that came from a file can steer the terminal."""
+    return "\n".join(one_line(line.rstrip()) for line in text.split("\n"))
+
+
+def _listed(entries: Mapping[str, Any]) -> str:
+    """Return one line per entry, continued on the next where it is long; paths and names stay whole."""
+    told = {name: _spell(value) for name, value in entries.items() if value not in (None, "", {}, [])}
+    width = max(map(len, told), default=0) + 2
+    return "\n".join(
+        fill(
+            text,
+            COLUMNS,
+            initial_indent=name.ljust(width),
+            subsequent_indent=" " * width,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, text in told.items()
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    named = {
+        name.replace("_", " "): settings[name]
+        for name in (*AXES, *sorted(set(settings) - set(AXES)))
+        if name in settings
+    }
+    if "epsilon" in named:
+        epsilon = named.pop("epsilon")
+        named["budget"] = "none" if epsilon is None else f"{epsilon}/255 a pixel"
+    if "rate" in named:
+        named["rate"] = "all images" if named["rate"] == 1 else f"{named['rate']:.4g} of the images"
+    if "protected" in named:
+        named["protected"] = named["protected"] or "all tasks"
+    return _listed(named)
+
+
+def _spell(value: Any) -> str:
+    """Spell a part with its version and parameters, any other value as people write it."""
+    if isinstance(value, Mapping):
+        if {"name", "version", "params"} <= set(value):
+            params = value["params"]
+            inner = params["parts"] if set(params) == {"parts"} else params
+            return f"{value['name']} v{value['version']}" + (f" ({_spell(inner)})" if inner else "")
+        return ", ".join(f"{name} = {_enclose(entry)}" for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_enclose, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)
+
+
+def _enclose(value: Any) -> str:
+    part = isinstance(value, Mapping) and "name" in value
+    return f"[{_spell(value)}]" if isinstance(value, Mapping | list | tuple) and not part else _spell(value)
+
+
+def _scores(record: Record, clean: Record | None, protections: Mapping[str, float]) -> str:
+    """Return a row per task for the metric protection is computed from, and one for the headline."""
+    rows = []
+    for task, info in record.tasks.items():
+        for metric in dict.fromkeys((info["scored"], info["headline"])):
+            values = [
+                record.scores[task].get(metric),
+                clean.scores.get(task, {}).get(metric) if clean else None,
+                info["floor"].get(metric),
+                record.peak.get(task, {}).get(metric),
+                protections.get(task) if metric == info["scored"] else None,
+            ]
+            rows.append((task, metric, *values))
+    headers = ("task", "metric", "score", "clean", "floor", "best epoch", "protection")
+    return tabulate(rows, headers, "plain", floatfmt=".3f", missingval="-")
+
+
+def _costs(costs: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            phase,
+            duration(cost["seconds"] or 0.0),
+            *(
+                None if cost[name] is None else f"{cost[name]:,.0f}"
+                for name in ("images_per_s", "peak_host_mb", "peak_device_mb")
+            ),
+        )
+        for phase, cost in costs.items()
+    ]
+    headers = ("phase", "time", "images/s", "host MiB", "device MiB")
+    align = ("left", *["right"] * 4)
+    return tabulate(rows, headers, "plain", missingval="-", disable_numparse=True, colalign=align)
+
+
+def _log(out: Path, key: str) -> str:
+    path = log_path(out, key)
+    return "\n".join([str(path), *read_tail(path, LOG_LINES)]) if path.exists() else "there is none"
+
+
+def _find_surrogate(out: Path, settings: Mapping[str, Any] | None) -> str | None:
+    """Return where the surrogate with these settings is; None where none is needed, or it is not there."""
+    folders = sorted((out / "surrogates").glob("[!.]*"))
+    return next((str(folder) for folder in folders if _read_about(folder).get("settings") == settings), None)
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """Return the note beside a poison or a surrogate; what is wrong with it, where it cannot be read."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))["about"]
+        return dict(about)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"damaged": f"about.json cannot be read: {error}"}
