@@ -3,13 +3,14 @@
 Imported where a metric is computed: what only plans or reads needs neither library.
 """
 
-from bench import vision  # noqa: F401 - torchmetrics imports torchvision, so the door comes first
+from bench import vision
 
-# isort: split
-from torchmetrics import MeanAbsoluteError, MeanAbsolutePercentageError, MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
-from torchmetrics.functional.classification import binary_auroc, multiclass_recall
-from torchmetrics.functional.image import structural_similarity_index_measure
+vision.open_door()
+
+from torchmetrics import MeanAbsoluteError, MeanAbsolutePercentageError, MeanMetric  # noqa: E402
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex  # noqa: E402
+from torchmetrics.functional.classification import binary_auroc, multiclass_recall  # noqa: E402
+from torchmetrics.functional.image import structural_similarity_index_measure  # noqa: E402
 
 __all__ = [
     "MeanAbsoluteError",

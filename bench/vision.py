@@ -1,4 +1,6 @@
-"""The only door to torchvision: import this module before torchvision, or a library that imports it.
+"""The only door to torchvision: its modules by name (``vision.models``), imported when they are first used.
+
+Whoever imports a library that imports torchvision opens the door before.
 
 torchvision's compiled operators belong to one build of torch. Beside another build of the same release
 (a CPU-only torch, say) they do not load, and importing torchvision stops at the first operator it wants to
@@ -6,7 +8,10 @@ describe. Models, datasets and transforms need none of them, so the two operator
 here, only then, and the import goes through; calling ``nms`` still fails, as it should.
 """
 
+import importlib
 import sys
+from functools import cache
+from types import ModuleType
 from typing import Final
 
 import torch
@@ -15,10 +20,18 @@ _SCHEMAS: Final = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
+_MODULES: Final = {
+    "datasets": "torchvision.datasets",
+    "functional": "torchvision.transforms.v2.functional",
+    "models": "torchvision.models",
+    "transforms": "torchvision.transforms.v2",
+}
 _declared: list[torch.library.Library] = []  # a library's definitions live as long as the object
 
 
-def _import_torchvision() -> None:
+@cache
+def open_door() -> None:
+    """Import torchvision, whatever build of torch it finds."""
     try:
         import torchvision
     except RuntimeError as error:
@@ -33,4 +46,8 @@ def _import_torchvision() -> None:
         import torchvision  # noqa: F401
 
 
-_import_torchvision()
+def __getattr__(name: str) -> ModuleType:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    open_door()
+    return importlib.import_module(_MODULES[name])

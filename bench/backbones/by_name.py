@@ -1,8 +1,5 @@
 """Any classification network of a library, by its name there."""
 
-from bench import vision  # noqa: F401 - the door comes first
-
-# isort: split
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Final
 import torch
 from annotated_types import Ge
 from torch import nn
-from torchvision import models
 
+from bench import vision
 from bench.api import Shape
 from bench.backbones.adapt import Resized, take_channels
 from bench.errors import BenchError
@@ -139,12 +136,12 @@ class TorchvisionModel(_ByName):
     family: ClassVar[str] = "torchvision"
 
     def _known(self) -> Sequence[str]:
-        return models.list_models(module=models)  # type: ignore[no-any-return]
+        return vision.models.list_models(module=vision.models)  # type: ignore[no-any-return]
 
     def _create(self, channels: int, sides: tuple[int, int]) -> tuple[nn.Module, bool]:
         sized = self._sized(sides)
         auxiliary = _WITHOUT_AUXILIARY if self.model in ("googlenet", "inception_v3") else {}
-        net: nn.Module = models.get_model(self.model, weights=None, **sized, **auxiliary)
+        net: nn.Module = vision.models.get_model(self.model, weights=None, **sized, **auxiliary)
         take_channels(net, channels)
         *_, classifier = (
             name for name, part in net.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)

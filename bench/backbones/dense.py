@@ -1,17 +1,13 @@
 """Backbones for dense tasks: a map of features, and a decoder of it for every task."""
 
-from bench import vision  # noqa: F401 - the door comes first
-
-# isort: split
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 from torch import nn
-from torchvision import models
-from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
+from bench import vision
 from bench.api import Shape
 from bench.backbones.adapt import he_normal, take_channels
 
@@ -23,7 +19,7 @@ class _DeepLab:
 
     def decoder(self, features: int, outputs: int) -> nn.Module:
         """Return atrous spatial pyramid pooling and two convolutions, [b d h' w'] → [b o h' w']."""
-        head: nn.Module = DeepLabHead(features, outputs)
+        head: nn.Module = vision.models.segmentation.deeplabv3.DeepLabHead(features, outputs)
         return head
 
 
@@ -39,7 +35,7 @@ class DilatedResNet50(_DeepLab):
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 2048 h/8 w/8] for images of any size, and its width."""
-        return _dilated(models.resnet50(weights=None), shape[0])
+        return _dilated(vision.models.resnet50(weights=None), shape[0])
 
 
 @dataclass(frozen=True)
@@ -54,10 +50,10 @@ class DilatedResNet18(_DeepLab):
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 512 h/8 w/8] for images of any size, and its width."""
-        return _dilated(models.resnet18(weights=None), shape[0])
+        return _dilated(vision.models.resnet18(weights=None), shape[0])
 
 
-def _dilated(net: models.ResNet, channels: int) -> tuple[nn.Module, int]:
+def _dilated(net: Any, channels: int) -> tuple[nn.Module, int]:
     take_channels(net, channels, he_normal)
     _dilate(net.layer3, 2)
     _dilate(net.layer4, 4)

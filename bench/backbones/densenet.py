@@ -1,14 +1,11 @@
 """DenseNet-121 as the paper's victim has it."""
 
-from bench import vision  # noqa: F401 - the door comes first
-
-# isort: split
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
-from torchvision import models
 
+from bench import vision
 from bench.api import Shape
 from bench.backbones.adapt import require_side
 
@@ -33,7 +30,7 @@ class DenseNet121:
             BenchError: when a side is shorter than 8 px, which three poolings reduce to nothing.
         """
         require_side(8, "densenet121", shape)
-        net = models.densenet121(weights=None)
+        net = vision.models.densenet121(weights=None)
         stem = nn.Conv2d(shape[0], 64, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight)
         net.features.conv0 = stem

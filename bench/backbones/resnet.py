@@ -1,14 +1,11 @@
 """ResNets as the paper's victims have them."""
 
-from bench import vision  # noqa: F401 - the door comes first
-
-# isort: split
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
-from torchvision import models
 
+from bench import vision
 from bench.api import Shape
 from bench.backbones.adapt import he_normal, take_channels
 
@@ -25,7 +22,7 @@ class ResNet18:
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 512] for images of any size, and its width."""
-        return _without_classifier(models.resnet18(weights=None), shape[0])
+        return _without_classifier(vision.models.resnet18(weights=None), shape[0])
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,10 @@ class ResNet50:
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 2048] for images of any size, and its width."""
-        return _without_classifier(models.resnet50(weights=None), shape[0])
+        return _without_classifier(vision.models.resnet50(weights=None), shape[0])
 
 
-def _without_classifier(net: models.ResNet, channels: int) -> tuple[nn.Module, int]:
+def _without_classifier(net: Any, channels: int) -> tuple[nn.Module, int]:
     take_channels(net, channels, he_normal)
     width: int = net.fc.in_features
     net.fc = nn.Identity()

@@ -1,14 +1,11 @@
 """VGG-16 as the paper's victim has it."""
 
-from bench import vision  # noqa: F401 - the door comes first
-
-# isort: split
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
-from torchvision.models.vgg import cfgs, make_layers
 
+from bench import vision
 from bench.api import Shape
 from bench.backbones.adapt import draw, he_normal, require_side, take_channels
 
@@ -35,7 +32,8 @@ class VGG16:
         """
         require_side(32, "vgg16", shape)
         # Not out of torchvision's vgg16_bn: drawing the weights of its classifier would take seconds.
-        features = make_layers(cfgs["D"], batch_norm=True)
+        vgg = vision.models.vgg
+        features = vgg.make_layers(vgg.cfgs["D"], batch_norm=True)
         for part in features:
             if isinstance(part, nn.Conv2d):
                 draw(part, he_normal)

@@ -1,14 +1,11 @@
 """ViT-B/16 for small images."""
 
-from bench import vision  # noqa: F401 - the door comes first
-
-# isort: split
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from torch import Tensor, nn
-from torchvision import models
 
+from bench import vision
 from bench.api import Shape
 from bench.backbones.adapt import Resized, take_channels
 
@@ -37,7 +34,7 @@ class ViTB16:
         """Return the encoder [b c h w] → [b 768] for images of any size, and its width."""
         channels, height, width = shape
         side = max(1, (max(height, width) + PATCH // 2) // PATCH) * PATCH
-        net = models.vit_b_16(weights=None, image_size=side)
+        net = vision.models.vit_b_16(weights=None, image_size=side)
         take_channels(net, channels, _initialise)
         net.heads = nn.Identity()
         return Resized(net, (side, side)), net.hidden_dim

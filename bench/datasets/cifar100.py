@@ -1,8 +1,5 @@
 """CIFAR-100: small photographs, each with a fine and a coarse label."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 import io
 import pickle
 from collections.abc import Callable, Mapping
@@ -13,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
 from annotated_types import Ge, Le
-from torchvision import datasets
 
+from bench import vision
 from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
 from bench.datasets.cache import cached_arrays
 from bench.datasets.labelled import absent, required, share
@@ -25,7 +22,7 @@ FOLDER: Final = "cifar-100-python"
 LAYOUT: Final = f"{FOLDER}/train, test and meta, as published"
 """What is expected under the data root."""
 
-_PUBLISHED: Final = datasets.CIFAR100
+_PUBLISHED: Final = vision.datasets.CIFAR100
 MD5: Final[dict[str, str]] = {
     **dict(_PUBLISHED.train_list),
     **dict(_PUBLISHED.test_list),

@@ -1,8 +1,5 @@
 """Fewer levels per channel: the field's two ways of reducing the bit depth, which are not the same."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -11,8 +8,8 @@ import torch
 from annotated_types import Ge, Le
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.transforms.v2.functional import posterize
 
+from bench import vision
 from bench.api import Progress, Split, Task, quiet
 from bench.defenses.chunks import by_chunks
 from bench.defenses.passive import Passive
@@ -70,7 +67,7 @@ class Posterize(Passive):
         """Return the images with the lower bits cleared."""
 
         def clear(values: Tensor) -> Tensor:
-            kept: Tensor = posterize(values, self.bits)
+            kept: Tensor = vision.functional.posterize(values, self.bits)
             return kept
 
         return by_chunks(released.images, clear, device, progress)

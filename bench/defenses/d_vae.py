@@ -1,8 +1,5 @@
 """D-VAE: reconstruct the images through a bottleneck too narrow for the noise."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Final, NamedTuple, cast
@@ -12,8 +9,8 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock, conv1x1
 
+from bench import vision
 from bench.api import MISSING, Batch, Progress, Split, Task, quiet
 from bench.defenses.passive import Passive
 from bench.errors import BenchError
@@ -158,9 +155,9 @@ class DisentanglingVAE(nn.Module):
             nn.Conv2d(channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            BasicBlock(width, width),
-            BasicBlock(width, width),
-            BasicBlock(width, 2 * width, 2, _halving(width)),
+            vision.models.resnet.BasicBlock(width, width),
+            vision.models.resnet.BasicBlock(width, width),
+            vision.models.resnet.BasicBlock(width, 2 * width, 2, _halving(width)),
         )
         self.mean = nn.Conv2d(2 * width, latent, 1)
         self.log_variance = nn.Conv2d(2 * width, latent, 1)
@@ -195,7 +192,7 @@ class DisentanglingVAE(nn.Module):
 
 
 def _halving(width: int) -> nn.Module:
-    return nn.Sequential(conv1x1(width, 2 * width, 2), nn.BatchNorm2d(2 * width))
+    return nn.Sequential(vision.models.resnet.conv1x1(width, 2 * width, 2), nn.BatchNorm2d(2 * width))
 
 
 def _decoder(width: int, channels: int) -> Iterator[nn.Module]:

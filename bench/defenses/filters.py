@@ -1,8 +1,5 @@
 """Filters that take the fine structure out of an image: blur, median, and a smaller copy scaled back."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -11,8 +8,8 @@ import torch
 from annotated_types import Ge, Gt
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur, resize
 
+from bench import vision
 from bench.api import Progress, Split, Task, quiet
 from bench.defenses.chunks import by_chunks
 from bench.defenses.passive import Passive
@@ -56,7 +53,9 @@ class GaussianBlur(Passive):
             )
 
         def blur(values: Tensor) -> Tensor:
-            blurred: Tensor = gaussian_blur(values.float(), [self.kernel] * 2, [self.sigma] * 2)
+            blurred: Tensor = vision.functional.gaussian_blur(
+                values.float(), [self.kernel] * 2, [self.sigma] * 2
+            )
             return blurred
 
         return by_chunks(released.images, blur, device, progress)
@@ -126,7 +125,8 @@ class Resize(Passive):
         small = [max(1, round(side / self.factor)) for side in size]
 
         def there_and_back(values: Tensor) -> Tensor:
-            back: Tensor = resize(resize(values.float(), small, antialias=True), size, antialias=True)
+            reduced = vision.functional.resize(values.float(), small, antialias=True)
+            back: Tensor = vision.functional.resize(reduced, size, antialias=True)
             return back
 
         return by_chunks(released.images, there_and_back, device, progress)

@@ -1,8 +1,5 @@
 """Grayscale: drop the colours a perturbation may hide in."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,8 +7,8 @@ from typing import ClassVar
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from bench import vision
 from bench.api import Progress, Split, Task, quiet
 from bench.defenses.chunks import by_chunks
 from bench.defenses.passive import Passive
@@ -44,7 +41,7 @@ class Grayscale(Passive):
 
         def weigh(values: Tensor) -> Tensor:
             # Of floats: on integers torchvision truncates, and white would come back as 254.
-            luma: Tensor = rgb_to_grayscale(values.float(), num_output_channels=3)
+            luma: Tensor = vision.functional.rgb_to_grayscale(values.float(), num_output_channels=3)
             return luma
 
         return by_chunks(images, weigh, device, progress)

@@ -1,18 +1,15 @@
 """RandAugment: random operations on every image, all of one strength."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import torch
 from annotated_types import Ge, Le
 from jaxtyping import UInt8
 from torch import Tensor, nn
-from torchvision.transforms.v2 import RandAugment
 
+from bench import vision
 from bench.api import Batch, Task
 from bench.defenses.passive import Passive
 from bench.errors import BenchError
@@ -49,14 +46,14 @@ class RandomAugment(Passive):
         channels = batch.images.shape[1]
         if channels not in (1, 3):
             raise BenchError(f"defense 'randaugment' takes images of 1 or 3 channels, not {channels}")
-        library = RandAugment(self.operations, self.magnitude, BINS)
+        library = vision.transforms.RandAugment(self.operations, self.magnitude, BINS)
         images = (batch.images * 255).round().to(torch.uint8)
         for _ in range(self.operations):
             images = _operate(library, images)
         return replace(batch, images=images.float() / 255)
 
 
-def _operate(library: RandAugment, images: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
+def _operate(library: Any, images: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
     """Return the images after one of the library's operations, drawn for each on its own.
 
     Those with the same draw are computed together.

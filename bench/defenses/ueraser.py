@@ -1,8 +1,5 @@
 """UEraser: strong augmentation, of which a network is shown what it does worst on."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
@@ -10,11 +7,10 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Le
 from jaxtyping import Float
-from kornia.augmentation import RandomChannelShuffle, RandomPlasmaBrightness, RandomPlasmaContrast
-from kornia.augmentation.auto import TrivialAugment
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from bench import vision
 from bench.api import Batch, Targets, Task
 from bench.defenses.passive import Passive
 from bench.training import losses_of
@@ -49,6 +45,10 @@ class UEraserLite(Passive):
     @torch.no_grad()
     def _change(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the images, changed at random."""
+        vision.open_door()  # kornia imports torchvision
+        from kornia.augmentation import RandomChannelShuffle, RandomPlasmaBrightness, RandomPlasmaContrast
+        from kornia.augmentation.auto import TrivialAugment
+
         operations = nn.Sequential(
             RandomPlasmaBrightness(roughness=(0.3, 0.7), intensity=(0.5, 1.0), p=self.probability),
             RandomPlasmaContrast(roughness=(0.3, 0.7), p=self.probability),

@@ -1,8 +1,5 @@
 """Backbones: which images they take, that all of them is trained, the features of each image its own."""
 
-from bench import vision  # noqa: F401 - the door comes first
-
-# isort: split
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -13,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision import models
 
+from bench import vision
 from bench.api import DENSE, Shape, Task
 from bench.backbones.adapt import Resized
 from bench.backbones.dense import DenseSmall
@@ -141,14 +138,14 @@ def test_the_first_convolution_is_drawn_as_the_others_for_any_number_of_channels
 
 def test_an_old_seed_gives_the_old_weights() -> None:
     torch.manual_seed(3)
-    resnet = models.resnet18(weights=None).state_dict()
+    resnet = vision.models.resnet18(weights=None).state_dict()
     torch.manual_seed(3)
     colour = ResNet18().build((3, 32, 32))[0].state_dict()
     assert set(resnet) - set(colour) == {"fc.weight", "fc.bias"}
     assert all(torch.equal(value, resnet[name]) for name, value in colour.items())
 
     torch.manual_seed(3)
-    models.resnet18(weights=None)
+    vision.models.resnet18(weights=None)
     first = nn.Conv2d(1, 64, 7, bias=False).weight
     nn.init.kaiming_normal_(first, mode="fan_out", nonlinearity="relu")
     torch.manual_seed(3)
@@ -219,10 +216,10 @@ def test_the_vision_transformer_is_for_whole_patches_near_the_images_size(
 
     def tiny(weights: None, image_size: int) -> nn.Module:
         asked.append(image_size)
-        net: nn.Module = models.VisionTransformer(image_size, 16, 1, 1, 8, 8)
+        net: nn.Module = vision.models.VisionTransformer(image_size, 16, 1, 1, 8, 8)
         return net
 
-    monkeypatch.setattr(models, "vit_b_16", tiny)
+    monkeypatch.setattr(vision.models, "vit_b_16", tiny)
     encoder, width = make("backbone", "vit-b16").build((1, *sides))
     assert (asked, width) == ([side], 8)
     assert seen(encoder, torch.rand(2, 1, *sides)).shape == (2, 8)

@@ -1,8 +1,5 @@
 """CelebA: lists as published, subsets of them, the crop, and the splits."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 import json
 import logging
 from collections.abc import Sequence
@@ -12,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
+from bench import vision
 from bench.api import Dataset, MultiTaskData, Split
 from bench.catalog import describe, make
 from bench.datasets.celeba import CelebA
@@ -61,9 +57,9 @@ def numbers_in(root: Path, split: Split) -> list[int]:
     known = {}
     for path in (root / "celeba" / "img_align_celeba").iterdir():
         with Image.open(path) as image:
-            part = functional.center_crop(image, [70, 70])
-        small = functional.resize(part, [10, 10], InterpolationMode.BILINEAR)
-        known[functional.pil_to_tensor(small).numpy().tobytes()] = int(path.stem)
+            part = vision.functional.center_crop(image, [70, 70])
+        small = vision.functional.resize(part, [10, 10], vision.transforms.InterpolationMode.BILINEAR)
+        known[vision.functional.pil_to_tensor(small).numpy().tobytes()] = int(path.stem)
     found = [known[image.numpy().tobytes()] for image in split.images]
     for row, number in enumerate(found):
         assert [int(split.targets[name][row]) for name in NAMES] == labels_of(number)
@@ -112,9 +108,9 @@ def test_crop_is_the_papers_at_any_resolution(tmp_path: Path, width: int, height
     data = load(tmp_path, CelebA())
     assert (data.augmentation.crop, data.augmentation.flip) == (64, True)
     with Image.open(tmp_path / "celeba" / "img_align_celeba" / "000001.jpg") as image:
-        part = functional.center_crop(image, [inner, inner])
-    wanted = functional.resize(part, [70, 70], InterpolationMode.BILINEAR)
-    assert torch.equal(data.train.images[0], functional.pil_to_tensor(wanted))
+        part = vision.functional.center_crop(image, [inner, inner])
+    wanted = vision.functional.resize(part, [70, 70], vision.transforms.InterpolationMode.BILINEAR)
+    assert torch.equal(data.train.images[0], vision.functional.pil_to_tensor(wanted))
 
 
 def test_what_lists_and_folder_do_not_share_is_counted(

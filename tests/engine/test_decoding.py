@@ -1,8 +1,5 @@
 """Decoding: which pixels a file becomes, and what happens to files that are no images."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 import io
 import os
 from collections.abc import Callable
@@ -12,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
+from bench import vision
 from bench.datasets.decoding import (
     CHUNK,
     Decode,
@@ -139,9 +135,9 @@ def test_central_crop_is_torchvisions(
     Image.fromarray(pixels).save(folder / "a.jpg", "PNG")
     decode = Decode((10, 12), crop=crop)
     inner = [max(1, round(side * share)) for side, share in zip(shape, crop, strict=True)]
-    part = functional.center_crop(Image.fromarray(pixels), inner)
-    wanted = functional.resize(part, [10, 12], InterpolationMode.BILINEAR)
-    assert torch.equal(decoded(tmp_path, decode).images[0], functional.pil_to_tensor(wanted))
+    part = vision.functional.center_crop(Image.fromarray(pixels), inner)
+    wanted = vision.functional.resize(part, [10, 12], vision.transforms.InterpolationMode.BILINEAR)
+    assert torch.equal(decoded(tmp_path, decode).images[0], vision.functional.pil_to_tensor(wanted))
 
 
 def test_crop_of_the_size_wanted_is_the_pixels_themselves(tmp_path: Path) -> None:

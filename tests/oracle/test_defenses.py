@@ -1,8 +1,5 @@
 """Defenses against independent computations of the same images."""
 
-from bench import vision  # noqa: F401 - the door to torchvision comes first
-
-# isort: split
 import copy
 import math
 from collections import Counter
@@ -16,8 +13,8 @@ import torch
 from PIL import Image, ImageOps
 from scipy import ndimage, stats
 from torch import Tensor, nn
-from torchvision.transforms.v2 import RandAugment
 
+from bench import vision
 from bench.api import MISSING, Augmentation, Batch, Defense, Recipe, Split, Task
 from bench.catalog import describe, make
 from bench.defenses import chunks
@@ -472,7 +469,7 @@ def test_cutmix_cuts_by_area() -> None:
 
 def test_randaugment_is_one_of_the_librarys_operations_for_each_image() -> None:
     images = draw_images(120, 3, 16, 16)
-    library = RandAugment(1, 9)
+    library = vision.transforms.RandAugment(1, 9)
     torch.manual_seed(0)
     name = "randaugment(operations=1)"
     seen = (augmented(name, batch_of(images.float() / 255)).images * 255).round().to(torch.uint8)
@@ -498,11 +495,11 @@ def test_randaugment_is_one_of_the_librarys_operations_for_each_image() -> None:
 def test_randaugment_draws_all_operations_alike(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: Counter[tuple[str, int]] = Counter()
 
-    def note(self: RandAugment, images: Tensor, name: str, strength: float, *_: object) -> Tensor:
+    def note(self: object, images: Tensor, name: str, strength: float, *_: object) -> Tensor:
         drawn[name, int(np.sign(strength))] += len(images)
         return images
 
-    monkeypatch.setattr(RandAugment, "_apply_image_or_video_transform", note)
+    monkeypatch.setattr(vision.transforms.RandAugment, "_apply_image_or_video_transform", note)
     batch = batch_of(draw_images(5600, channels, 4, 4) / 255)
     seen = augmented("randaugment(operations=1)", batch)
     assert torch.allclose(seen.images, batch.images, atol=1e-6)
@@ -518,10 +515,10 @@ def test_randaugment_draws_all_operations_alike(channels: int, monkeypatch: pyte
 
 
 def test_randaugment_applies_as_many_operations_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def add_one(self: RandAugment, images: Tensor, *_: object) -> Tensor:
+    def add_one(self: object, images: Tensor, *_: object) -> Tensor:
         return images + 1
 
-    monkeypatch.setattr(RandAugment, "_apply_image_or_video_transform", add_one)
+    monkeypatch.setattr(vision.transforms.RandAugment, "_apply_image_or_video_transform", add_one)
     batch = batch_of(torch.zeros(50, 3, 4, 4))
     for operations in (1, 2, 5):
         seen = augmented(f"randaugment(operations={operations})", batch).images
