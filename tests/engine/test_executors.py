@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -67,17 +68,22 @@ def threads(item: int, progress: Progress) -> tuple[int, int]:
 
 
 def die_or_not(item: tuple[str, str], progress: Progress) -> str:
-    """Note the start, then return, be killed while ``slow`` is under way, or be slow until that happens."""
+    """Note start and end; be killed while ``slow`` is under way, or be slow until that happens."""
     what, folder = item
-    with Path(folder, "starts").open("a") as starts:
-        starts.write(f"{what}\n")
+
+    def note(event: str) -> None:
+        with Path(folder, "events").open("a") as events:
+            events.write(f"{event} {what}\n")
+
+    note("start")
     if what == "slow":
         wait_for(lambda: (pid := Path(folder, "dying")).exists() and not is_alive(int(pid.read_text())))
     if what == "die":
-        wait_for(lambda: "slow" in Path(folder, "starts").read_text())
+        wait_for(lambda: "slow" in Path(folder, "events").read_text())
         Path(folder, "dying.tmp").write_text(str(os.getpid()))
         Path(folder, "dying.tmp").rename(Path(folder, "dying"))
         os.kill(os.getpid(), signal.SIGKILL)
+    note("end")
     return what
 
 
@@ -261,10 +267,12 @@ def test_a_worker_that_dies_fails_its_own_item_alone(tmp_path: Path) -> None:
         else:
             assert (outcome.result, outcome.failure) == (outcome.item[0], None)
     # It was tried once more, alone, and nothing else was begun twice.
-    starts = (tmp_path / "starts").read_text().splitlines()
-    assert sorted(starts[:2]) == ["die", "slow"]
-    assert starts[2] == "die"
-    assert sorted(starts[3:]) == ["first after", "second after"]
+    events = (tmp_path / "events").read_text().splitlines()
+    starts = [event for event in events if event.startswith("start")]
+    assert Counter(starts) == Counter(f"start {what}" for what, _ in [*items, items[1]])
+    again = len(events) - 1 - events[::-1].index("start die")
+    before, others = Counter(events[:again]), ("slow", "first after", "second after")
+    assert all(before[f"start {what}"] == before[f"end {what}"] for what in others)
 
 
 def test_a_worker_killed_between_two_items_costs_none(pool: Processes) -> None:

@@ -16,7 +16,7 @@ from tests.engine.chaos import assert_same, write_suite
 
 ROOT = Path(__file__).resolve().parents[2]
 MATRIX = {"attack": ["clean", "tap"], "defense": ["none", "grayscale", "jpeg"], "seed": [0, 1]}
-EXECUTORS = ("inline", "processes", "inline", "processes", "inline")
+EXECUTORS = ("processes", "inline")
 """The executor of each run that is killed; the last run, which is not, is inline."""
 
 PATIENCE_S = 60

@@ -152,7 +152,7 @@ def test_both_nodes_work(executor: Any, tmp_path: Path, caplog: pytest.LogCaptur
 
     outcomes = executor.map(note, items(), lambda item, *step: told.append((item[0], *step)))
     first = next(outcomes)
-    assert pulled == [1, 2]  # no more than there are CPUs
+    assert len(pulled) < 5  # as many as there are CPUs, not all
     found = {outcome.item[0]: outcome for outcome in (first, *outcomes)}
     assert sorted(found) == sorted(pulled) == [-1, 1, 2, 3, 4]
     results = {number: outcome.result for number, outcome in found.items() if number > 0}
