@@ -1,8 +1,5 @@
 """MTL-UE's generator: an image and its labels in, δ out."""
 
-from bench import vision  # noqa: F401 - the door comes first
-
-# isort: split
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,9 +7,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock
 
 from baselines.lift import per_pixel
+from bench import vision
 from bench.api import Targets, Task
 
 Inputs = Literal["both", "embeddings", "image"]
@@ -164,16 +161,17 @@ def _stem(channels: int, width: int, reduction: Reduction) -> nn.Sequential:
     if reduction == 8:
         enter = [nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)]
     shrink = [nn.MaxPool2d(3, stride=2, padding=1)] if reduction == 8 else []
+    block = vision.models.resnet.BasicBlock
     halve = nn.Sequential(nn.Conv2d(width, 2 * width, 1, stride=2, bias=False), nn.BatchNorm2d(2 * width))
     return nn.Sequential(
         *enter,
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
         *shrink,
-        BasicBlock(width, width),
-        BasicBlock(width, width),
-        BasicBlock(width, 2 * width, stride=2, downsample=halve),
-        BasicBlock(2 * width, 2 * width),
+        block(width, width),
+        block(width, width),
+        block(width, 2 * width, stride=2, downsample=halve),
+        block(2 * width, 2 * width),
     )
 
 

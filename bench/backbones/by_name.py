@@ -110,6 +110,7 @@ class TimmModel(_ByName):
 
 
 def _timm() -> Any:
+    vision.open_door()  # timm imports torchvision
     try:
         import timm
     except ModuleNotFoundError as error:
