@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt
 from jaxtyping import Float, Int64
-from sklearn.datasets import make_classification
 from torch import Tensor
 
 from baselines.lift import Cell, Lift, Signal, lay_out, lift_samples
@@ -95,6 +94,8 @@ def separable(
 
     Clusters stand at corners of a hypercube and are stretched by a random linear map each.
     """
+    from sklearn.datasets import make_classification
+
     labelled = torch.nonzero(labels != MISSING)[:, 0]
     counts = labels[labelled].bincount(minlength=classes)
     samples, drawn_labels = make_classification(

@@ -18,9 +18,9 @@ from bench.engine.executors import (
     R,
     Tell,
     Work,
-    _attempt,
-    _seldom,
-    _ToParent,
+    attempt,
+    seldom,
+    ToParent,
     over_time,
 )
 from bench.errors import BenchError
@@ -62,11 +62,11 @@ class Errand:
         import torch
 
         torch.set_num_threads(self.threads)
-        logger, handler = logging.getLogger("bench"), _ToParent(say)
+        logger, handler = logging.getLogger("bench"), ToParent(say)
         logger.addHandler(handler)
         try:
             say(None)
-            return _attempt(self.work, self.item, _seldom(say))
+            return attempt(self.work, self.item, seldom(say))
         finally:
             logger.removeHandler(handler)
 

@@ -57,7 +57,8 @@ class Executor(Protocol):
         """
 
 
-def _attempt(work: Work[I, R], item: I, progress: Progress) -> Outcome[I, R]:
+def attempt(work: Work[I, R], item: I, progress: Progress) -> Outcome[I, R]:
+    """Do an item's work; return its result, or what it raised, and the seconds it took."""
     start = time.perf_counter()
     try:
         result, failure = work(item, progress), None
@@ -105,7 +106,7 @@ class Inline:
     def map(self, work: Work[I, R], items: Iterable[I], tell: Tell[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, in order."""
         for item in items:
-            yield _attempt(work, item, partial(tell, item))
+            yield attempt(work, item, partial(tell, item))
 
 
 class Processes:
@@ -259,7 +260,7 @@ def _serve(pipe: "connection.Connection[Any, Any]", threads: int) -> None:
         with lock:
             pipe.send(word)
 
-    logging.getLogger("bench").addHandler(_ToParent(say))
+    logging.getLogger("bench").addHandler(ToParent(say))
     import torch
 
     torch.set_num_threads(threads)
@@ -267,11 +268,11 @@ def _serve(pipe: "connection.Connection[Any, Any]", threads: int) -> None:
         while True:
             work, item = pipe.recv()
             say(None)
-            outcome: Outcome[Any, Any] = _attempt(work, item, _seldom(say))
+            outcome: Outcome[Any, Any] = attempt(work, item, seldom(say))
             say(replace(outcome, item=None))
 
 
-class _ToParent(logging.Handler):
+class ToParent(logging.Handler):
     """Sends a worker's warnings to the parent, which shows each once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -290,7 +291,7 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _seldom(say: Callable[[object], None]) -> Progress:
+def seldom(say: Callable[[object], None]) -> Progress:
     """Return what passes an item's steps on, the first and the last of a kind and few of those between."""
     last = 0.0
 

@@ -342,7 +342,6 @@ def _clean(
         if about is not None and about["of"] == _content(poison):
             images = workshop.store.load(PURIFIED, purified.key)["images"]
             return replace(published, images=images), about["cost"]
-    workshop.store.discard(PURIFIED, purified.key)
     return _learn_to_clean(purified, published, data, poison, workshop, progress)
 
 

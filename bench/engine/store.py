@@ -192,10 +192,6 @@ class Store:
         except (OSError, SafetensorError) as error:
             raise DamagedError(f"{path} is damaged: {error}") from error
 
-    def discard(self, kind: str, key: str) -> None:
-        """Remove a poison or a surrogate, so that it is made again."""
-        shutil.rmtree(self.folder(kind, key), ignore_errors=True)
-
     def bookmark(self, key: str) -> Path:
         """Return the file that says how far the crafting of a poison has come."""
         return self.bookmarks / f"{_checked(key)}.pt"

@@ -94,7 +94,6 @@ def test_a_set_that_is_not_what_it_should_be_is_made_again(
     elif how == "without a note":
         (folder / "about.json").unlink()
     else:  # as if the poison had been made again since, and come out different
-        workshop.store.discard(PURIFIED, purified.key)
         images = torch.zeros_like(cleanings[0].images)
         workshop.store.save(PURIFIED, purified.key, {"images": images}, {**about, "of": ["other", "other"]})
     after = run_cell(cell, workshop, quiet)

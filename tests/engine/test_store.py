@@ -103,15 +103,6 @@ def test_a_stamp_changes_with_every_replacement(store: Store) -> None:
     assert len(set(stamps)) == 7
 
 
-def test_discarding(store: Store) -> None:
-    store.save(POISONS, KEY, TENSORS, ABOUT)
-    store.save(SURROGATES, KEY, TENSORS, ABOUT)
-    store.discard(POISONS, KEY)
-    store.discard(POISONS, KEY)  # nothing there: nothing to do
-    assert store.about(POISONS, KEY) is None
-    assert store.verify(SURROGATES, KEY)
-
-
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError()])
 @pytest.mark.parametrize("where", ["safetensors.torch.save_file", "bench.engine.store._sync"])
 def test_a_save_that_fails_leaves_nothing(
@@ -303,7 +294,6 @@ def test_no_key_leads_out_of_the_folder(store: Store, key: str) -> None:
         lambda: store.read(key),
         lambda: store.write(record),
         lambda: store.bookmark(key),
-        lambda: store.discard(POISONS, key),
     ):
         with pytest.raises(BenchError, match="is no key") as caught:
             attempt()
