@@ -17,11 +17,11 @@ from bench.engine.executors import (
     Outcome,
     R,
     Tell,
+    ToParent,
     Work,
     attempt,
-    seldom,
-    ToParent,
     over_time,
+    seldom,
 )
 from bench.errors import BenchError
 

@@ -280,6 +280,7 @@ class ToParent(logging.Handler):
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Send a warning's text."""
         self._say(record.getMessage())
 
 
