@@ -59,8 +59,8 @@ JobsOption = Annotated[
     typer.Option(
         "--jobs",
         min=1,
-        help="Workers at a time.",
-        show_default="one per CPU core, 1 on a GPU; Ray: all that have room; Slurm: 16",
+        help="Workers at a time; on GPUs, where there is most memory for each.",
+        show_default="one per CPU core, one per GPU; Ray: all that have room; Slurm: 16",
     ),
 ]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
@@ -302,18 +302,27 @@ def _cores() -> int:
 
 
 def _jobs(jobs: int | None, device: str) -> int:
-    return jobs or (1 if device == "cuda" else _cores())
+    if jobs or device != "cuda":
+        return jobs or _cores()
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _executor(name: str, jobs: int | None, threads: int, device: str, time_limit: float | None) -> "Executor":
-    from bench.engine.executors import Inline, Processes
+    from bench.engine.executors import Inline, Processes, share_out
 
     count = _jobs(jobs, device)
     if name == "inline" and time_limit is not None:
         raise BenchError("--time-limit needs workers that can be killed; give --executor processes")
     if name == "inline" or (name == "auto" and count == 1 and time_limit is None):
         return Inline(threads)
-    return Processes(count, threads, time_limit)
+    gpus: list[str] = []
+    if device == "cuda":
+        from bench.engine.device import free_memory
+
+        gpus = share_out(free_memory(), count)
+    return Processes(count, threads, time_limit, gpus)
 
 
 def _cluster(

@@ -54,6 +54,14 @@ def within_memory(train: Callable[[int], T], who: str, batch: int) -> tuple[T, i
     )
 
 
+def free_memory() -> dict[str, int]:
+    """Return the bytes that are free on each GPU, by its name in ``CUDA_VISIBLE_DEVICES``."""
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    return {name.strip(): torch.cuda.mem_get_info(number)[0] for number, name in enumerate(names)}
+
+
 @contextlib.contextmanager
 def memory_of(what: str, remedy: str) -> Iterator[None]:
     """Say in one sentence what the device's memory does not suffice for, and what helps.

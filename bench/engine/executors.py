@@ -9,8 +9,8 @@ import signal
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -109,6 +109,19 @@ class Inline:
             yield attempt(work, item, partial(tell, item))
 
 
+def share_out(free: Mapping[str, int], jobs: int) -> list[str]:
+    """Return which GPU each of so many workers computes on, so that each has as much memory as can be.
+
+    Args:
+        free: bytes that are free on each GPU, by its name in ``CUDA_VISIBLE_DEVICES``.
+        jobs: number of workers.
+    """
+    workers: Counter[str] = Counter()
+    for _ in range(jobs):
+        workers[max(free, key=lambda gpu: free[gpu] / (workers[gpu] + 1))] += 1
+    return list(workers.elements())
+
+
 class Processes:
     """Worker processes on this machine, kept from wave to wave.
 
@@ -117,9 +130,19 @@ class Processes:
     workers do goes on in either case.
     """
 
-    def __init__(self, jobs: int, threads: int = 1, limit_s: float | None = None) -> None:
-        """Take the number of workers, the CPU threads of each, and the seconds an item may take at most."""
+    def __init__(
+        self, jobs: int, threads: int = 1, limit_s: float | None = None, gpus: Sequence[str] = ()
+    ) -> None:
+        """Take what the workers have.
+
+        Args:
+            jobs: number of workers.
+            threads: CPU threads of each.
+            limit_s: seconds an item may take at most.
+            gpus: the GPU of each worker, by its name in ``CUDA_VISIBLE_DEVICES``; none: as this process.
+        """
         self._jobs = jobs
+        self._gpus = Counter(gpus)
         self._threads = threads
         self._limit_s = limit_s
         self._idle: list[_Worker] = []
@@ -163,9 +186,13 @@ class Processes:
 
     def _start(self, work: Work[I, R], item: I) -> None:
         self._idle = [worker for worker in self._idle if worker.process.is_alive()]
-        worker = self._idle.pop() if self._idle else _Worker(self._threads, self._limit_s)
+        worker = self._idle.pop() if self._idle else self._new_worker()
         self._busy.append(worker)
         worker.take(work, item)
+
+    def _new_worker(self) -> "_Worker":
+        free = self._gpus - Counter(worker.gpu for worker in (*self._busy, *self._idle) if worker.gpu)
+        return _Worker(self._threads, self._limit_s, next(iter(free), None))
 
     def _stirring(self) -> "list[_Worker]":
         """Wait until workers say something, die, or are out of time; return those."""
@@ -186,10 +213,11 @@ class _Worker:
     says None when it begins, a step (what, done, total), a sentence that is a warning, and the outcome.
     """
 
-    def __init__(self, threads: int, limit_s: float | None) -> None:
+    def __init__(self, threads: int, limit_s: float | None, gpu: str | None) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads))
+        self.process = context.Process(target=_serve, args=(theirs, threads, gpu))
+        self.gpu = gpu
         self._limit_s = limit_s
         # A terminal sends Ctrl-C to all its processes. The worker is born deaf to it, from its first
         # instruction on: whether its work is finished is up to the parent.
@@ -251,8 +279,10 @@ class _Worker:
         self.pipe.close()
 
 
-def _serve(pipe: "connection.Connection[Any, Any]", threads: int) -> None:
+def _serve(pipe: "connection.Connection[Any, Any]", threads: int, gpu: str | None) -> None:
     """Do what comes through the pipe, for as long as there is a parent."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when torch first looks for GPUs, which is below
     threading.Thread(target=_die_with_parent, daemon=True).start()
     lock = threading.Lock()  # warnings may come from any thread
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from bench.api import Progress
-from bench.engine.executors import Inline, Outcome, Processes, describe_failure
+from bench.engine.executors import Inline, Outcome, Processes, describe_failure, share_out
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
@@ -85,6 +85,15 @@ def die_or_not(item: tuple[str, str], progress: Progress) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
     note("end")
     return what
+
+
+def meet(item: tuple[str, str], progress: Progress) -> str:
+    """Return the GPU of this worker, once one with another is there too."""
+    folder, _ = item
+    gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+    Path(folder, gpu).touch()
+    wait_for(lambda: len(list(Path(folder).iterdir())) == 2)
+    return gpu
 
 
 def interrupt(item: int, progress: Progress) -> int:
@@ -241,6 +250,27 @@ def test_workers_are_kept_and_have_their_threads(pool: Processes) -> None:
     pids = {pid for _, pid in filter(None, found)}
     assert os.getpid() not in pids
     assert len(pids) <= 2
+
+
+def test_memory_of_gpus_is_shared_out() -> None:
+    assert share_out({"0": 80, "1": 80}, 4) == ["0", "0", "1", "1"]
+    assert share_out({"0": 80, "1": 30}, 3) == ["0", "0", "1"]  # 40, 40 and 30; the second on 1 had 15
+    assert share_out({"2": 10, "5": 80}, 3) == ["5", "5", "5"]
+    assert share_out({"GPU-1": 1}, 2) == ["GPU-1", "GPU-1"]
+
+
+def test_each_worker_sees_its_gpu_alone(tmp_path: Path) -> None:
+    with Processes(2, gpus=["3", "5"]) as executor:
+        items = [(str(tmp_path), other) for other in ("5", "3")]
+        seen = {outcome.result for outcome in executor.map(meet, items, silent)}
+        assert seen == {"3", "5"}
+        (dead,) = [worker for worker in executor._idle if worker.gpu == "3"]
+        dead.process.kill()
+        wait_for(lambda: not dead.process.is_alive())
+        for name in seen:
+            (tmp_path / name).unlink()
+        # The one in its place has its GPU.
+        assert {outcome.result for outcome in executor.map(meet, items, silent)} == {"3", "5"}
 
 
 def test_no_items_are_no_outcomes(pool: Processes) -> None:
