@@ -191,6 +191,7 @@ def run(
     from bench.engine.status import published
     from bench.engine.tracking import Tracker, default_uri
     from bench.record import write_note
+    from leaderboard.kept import read_board, source, write_board
     from leaderboard.standing import Standing
 
     elsewhere = executor in ("ray", "slurm")
@@ -218,13 +219,16 @@ def run(
     if left := len(plan.cells) - finished.done - finished.cached - finished.failed:
         _say(f"interrupted: {left} cells are left; the same command goes on with them")
         sys.exit(_INTERRUPTED)
-    records = _records(workshop.out, curve=False)
-    board = _board(workshop.out, records)
-    _write(workshop.out / "leaderboard.md", board)
+    made_from = source(workshop.out)
+    board = read_board(workshop.out, made_from)
+    if board is None:
+        records = _records(workshop.out, curve=False)
+        board = drawn = _board(workshop.out, records)
+        write_board(workshop.out, made_from, board)
+        if tracker is not None:
+            tracker.conclude(records, lambda: _exhibits(workshop.out, records, drawn))
     print(board)
     _say(f"records and leaderboard.md are in {workshop.out}")
-    if tracker is not None:
-        tracker.conclude(records, lambda: _exhibits(workshop.out, records, board))
     if finished.failed:
         _say(f"{finished.failed} cells failed; the same command tries them again")
         sys.exit(1)

@@ -138,7 +138,8 @@ def test_run_prints_its_leaderboard(ran: tuple[Path, Done]) -> None:
 def test_run_writes_nothing_but_its_folder(ran: tuple[Path, Done]) -> None:
     out, _ = ran
     assert [path.name for path in out.parent.iterdir()] == [out.name]
-    expected = {"records", "poisons", "surrogates", "locks", "logs", "status", "leaderboard.md", "run.json"}
+    expected = {"records", "poisons", "surrogates", "locks", "logs", "status", "run.json"}
+    expected |= {"leaderboard.md", ".leaderboard.json"}
     assert {path.name for path in out.iterdir()} == expected
     assert list(Path.cwd().iterdir()) == []
 
