@@ -3,14 +3,15 @@
 Imported where a metric is computed: what only plans or reads needs neither library.
 """
 
+# ruff: noqa: E402
 from bench import vision
 
 vision.open_door()
 
-from torchmetrics import MeanAbsoluteError, MeanAbsolutePercentageError, MeanMetric  # noqa: E402
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex  # noqa: E402
-from torchmetrics.functional.classification import binary_auroc, multiclass_recall  # noqa: E402
-from torchmetrics.functional.image import structural_similarity_index_measure  # noqa: E402
+from torchmetrics import MeanAbsoluteError, MeanAbsolutePercentageError, MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchmetrics.functional.classification import binary_auroc, multiclass_recall
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 __all__ = [
     "MeanAbsoluteError",

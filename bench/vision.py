@@ -46,6 +46,12 @@ def open_door() -> None:
         import torchvision  # noqa: F401
 
 
+def load() -> None:
+    """Import all that is behind the door, before something is timed in which it would be imported."""
+    for name in _MODULES:
+        __getattr__(name)
+
+
 def __getattr__(name: str) -> ModuleType:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

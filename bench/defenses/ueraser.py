@@ -1,5 +1,11 @@
 """UEraser: strong augmentation, of which a network is shown what it does worst on."""
 
+# ruff: noqa: E402 - kornia imports torchvision, so its door comes first
+from bench import vision
+
+vision.open_door()
+
+# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
@@ -7,10 +13,11 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Le
 from jaxtyping import Float
+from kornia.augmentation import RandomChannelShuffle, RandomPlasmaBrightness, RandomPlasmaContrast
+from kornia.augmentation.auto import TrivialAugment
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from bench import vision
 from bench.api import Batch, Targets, Task
 from bench.defenses.passive import Passive
 from bench.training import losses_of
@@ -45,10 +52,6 @@ class UEraserLite(Passive):
     @torch.no_grad()
     def _change(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the images, changed at random."""
-        vision.open_door()  # kornia imports torchvision
-        from kornia.augmentation import RandomChannelShuffle, RandomPlasmaBrightness, RandomPlasmaContrast
-        from kornia.augmentation.auto import TrivialAugment
-
         operations = nn.Sequential(
             RandomPlasmaBrightness(roughness=(0.3, 0.7), intensity=(0.5, 1.0), p=self.probability),
             RandomPlasmaContrast(roughness=(0.3, 0.7), p=self.probability),

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache, partial, wraps
+from functools import cache, lru_cache, partial, wraps
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench import vision
 from bench.api import (
     Bookmark,
     CraftContext,
@@ -95,14 +96,26 @@ Work = Callable[[Item, Workshop, Progress], R]
 
 
 def in_workshop(work: Work[Item, R]) -> Work[Item, R]:
-    """Have work done as the workshop asks its device to compute."""
+    """Have work done as the workshop asks its device to compute, with nothing left to import."""
 
     @wraps(work)
     def done(item: Item, workshop: Workshop, progress: Progress) -> R:
+        _import_late()
         with repeatable(workshop.deterministic and workshop.torch_device.type == "cuda"):
             return work(item, workshop, progress)
 
     return done
+
+
+@cache
+def _import_late() -> None:
+    """Import what parts import only where they use it: no phase is to be billed for that."""
+    import sklearn.cluster
+    import sklearn.datasets  # noqa: F401
+
+    import bench.metrics  # noqa: F401
+
+    vision.load()
 
 
 @in_workshop

@@ -311,10 +311,10 @@ def test_ctrl_c_once_more_stops_at_once(tmp_path: Path, out: Path) -> None:
 @pytest.mark.slow
 def test_what_hangs_fails_alone(tmp_path: Path, out: Path) -> None:
     suite = write_suite(tmp_path / "tiny.toml", attack=["clean", "hanging", "random"])
-    run = start(suite, out, "--executor", "processes", "--jobs", "1", "--time-limit", "5")
+    run = start(suite, out, "--executor", "processes", "--jobs", "1", "--time-limit", "20")
     assert run.end() == 1
     assert "Traceback" not in run.text
-    assert "FAILED hanging · digits · seed 0: it took longer than the time limit of 5 s" in run.text
+    assert "FAILED hanging · digits · seed 0: it took longer than the time limit of 20 s" in run.text
     found = {str(record.cell["attack"]): record for record in tiny.records(out).values()}
     assert {attack: record.status for attack, record in found.items()} == {
         "clean": "done",
