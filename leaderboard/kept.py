@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.record import digest, write_atomically
 
-BOARD, SEAL = "leaderboard.md", ".leaderboard.json"
+BOARD, SEAL = "leaderboard.md", "leaderboard.seal"
 
 
 def source(folder: Path) -> str:

@@ -137,6 +137,7 @@ def test_killed_workers_cost_a_repetition(tmp_path: Path, unbroken: Path) -> Non
                 victims.add(event.key)  # each item's worker once: killed twice, it would be the item's fault
                 (worker,) = [one for one in executor._busy if one._item.key == event.key]
                 os.kill(worker.process.pid or 0, signal.SIGKILL)
+                worker.process.join()  # or, done by then, it might still be given the next item
 
         ran = run_listening(out, kill, executor)
         kills += len(victims)
