@@ -12,9 +12,6 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from bench.errors import BenchError
 
-SCHEMA = 1
-"""Version of the layout of the notes that are kept beside tensors."""
-
 RECORD_SCHEMA = 2
 """Version of a record file's layout; raised when a field changes its meaning. Files of 1 are read as well."""
 
@@ -24,6 +21,9 @@ _CURVE, _END = b',\n"curve":\n', b"\n}\n"
 
 PROTOCOL = 1
 """Version of the rules that make scores comparable; records of two protocols never share a table."""
+
+POISON_PHASES = ("surrogate", "craft")
+"""Phases measured once per poison and repeated in the record of every cell that trains on it."""
 
 AXES = ("dataset", "attack", "backbone", "weighting", "defense", "regime", "seed")
 """The axes of the matrix, in the order in which everything lists them."""
@@ -187,6 +187,16 @@ class Record:
     error: Failure | None = None
     finished: str = ""
     protocol: int = PROTOCOL
+
+    @property
+    def shared_phases(self) -> tuple[str, ...]:
+        """The phases spent once for several cells: the poison's, and cleaning where its result is shared."""
+        return (*POISON_PHASES, "purify") if "purified" in self.environment else POISON_PHASES
+
+    @property
+    def own_seconds(self) -> float:
+        """The seconds that the cell itself took, without the shared phases."""
+        return sum(cost["seconds"] for phase, cost in self.cost.items() if phase not in self.shared_phases)
 
     @property
     def label(self) -> str:

@@ -2,11 +2,8 @@
 
 from pandas import DataFrame, concat
 
-from bench.record import AXES
+from bench.record import AXES, POISON_PHASES
 from leaderboard.frame import COSTS, cells
-
-POISON_PHASES = ("surrogate", "craft")
-"""Phases measured once per poison and repeated in the record of every cell that trains on it."""
 
 DEPENDS_ON = {
     **dict.fromkeys(POISON_PHASES, ("attack",)),

@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series, concat
 
-from bench.record import CLEAN, Record, Scores, TaskInfo
-from leaderboard.costs import POISON_PHASES, costs
+from bench.record import CLEAN, POISON_PHASES, Record, Scores, TaskInfo
+from leaderboard.costs import costs
 from leaderboard.frame import is_clean, to_frame, whole
 from leaderboard.tables import attack_order, marks, ranking, usual_victims
 from leaderboard.writing import DAGGER

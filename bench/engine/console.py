@@ -17,6 +17,7 @@ from rich.text import Text
 from bench.engine import events
 from bench.engine.course import Course, ItemView, View, WaveView
 from bench.engine.events import Event, ItemFinished, ItemProgress, Listener
+from bench.errors import one_line
 
 QUIET_S = 30.0
 """Plain lines tell of an item in progress no more often than this."""
@@ -70,11 +71,6 @@ def duration(seconds: float) -> str:
         if count or pieces:
             pieces.append((count, unit))
     return " ".join(f"{count} {unit}" for count, unit in pieces[:2] if count)
-
-
-def one_line(text: str) -> str:
-    """Return a text with blanks for what is not printable, lest it break the line or steer the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def render(view: View, width: int) -> RenderableType:

@@ -19,9 +19,6 @@ from bench.errors import BenchError
 from bench.net import MultiTaskNet
 from bench.record import CLEAN, Record, read_records
 
-SHARED_PHASES = ("surrogate", "craft")
-"""Phases that a record reports but that were spent once for many cells."""
-
 MACHINE = ("cpu", "cpus", "device", "device_name")
 """What a record's environment must have in common with this machine's for its times to count."""
 
@@ -98,7 +95,7 @@ def forecast(chosen: Selection, workshop: Workshop, jobs: int) -> Iterator[Expec
     yield _expect(
         "cells",
         chosen.cells,
-        _means((_at(r, "dataset", "backbone"), _own_seconds(r)) for r in records),
+        _means((_at(r, "dataset", "backbone"), r.own_seconds) for r in records),
         lambda cell: (cell.poison.dataset.label, cell.backbone.label),
         lambda cell: _record_bytes(cell, loaded.of(cell.poison.dataset.part)),
         jobs,
@@ -195,12 +192,7 @@ def _phase(record: Record, phase: str) -> float:
 
 def _has_set(record: Record) -> bool:
     """Return whether a cell shares its cleaned images, and what they took, with others."""
-    return "purified" in record.environment and "purify" in record.cost
-
-
-def _own_seconds(record: Record) -> float:
-    shared = (*SHARED_PHASES, "purify") if _has_set(record) else SHARED_PHASES
-    return sum(cost["seconds"] for phase, cost in record.cost.items() if phase not in shared)
+    return "purify" in record.shared_phases and "purify" in record.cost
 
 
 def _means(timed: Iterable[tuple[Kind, float]]) -> dict[Kind, float]:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bench.errors import printable
+
 if TYPE_CHECKING:
     from bench.api import Progress
 
@@ -105,8 +107,7 @@ class _Plain(logging.Formatter):
     converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
-        lines = super().format(record).split("\n")
-        return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+        return printable(super().format(record))
 
 
 class _Steps:

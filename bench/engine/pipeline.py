@@ -110,9 +110,6 @@ def in_workshop(work: Work[Item, R]) -> Work[Item, R]:
 @cache
 def _import_late() -> None:
     """Import what parts import only where they use it: no phase is to be billed for that."""
-    import sklearn.cluster
-    import sklearn.datasets  # noqa: F401
-
     import bench.metrics  # noqa: F401
 
     vision.load()
@@ -183,6 +180,9 @@ def craft_poison(poison: Poison, workshop: Workshop, progress: Progress) -> dict
     A generator is stored with it, for images it has not seen. A crafting that was interrupted goes on from
     its bookmark.
     """
+    import sklearn.cluster  # attacks import it where they use it: crafting is not to be billed for that
+    import sklearn.datasets  # noqa: F401
+
     device = workshop.torch_device
     meter = Meter(device)
     data = _load(poison.dataset.part, workshop)

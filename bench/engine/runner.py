@@ -40,7 +40,7 @@ from bench.engine.pipeline import Workshop, craft_poison, environment, purify_se
 from bench.engine.store import POISONS, PURIFIED, RECORDS, SURROGATES, DamagedError, Stamp, Store
 from bench.engine.suite import Plan
 from bench.errors import BenchError
-from bench.record import Failure, Record, read_record
+from bench.record import Failure, Record
 
 Item = TypeVar("Item", Surrogate, Poison, Purified, Cell)
 
@@ -82,15 +82,14 @@ def select(plan: Plan, store: Store, rerun: Rerun) -> Selection:
 
 
 def _is_due(cell: Cell, store: Store, rerun: Rerun, notices: list[str]) -> bool:
-    path = store.records / f"{cell.key}.json"
-    if not path.exists():
-        return True
     try:
-        status = read_record(path, curve=False).status
+        record = store.read(cell.key, curve=False)
     except BenchError as error:
         notices.append(f"{error}; the cell is run again")
         return True
-    return rerun == "all" or (status == "failed" and rerun == "failed")
+    if record is None or rerun == "all":
+        return True
+    return record.status == "failed" and rerun == "failed"
 
 
 def _is_sound(store: Store, kind: str, key: str, notices: list[str]) -> bool:

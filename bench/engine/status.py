@@ -21,9 +21,9 @@ from pydantic import FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bench.engine.console import duration, one_line, render
+from bench.engine.console import duration, render
 from bench.engine.course import Course, View
-from bench.errors import BenchError
+from bench.errors import BenchError, one_line
 from bench.record import Record, read_records, write_atomically
 
 SCHEMA = 1

@@ -22,7 +22,10 @@ from typing import Any, Final
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.record import SCHEMA, Record, digest, read_record, write_record
+from bench.record import Record, digest, read_record, write_record
+
+SCHEMA: Final = 1
+"""Version of the layout of the notes that are kept beside tensors."""
 
 RECORDS: Final = "records"
 POISONS: Final = "poisons"
@@ -92,14 +95,14 @@ class Store:
         """Return the file that is put in place last."""
         return self.records / f"{_checked(key)}.json" if kind == RECORDS else self.folder(kind, key) / _ABOUT
 
-    def read(self, key: str) -> Record | None:
-        """Return the record of a cell, None where there is none.
+    def read(self, key: str, *, curve: bool = True) -> Record | None:
+        """Return the record of a cell, with or without its learning curve; None where there is none.
 
         Raises:
             BenchError: when the file is damaged.
         """
         path = self._witness(RECORDS, key)
-        return read_record(path) if path.exists() else None
+        return read_record(path, curve=curve) if path.exists() else None
 
     def write(self, record: Record) -> None:
         """Write a cell's record."""

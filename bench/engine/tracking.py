@@ -52,9 +52,6 @@ PARAMS_PER_CALL, METRICS_PER_CALL = 100, 900
 RUNS_PER_CALL = 200
 """Runs come with every parameter and metric, so no more of them at once."""
 
-SHARED_PHASES = ("surrogate", "craft")
-"""Phases of the shared poison: not part of the time the cell itself took."""
-
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -558,8 +555,7 @@ def _span(record: Record) -> tuple[int | None, int | None]:
         return None, None
     finished = datetime.fromisoformat(record.finished)
     end = finished if finished.tzinfo else finished.replace(tzinfo=UTC)
-    took = sum(cost["seconds"] for phase, cost in record.cost.items() if phase not in SHARED_PHASES)
-    return round((end.timestamp() - took) * 1000), round(end.timestamp() * 1000)
+    return round((end.timestamp() - record.own_seconds) * 1000), round(end.timestamp() * 1000)
 
 
 def _prepare(uri: str, artifacts: Path | None) -> str | None:

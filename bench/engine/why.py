@@ -10,9 +10,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from bench.engine.console import duration, one_line
+from bench.engine.console import duration
 from bench.engine.logs import log_path, read_tail
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, printable, unknown
 from bench.record import AXES, CLEAN, Record, read_record, read_records
 
 KEY_LENGTH = 16
@@ -181,7 +181,7 @@ def _section(title: str, text: str) -> str:
 
 def _printable(text: str) -> str:
     """Return a text in which nothing that came from a file can steer the terminal."""
-    return "\n".join(one_line(line.rstrip()) for line in text.split("\n"))
+    return printable("\n".join(line.rstrip() for line in text.split("\n")))
 
 
 def _listed(entries: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,22 @@ def die_or_not(item: tuple[str, str], progress: Progress) -> str:
         Path(folder, "dying.tmp").rename(Path(folder, "dying"))
         os.kill(os.getpid(), signal.SIGKILL)
     note("end")
+    return what
+
+
+def end(item: tuple[str, str], progress: Progress) -> str:
+    """End in a way; ``once`` only the first time."""
+    what, folder = item
+    seen = Path(folder, what)
+    first = not seen.exists()
+    with seen.open("a") as file:
+        file.write("x")
+    if what == "always" or (what == "once" and first):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "slow" and first:
+        os.kill(os.getpid(), signal.SIGUSR2)  # Slurm's, before it ends a job whose time is over
+    while what == "hang":
+        time.sleep(1)
     return what
 
 
@@ -381,6 +397,19 @@ def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
+def assert_ends_with_parent(started: "subprocess.Popen[str]", items: Sequence[str]) -> None:
+    """Kill a process once its workers have noted their numbers in these files, and see all of them end."""
+    with started as parent:
+        try:
+            wait_for(lambda: all(Path(item).exists() for item in items) or parent.poll() is not None)
+            assert parent.poll() is None
+            children = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
+        finally:
+            parent.kill()
+    assert {int(Path(item).read_text()) for item in items} <= set(children)
+    wait_for(lambda: not any(is_alive(pid) for pid in children))
+
+
 KILLED = """
 import sys
 from bench.engine.executors import Processes
@@ -394,15 +423,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
     items = [str(tmp_path / name) for name in ("second", "third")]
-    with python(KILLED, *items) as parent:
-        try:
-            wait_for(lambda: all(Path(item).exists() for item in items) or parent.poll() is not None)
-            assert parent.poll() is None
-            children = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
-        finally:
-            parent.kill()
-    assert {int(Path(item).read_text()) for item in items} <= set(children)
-    wait_for(lambda: not any(is_alive(pid) for pid in children))
+    assert_ends_with_parent(python(KILLED, *items), items)
 
 
 STUCK = """

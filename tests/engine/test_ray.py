@@ -2,9 +2,6 @@
 
 import importlib.util
 import logging
-import os
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from bench.engine.events import ItemFinished
 from bench.engine.runner import run as run_plan
 from bench.errors import BenchError
 from tests.engine import tiny
-from tests.engine.test_executors import is_alive, python, silent, wait_for
+from tests.engine.test_executors import assert_ends_with_parent, end, is_alive, python, silent, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -73,20 +70,6 @@ def note(item: tuple[int, str], progress: Progress) -> tuple[int, int, str]:
     logging.getLogger("bench.somewhere").warning("mind the gap")
     progress("step", 2, 2)
     return number**2, torch.get_num_threads(), ray.get_runtime_context().get_node_id()
-
-
-def end(item: tuple[str, str], progress: Progress) -> str:
-    """Kill the worker, ``once`` the first time and ``always``, or ``hang``, or return."""
-    what, folder = item
-    seen = Path(folder, what)
-    first = not seen.exists()
-    with seen.open("a") as file:
-        file.write("x")
-    if what == "always" or (what == "once" and first):
-        os.kill(os.getpid(), signal.SIGKILL)
-    while what == "hang":
-        time.sleep(1)
-    return what
 
 
 # -- a cluster joined by a test -----------------------------------------------------------------------------
@@ -208,12 +191,4 @@ def test_nothing_of_a_local_ray_outlives_a_killed_run(
 ) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "0")
     items = [str(tmp_path / name) for name in ("second", "third")]
-    with python(KILLED, str(tmp_path), *items) as parent:
-        try:
-            wait_for(lambda: all(Path(item).exists() for item in items) or parent.poll() is not None)
-            assert parent.poll() is None
-            children = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
-        finally:
-            parent.kill()
-    assert {int(Path(item).read_text()) for item in items} <= set(children)
-    wait_for(lambda: not any(is_alive(pid) for pid in children))
+    assert_ends_with_parent(python(KILLED, str(tmp_path), *items), items)

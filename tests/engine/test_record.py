@@ -24,6 +24,7 @@ from bench.record import (
     write_note,
     write_record,
 )
+from tests.records import cost
 
 KEY = "0123456789abcdef"
 
@@ -301,3 +302,19 @@ def test_notes_of_what_was_left_out(tmp_path: Path) -> None:
 def test_a_damaged_note_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     assert read_note(tmp_path) == []
+
+
+# -- what a cell took ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "shared", "seconds"),
+    [({}, {"surrogate", "craft"}, 7.0), ({"purified": "p" * 16}, {"surrogate", "craft", "purify"}, 5.0)],
+)
+def test_a_cell_is_not_billed_for_what_it_shares(
+    environment: dict[str, Any], shared: set[str], seconds: float
+) -> None:
+    costs = {phase: cost(s) for phase, s in {"surrogate": 100.0, "craft": 10.0, "purify": 2.0}.items()}
+    record = make(environment=environment, cost={**costs, "train": cost(4.0), "evaluate": cost(1.0)})
+    assert set(record.shared_phases) == shared
+    assert record.own_seconds == seconds

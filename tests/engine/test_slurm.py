@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from bench.api import Progress
 from bench.engine.pipeline import Workshop
 from bench.errors import BenchError
 from tests.engine import slurm_stand_in, tiny
-from tests.engine.test_executors import is_alive, silent, wait_for
+from tests.engine.test_executors import end, is_alive, silent, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -67,22 +66,6 @@ def note(item: int, progress: Progress) -> tuple[int, int]:
         raise ValueError(f"{item} is negative")
     logging.getLogger("bench.somewhere").warning("mind the gap")
     return item**2, torch.get_num_threads()
-
-
-def end(item: tuple[str, str], progress: Progress) -> str:
-    """End in a way; ``once`` only the first time."""
-    what, folder = item
-    seen = Path(folder, what)
-    first = not seen.exists()
-    with seen.open("a") as file:
-        file.write("x")
-    if what == "always" or (what == "once" and first):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "slow" and first:
-        os.kill(os.getpid(), signal.SIGUSR2)  # Slurm's, before it ends a job whose time is over
-    while what == "hang":
-        time.sleep(1)
-    return what
 
 
 def stay(item: str, progress: Progress) -> None:
