@@ -2,16 +2,17 @@
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from bench.api import Dataset, MultiTaskData
 from bench.augmentation import seen_shape
-from bench.engine.cell import Cell, Poison, Purified, Surrogate
+from bench.engine.cell import Cell, Named, Poison, Purified, Surrogate
 from bench.engine.events import Wave
 from bench.engine.pipeline import CHECKPOINTS, Workshop, environment, equidistant
 from bench.engine.runner import Selection
@@ -25,8 +26,7 @@ MACHINE = ("cpu", "cpus", "device", "device_name")
 RECORD_BYTES, SCORES_BYTES = 5_000, 300
 """Of a record's file: all but the learning curve; one task in one epoch of the curve."""
 
-Kind = Hashable
-"""What things have in common that are expected to take as long."""
+Item = TypeVar("Item", bound=Surrogate | Poison | Purified | Cell)
 
 
 @dataclass(frozen=True)
@@ -66,40 +66,38 @@ def forecast(chosen: Selection, workshop: Workshop, jobs: int) -> Iterator[Expec
         and record.status == "done"
         and all(record.environment.get(fact) == machine[fact] for fact in MACHINE)
     ]
-    loaded = _Loaded(workshop)
-    yield _expect(
-        "surrogates",
-        chosen.surrogates,
-        _means((_at(r, "dataset"), _phase(r, "surrogate")) for r in records if "surrogate" in r.cost),
-        lambda surrogate: (surrogate.dataset.label,),
-        lambda surrogate: _surrogate_bytes(surrogate, loaded.of(surrogate.dataset.part)),
-        jobs,
-    )
-    yield _expect(
-        "poisons",
-        chosen.poisons,
-        _means((_at(r, "dataset", "attack"), _phase(r, "craft")) for r in records if "craft" in r.cost),
-        lambda poison: (poison.dataset.label, poison.attack.label),
-        lambda poison: _poison_bytes(poison, loaded.of(poison.dataset.part)),
-        jobs,
-    )
+    loaded: dict[Dataset, MultiTaskData | None] = {}
+
+    def expect(
+        wave: Wave,
+        items: Sequence[Item],
+        axes: Sequence[str],
+        seconds: Callable[[Record], float | None],
+        size: Callable[[Item, MultiTaskData], int],
+    ) -> Expected:
+        timed = defaultdict(list)
+        for record in records:
+            if (took := seconds(record)) is not None:
+                timed[tuple(str(record.cell[axis]) for axis in ("dataset", *axes))].append(took)
+        means = {like: fmean(values) for like, values in timed.items()}
+        known, sizes = [], []
+        for item in items:
+            dataset = _dataset(item)
+            like = (dataset.label, *(getattr(item, axis).label for axis in axes))
+            if like in means:
+                known.append(means[like])
+            if dataset.part not in loaded:
+                loaded[dataset.part] = _load(dataset.part, workshop)
+            if (data := loaded[dataset.part]) is not None:
+                sizes.append(size(item, data))
+        untimed, unsized = len(items) - len(known), len(items) - len(sizes)
+        return Expected(wave, len(items), sum(known) / jobs, untimed, sum(sizes), unsized)
+
+    yield expect("surrogates", chosen.surrogates, (), partial(_shared, "surrogate"), _surrogate_bytes)
+    yield expect("poisons", chosen.poisons, ("attack",), partial(_shared, "craft"), _poison_bytes)
     if chosen.purified or chosen.cached["purified"]:
-        yield _expect(
-            "purified",
-            chosen.purified,
-            _means((_at(r, "dataset", "defense"), _phase(r, "purify")) for r in records if _has_set(r)),
-            lambda one: (one.poison.dataset.label, one.defense.label),
-            lambda one: _purified_bytes(one, loaded.of(one.poison.dataset.part)),
-            jobs,
-        )
-    yield _expect(
-        "cells",
-        chosen.cells,
-        _means((_at(r, "dataset", "backbone"), r.own_seconds) for r in records),
-        lambda cell: (cell.poison.dataset.label, cell.backbone.label),
-        lambda cell: _record_bytes(cell, loaded.of(cell.poison.dataset.part)),
-        jobs,
-    )
+        yield expect("purified", chosen.purified, ("defense",), partial(_shared, "purify"), _purified_bytes)
+    yield expect("cells", chosen.cells, ("backbone",), lambda record: record.own_seconds, _record_bytes)
 
 
 def warn_of_space(expected: Sequence[Expected], workshop: Workshop) -> str | None:
@@ -125,21 +123,14 @@ def spell_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-class _Loaded:
-    """Training sets, as far as they can be had at once: nothing is decoded for a forecast."""
+def _dataset(item: Surrogate | Poison | Purified | Cell) -> Named[Dataset]:
+    return item.poison.dataset if isinstance(item, Purified | Cell) else item.dataset
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
-        self._data: dict[Dataset, MultiTaskData | None] = {}
 
-    def of(self, part: Dataset) -> MultiTaskData | None:
-        """Return what a dataset loads; None where it would have to be decoded first."""
-        if part not in self._data:
-            try:
-                self._data[part] = part.load(self._workshop.data_root, self._workshop.cache, _refuse)
-            except (_NotDecodedError, BenchError):
-                self._data[part] = None
-        return self._data[part]
+def _shared(phase: str, record: Record) -> float | None:
+    """Return the seconds of a phase that cells share; None where a cell has it for itself, or not at all."""
+    shared = phase in record.shared_phases and phase in record.cost
+    return record.cost[phase]["seconds"] if shared else None
 
 
 class _NotDecodedError(Exception):
@@ -150,9 +141,15 @@ def _refuse(what: str, done: int, total: int) -> None:
     raise _NotDecodedError
 
 
-def _surrogate_bytes(surrogate: Surrogate, data: MultiTaskData | None) -> int | None:
-    if data is None:
+def _load(part: Dataset, workshop: Workshop) -> MultiTaskData | None:
+    """Return what a dataset loads at once; None where it would have to be decoded first."""
+    try:
+        return part.load(workshop.data_root, workshop.cache, _refuse)
+    except (_NotDecodedError, BenchError):
         return None
+
+
+def _surrogate_bytes(surrogate: Surrogate, data: MultiTaskData) -> int:
     channels, height, width = data.train.images.shape[1:]
     shape = seen_shape((channels, height, width), data.augmentation)
     with torch.device("meta"):  # shapes without memory
@@ -162,61 +159,17 @@ def _surrogate_bytes(surrogate: Surrogate, data: MultiTaskData | None) -> int | 
     return kept * one
 
 
-def _poison_bytes(poison: Poison, data: MultiTaskData | None) -> int | None:
+def _poison_bytes(poison: Poison, data: MultiTaskData) -> int:
     """Return one byte per pixel value, two without a budget; of clean no table is stored."""
-    if data is None:
-        return None
     width = 0 if poison.attack.name == CLEAN else 1 if poison.epsilon is not None else 2
     return width * data.train.images.numel()
 
 
-def _purified_bytes(purified: Purified, data: MultiTaskData | None) -> int | None:
+def _purified_bytes(purified: Purified, data: MultiTaskData) -> int:
     """Return one byte per pixel value of the images that the defense does not own."""
-    if data is None:
-        return None
     published: float = 1 - purified.defense.part.trusted
     return round(published * data.train.images.numel())
 
 
-def _record_bytes(cell: Cell, data: MultiTaskData | None) -> int | None:
-    return None if data is None else RECORD_BYTES + SCORES_BYTES * cell.recipe.epochs * len(data.tasks)
-
-
-def _at(record: Record, *axes: str) -> Kind:
-    return tuple(str(record.cell[axis]) for axis in axes)
-
-
-def _phase(record: Record, phase: str) -> float:
-    return record.cost[phase]["seconds"]
-
-
-def _has_set(record: Record) -> bool:
-    """Return whether a cell shares its cleaned images, and what they took, with others."""
-    return "purify" in record.shared_phases and "purify" in record.cost
-
-
-def _means(timed: Iterable[tuple[Kind, float]]) -> dict[Kind, float]:
-    seconds: defaultdict[Kind, list[float]] = defaultdict(list)
-    for kind, value in timed:
-        seconds[kind].append(value)
-    return {kind: fmean(values) for kind, values in seconds.items()}
-
-
-def _expect(
-    wave: Wave,
-    items: Sequence[Any],
-    means: dict[Kind, float],
-    kind: Callable[[Any], Kind],
-    size: Callable[[Any], int | None],
-    jobs: int,
-) -> Expected:
-    known = [means[kind(item)] for item in items if kind(item) in means]
-    sizes = [found for found in map(size, items) if found is not None]
-    return Expected(
-        wave,
-        len(items),
-        sum(known) / jobs,
-        len(items) - len(known),
-        sum(sizes),
-        len(items) - len(sizes),
-    )
+def _record_bytes(cell: Cell, data: MultiTaskData) -> int:
+    return RECORD_BYTES + SCORES_BYTES * cell.recipe.epochs * len(data.tasks)

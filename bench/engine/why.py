@@ -1,5 +1,6 @@
 """Why a cell's result is what it is: everything known of one cell, from its files alone."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,7 @@ from tabulate import tabulate
 from bench.engine.console import duration
 from bench.engine.logs import log_path, read_tail
 from bench.errors import BenchError, printable, unknown
-from bench.record import AXES, CLEAN, Record, read_record, read_records
-
-KEY_LENGTH = 16
-"""Hexadecimal digits of a key."""
+from bench.record import AXES, CLEAN, Record, digest, read_record, read_records
 
 SHARED = {"surrogates": "surrogate", "poisons": "poison", "purified": "purified set"}
 """Folders of what cells share, and what is in them."""
@@ -37,13 +35,15 @@ class Found:
 
     Attributes:
         key: its key.
-        kind: ``cell``, ``poison``, ``surrogate``, or ``unfinished`` where nothing but a log is there yet.
+        kind: ``cell``, one of `SHARED`, or ``unfinished`` where nothing but a log is there yet.
         record: a cell's.
+        folder: that of what cells share.
     """
 
     key: str
     kind: str
     record: Record | None = None
+    folder: Path | None = None
 
     @property
     def label(self) -> str:
@@ -60,7 +60,7 @@ def find(out: Path, words: Sequence[str]) -> list[Found]:
     Raises:
         BenchError: when there is nothing, with the nearest word as a hint, or when a cell's file is damaged.
     """
-    if len(words) == 1 and re.fullmatch(rf"[0-9a-f]{{1,{KEY_LENGTH}}}", words[0]):
+    if len(words) == 1 and re.fullmatch("[0-9a-f]+", words[0]):
         found = _begin_with(out, words[0])
         if found:
             return found
@@ -74,30 +74,29 @@ def find(out: Path, words: Sequence[str]) -> list[Found]:
 
 
 def _begin_with(out: Path, beginning: str) -> list[Found]:
-    cells = [read_record(path, curve=False) for path in sorted((out / "records").glob(f"{beginning}*.json"))]
+    cells = [read_record(path, curve=False) for path in (out / "records").glob(f"{beginning}*.json")]
     found = {record.key: Found(record.key, "cell", record) for record in cells}
-    for folder, kind in SHARED.items():
-        found |= {path.name: Found(path.name, kind) for path in (out / folder).glob(f"{beginning}*")}
+    for name, kind in SHARED.items():
+        folders = (out / name).glob(f"{beginning}*")
+        found |= {folder.name: Found(folder.name, kind, folder=folder) for folder in folders}
     for path in (out / "logs").glob(f"{beginning}*.log"):
         found.setdefault(path.stem, Found(path.stem, "unfinished"))
     return [found[key] for key in sorted(found)]
 
 
 def find_clean(out: Path, record: Record) -> Record | None:
-    """Return the clean counterpart of a cell, finished; None where there is none."""
+    """Return the clean counterpart of a cell, as in the tables the one finished last; None without any."""
     if record.cell["attack"] == CLEAN:
         return record if record.status == "done" else None
-    for path in sorted((out / "records").glob("*.json")):
-        # Reading a record takes a hundred times as long as looking for a word in it.
-        if record.victim.encode() not in path.read_bytes():
-            continue
-        try:
-            other = read_record(path, curve=False)
-        except BenchError:
-            continue
-        if (other.victim, other.cell["attack"], other.status) == (record.victim, CLEAN, "done"):
-            return other
-    return None
+    same = []
+    for path in (out / "records").glob("*.json"):
+        with contextlib.suppress(OSError, BenchError):  # files that cannot be read
+            # Reading a record takes a hundred times as long as looking for a word in it.
+            if record.victim.encode() in path.read_bytes():
+                same.append(read_record(path, curve=False))
+    wanted = record.victim, CLEAN, "done"
+    clean = (other for other in same if (other.victim, other.cell["attack"], other.status) == wanted)
+    return max(clean, key=lambda other: (other.finished, other.key), default=None)
 
 
 def list_found(found: Sequence[Found]) -> str:
@@ -139,7 +138,7 @@ def explain(record: Record, out: Path, clean: Record | None, protections: Mappin
         _section("scores", _scores(record, clean, protections) if record.scores else ""),
         _section("configuration", _settings(record.settings)),
         _section("provenance", _listed(provenance)),
-        _section("costs", _costs(record.cost) if record.cost else ""),
+        _section("costs", _costs(record.cost)),
         _section("log", _log(out, record.key)),
         _section("log of its poison", _log(out, record.poison) if record.error else ""),
     ]
@@ -147,15 +146,16 @@ def explain(record: Record, out: Path, clean: Record | None, protections: Mappin
 
 
 def explain_other(found: Found, out: Path) -> str:
-    """Return everything known of a poison, a surrogate, or of what is not there yet."""
+    """Return everything known of what cells share, or of what is not there yet."""
     sections = [f"{found.kind} {found.key}"]
-    folders = [out / folder / found.key for folder, kind in SHARED.items() if kind == found.kind]
-    for folder in folders:
-        about = _read_about(folder)
-        costs = about.pop("cost", {})
-        sections.append(_section("configuration", _settings(about.pop("settings", {}))))
-        sections.append(_section("provenance", _listed({"folder": str(folder), **about})))
-        sections.append(_section("costs", _costs(costs) if costs else ""))
+    if found.folder:
+        about = _read_about(found.folder)
+        settings, costs = about.pop("settings", {}), about.pop("cost", {})
+        sections += [
+            _section("configuration", _settings(settings)),
+            _section("provenance", _listed({"folder": str(found.folder), **about})),
+            _section("costs", _costs(costs)),
+        ]
     sections.append(_section("log", _log(out, found.key)))
     return _printable("\n\n".join(filter(None, sections)))
 
@@ -251,14 +251,17 @@ def _scores(record: Record, clean: Record | None, protections: Mapping[str, floa
             ]
             rows.append((task, metric, *values))
     headers = ("task", "metric", "score", "clean", "floor", "best epoch", "protection")
-    return tabulate(rows, headers, "plain", floatfmt=".3f", missingval="-")
+    align = ("left", "left", *["right"] * 5)
+    return tabulate(rows, headers, "plain", floatfmt=".3f", missingval="-", colalign=align)
 
 
 def _costs(costs: Mapping[str, Mapping[str, Any]]) -> str:
+    if not costs:
+        return ""
     rows = [
         (
             phase,
-            duration(cost["seconds"] or 0.0),
+            duration(cost["seconds"]),
             *(
                 None if cost[name] is None else f"{cost[name]:,.0f}"
                 for name in ("images_per_s", "peak_host_mb", "peak_device_mb")
@@ -278,14 +281,17 @@ def _log(out: Path, key: str) -> str:
 
 def _find_surrogate(out: Path, settings: Mapping[str, Any] | None) -> str | None:
     """Return where the surrogate with these settings is; None where none is needed, or it is not there."""
-    folders = sorted((out / "surrogates").glob("[!.]*"))
-    return next((str(folder) for folder in folders if _read_about(folder).get("settings") == settings), None)
+    for folder in (out / "surrogates").glob("[!.]*"):  # those that are being written begin with a dot
+        if _read_about(folder).get("settings", {}) == settings:
+            return str(folder)
+    return None
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
     """Return the note beside a poison or a surrogate; what is wrong with it, where it cannot be read."""
     try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))["about"]
-        return dict(about)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        note = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        about, sound = dict(note["about"]), note["checksum"] == digest(note["about"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return {"damaged": f"about.json cannot be read: {error}"}
+    return about if sound else {"damaged": "about.json cannot be read: its checksum does not match"}

@@ -33,6 +33,9 @@ from leaderboard.frame import to_frame
 from leaderboard.tables import ranking
 from tests.engine import tiny
 
+KILLS = int(os.environ.get("MTLUE_KILLS", "24"))
+"""How often a run is killed in all; workers, and nodes of a cluster, a twelfth as often each."""
+
 PATIENCE_S = 120
 """A wait ends when what it is for happens; this only keeps a broken test from going on for ever."""
 

@@ -26,10 +26,7 @@ from bench.engine.store import POISONS, RECORDS, SURROGATES, Store
 from bench.errors import BenchError
 from bench.record import read_note, write_note
 from tests.engine import chaos, tiny
-from tests.engine.chaos import Harm, Run, assert_same, finished, start, write_suite
-
-KILLS = int(os.environ.get("MTLUE_KILLS", "24"))
-"""How often a run is killed in all; of worker processes, a twelfth as often."""
+from tests.engine.chaos import KILLS, Harm, Run, assert_same, finished, start, write_suite
 
 MATRIX = {"attack": ["clean", "tap"], "defense": ["none", "grayscale"]}
 CELLS = 4

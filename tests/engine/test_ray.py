@@ -1,7 +1,9 @@
 """Ray: two real nodes on this machine do what one process does, also where workers and nodes die."""
 
 import importlib.util
+import itertools
 import logging
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ import psutil
 import pytest
 
 from bench.api import Progress
-from bench.engine.events import ItemFinished
+from bench.engine.events import Event, ItemFinished, ItemProgress
 from bench.engine.runner import run as run_plan
 from bench.errors import BenchError
 from tests.engine import tiny
+from tests.engine.chaos import KILLS
 from tests.engine.test_executors import assert_ends_with_parent, end, is_alive, python, silent, wait_for
 
 pytestmark = [
@@ -24,6 +27,9 @@ pytestmark = [
 
 MEMORY = 80 * 2**20
 """Bytes of a node's object store: Ray's least."""
+
+LAST_KILL = 8
+"""A node is killed before a run has said so many things while it was at work: always fewer than it says."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,35 +97,45 @@ def test_what_a_cluster_lacks_is_said(cluster: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_loses_a_node(cluster: Any, tmp_path: Path) -> None:
+def test_runs_that_lose_nodes(cluster: Any, tmp_path: Path) -> None:
     """Nothing is lost, nothing is there twice, and the numbers are those of one process."""
     from bench.engine.ray_executor import Ray
 
     matrix = {"attack": ["clean", "random", "tap"], "defense": ["none", "grayscale"], "seed": [0, 1]}
     plan = tiny.plan(matrix=matrix)
-    alone, out = tmp_path / "alone", tmp_path / "out"
-    tiny.run(plan, alone)
+    tiny.run(plan, tmp_path / "alone")
+    rng = random.Random(9)
+    for kill in range(KILLS // 12):
+        out = tmp_path / f"out{kill}"
+        node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        heard, last, killed = itertools.count(), rng.randrange(LAST_KILL), list[psutil.Process]()
 
-    node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    killed = []
-
-    def kill(event: Any) -> None:
-        if isinstance(event, ItemFinished) and event.wave == "cells" and not killed:
+        def listen(
+            event: Event,
+            heard: Iterator[int] = heard,
+            last: int = last,
+            raylet: psutil.Process = raylet,
+            killed: list[psutil.Process] = killed,
+        ) -> None:
+            if killed or not isinstance(event, ItemProgress | ItemFinished):
+                return
             processes = [raylet, *raylet.children(recursive=True)]
-            if any(process.name().startswith("ray::_serve") for process in processes):
+            at_work = any(process.name().startswith("ray::_serve") for process in processes)
+            if at_work and next(heard) == last:
                 killed.extend(processes)
                 for process in processes:
                     process.kill()
 
-    ran = tiny.Ran()
-    with Ray(out, cluster.address) as executor:
-        ran.finished = run_plan(plan, tiny.workshop(out), executor, [ran.events.append, kill])
-    assert killed
-    assert ran.counts == (len(plan.cells), 0, 0)
-    assert sorted(ran.labels("cells")) == sorted(cell.label for cell in plan.cells)
-    assert tiny.results(out) == tiny.results(alone)
-    wait_for(lambda: not any(is_alive(process.pid) for process in killed))
+        ran = tiny.Ran()
+        with Ray(out, cluster.address) as executor:
+            ran.finished = run_plan(plan, tiny.workshop(out), executor, [ran.events.append, listen])
+        assert killed
+        assert ran.counts == (len(plan.cells), 0, 0)
+        assert sorted(ran.labels("cells")) == sorted(cell.label for cell in plan.cells)
+        assert tiny.results(out) == tiny.results(tmp_path / "alone")
+        wait_for(lambda killed=killed: not any(is_alive(process.pid) for process in killed))
+    print({"kills of nodes": KILLS // 12})
 
 
 # -- the shared one -----------------------------------------------------------------------------------------
