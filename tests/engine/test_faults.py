@@ -18,7 +18,15 @@ import pytest
 
 from bench.engine.bookmark import FileBookmark
 from bench.engine.claims import Claims
-from bench.engine.events import Event, ItemFinished, ItemProgress, Notice, RunFinished, WaveStarted
+from bench.engine.events import (
+    Event,
+    ItemFinished,
+    ItemProgress,
+    Notice,
+    RunFinished,
+    WaveFinished,
+    WaveStarted,
+)
 from bench.engine.executors import Inline, Processes
 from bench.engine.runner import Rerun, select
 from bench.engine.runner import run as run_plan
@@ -201,6 +209,29 @@ def test_what_another_run_has_in_hand_is_waited_for(out: Path, unbroken: Path) -
     assert [event.key for event in ran.of("poisons")][-1] == held[0]  # it came last
     assert ran.counts == (CELLS, 0, 0)
     assert_same(out, unbroken)
+
+
+def take_all(locks: Path, keys: list[str]) -> None:
+    with Claims(locks, lambda: None) as claims:
+        assert all(claims.take(key) for key in keys)
+
+
+def test_what_is_saved_is_given_back_at_once(out: Path) -> None:
+    """Else another run would wait for it until this one ends."""
+    saved: list[str] = []
+    codes: list[int | None] = []
+
+    def take(event: Event) -> None:
+        if isinstance(event, ItemFinished):
+            saved.append(event.key)
+        elif isinstance(event, WaveFinished):
+            other = chaos.FORKS.Process(target=take_all, args=(Store(out).locks, saved))
+            other.start()
+            other.join()
+            codes.append(other.exitcode)
+
+    run_listening(out, take)
+    assert (len(saved), codes) == (THINGS, [0, 0, 0])
 
 
 @pytest.mark.parametrize("rerun", ["failed", "all"])
