@@ -24,32 +24,10 @@ from bench.tasks import Classification
 from bench.training import Passes, fit, task_losses
 from bench.weightings.ew import EqualWeights
 from mtlue.attack import GeneratedNoise
+from tests.oracle.test_attacks import EPSILON, TASKS, easy_split, whole
 
 CPU = torch.device("cpu")
-EPSILON = 8 / 255
-TASKS = (
-    Classification("two", ("a", "b")),
-    Classification("three", ("a", "b", "c")),
-    Classification("five", ("a", "b", "c", "d", "e")),
-)
 SHIFTS = (1, 1, 2)
-
-
-def easy_split(count: int, missing: float = 0.0) -> Split:
-    """Images of which every task's label tints a band, a little, under noise."""
-    draw = torch.Generator().manual_seed(0)
-    images = 0.5 + 0.05 * torch.randn(count, 3, 16, 16, generator=draw)
-    targets = {}
-    for i, task in enumerate(TASKS):
-        tints = 0.04 * torch.randn(task.classes, 3, 1, 16, generator=draw)
-        labels = torch.randint(0, task.classes, (count,), generator=draw)
-        images[:, :, 5 * i : 5 * i + 5] += tints[labels]
-        targets[task.name] = labels.masked_fill(torch.rand(count, generator=draw) < missing, MISSING)
-    return Split((images.clamp(0, 1) * 255).round().to(torch.uint8), targets)
-
-
-def whole(split: Split) -> Batch:
-    return Batch(split.images.float() / 255, split.targets, torch.arange(len(split)))
 
 
 def context(checkpoints: list[MultiTaskNet], augmentation: Augmentation | None = None) -> CraftContext:
