@@ -102,7 +102,7 @@ def forecast(chosen: Selection, workshop: Workshop, jobs: int) -> Iterator[Expec
 
 def warn_of_space(expected: Sequence[Expected], workshop: Workshop) -> str | None:
     """Return one sentence where the disk has less space than what is to be stored takes, else None."""
-    folder = workshop.out.absolute()
+    folder = workshop.out
     while not folder.exists():
         folder = folder.parent
     needed, free = sum(each.stored for each in expected), shutil.disk_usage(folder).free

@@ -17,12 +17,13 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.errors import BenchError
 from bench.record import Record, digest, read_record, write_record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEMA: Final = 1
 """Version of the layout of the notes that are kept beside tensors."""
@@ -113,7 +114,7 @@ class Store:
         """Return the folder of a poison or a surrogate."""
         return self.out / kind / _checked(key)
 
-    def save(self, kind: str, key: str, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
+    def save(self, kind: str, key: str, tensors: "Mapping[str, Tensor]", about: dict[str, Any]) -> None:
         """Write a poison or a surrogate; one that is there is replaced, file by file.
 
         So whoever reads it meanwhile finds it. The note comes last, as it vouches for the tensors.
@@ -183,7 +184,7 @@ class Store:
             raise DamagedError(f"{path} is damaged: its checksum does not match")
         return True
 
-    def load(self, kind: str, key: str, prefix: str = "") -> dict[str, Tensor]:
+    def load(self, kind: str, key: str, prefix: str = "") -> "dict[str, Tensor]":
         """Return the tensors of a poison or a surrogate whose names begin with a prefix, without it."""
         from safetensors import SafetensorError, safe_open
 

@@ -17,8 +17,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from threading import Thread
@@ -51,6 +52,9 @@ PARAMS_PER_CALL, METRICS_PER_CALL = 100, 900
 
 RUNS_PER_CALL = 200
 """Runs come with every parameter and metric, so no more of them at once."""
+
+DAMAGED = ("file is not a database", "database disk image is malformed")
+"""What SQLite says of a file that it cannot read any more."""
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -292,7 +296,7 @@ class _Mirror:
 
     def put(self, record: Record, runs: Sequence[_Seen]) -> Outcome:
         """Log a record unless one of its runs shows it already; delete its other runs."""
-        checksum = digest(asdict(record))
+        checksum = digest(vars(record))
         good = [run for run in runs if run.state == (_status(record), checksum)][:1]
         if not good:
             self._log(record, checksum)
@@ -410,7 +414,7 @@ class _Mirror:
         run_id = run.info.run_id
         inputs = _inputs(record)
         if inputs:
-            self._client.log_inputs(run_id, inputs)
+            self._feed(run_id, inputs)
         params = [Param(name, value) for name, value in _params(record).items()]
         metrics = [Metric(_name(name), value, end or 0, step) for name, value, step in _metrics(record)]
         batches = zip_longest(
@@ -419,6 +423,17 @@ class _Mirror:
         for some_params, some_metrics in batches:
             self._client.log_batch(run_id, some_metrics, some_params, synchronous=True)
         self._client.set_terminated(run_id, _status(record), end)
+
+    def _feed(self, run_id: str, inputs: "list[DatasetInput]") -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.log_inputs(run_id, inputs)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            # Another process was faster with the same data; now MLflow finds them.
+            self._client.log_inputs(run_id, inputs)
 
 
 def _see(run: "Run") -> _Seen:
@@ -536,6 +551,7 @@ def _scores(scores: Scores) -> Iterator[tuple[str, str, float | None]]:
         yield from ((metric, task, value) for metric, value in metrics.items())
 
 
+@cache
 def _name(text: str) -> str:
     """Return a name MLflow takes: that very text, else a similar one with a digest that tells it apart."""
     plain = re.sub(r"[^\w\-. /:]", "_", text)
@@ -589,5 +605,6 @@ def _reason(uri: str, error: BaseException) -> str:
     cause, step = error, error.__cause__ or error.__context__
     while step is not None:  # "connection refused" lies below several layers of client
         cause, step = step if isinstance(step, OSError) else cause, step.__cause__ or step.__context__
-    text = str(cause).strip() or type(cause).__name__
-    return re.sub(r"//[^/@\s]+@", "//", f"{uri} failed: {_cut(text.splitlines()[0], 200)}")
+    text = _cut((str(cause).strip() or type(cause).__name__).splitlines()[0], 200)
+    remedy = ", so move it away" if any(words in text for words in DAMAGED) else ""
+    return re.sub(r"//[^/@\s]+@", "//", f"{uri} failed: {text}{remedy}")

@@ -1,7 +1,6 @@
 """Why a cell's result is what it is: everything known of one cell, from its files alone."""
 
 import contextlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from tabulate import tabulate
 
 from bench.engine.console import duration
 from bench.engine.logs import log_path, read_tail
+from bench.engine.store import POISONS, PURIFIED, SURROGATES, Store
 from bench.errors import BenchError, printable, unknown
-from bench.record import AXES, CLEAN, Record, digest, read_record, read_records
+from bench.record import AXES, CLEAN, Record, read_record, read_records
 
-SHARED = {"surrogates": "surrogate", "poisons": "poison", "purified": "purified set"}
+SHARED = {SURROGATES: "surrogate", POISONS: "poison", PURIFIED: "purified set"}
 """Folders of what cells share, and what is in them."""
 
 COLUMNS = 98
@@ -86,8 +86,6 @@ def _begin_with(out: Path, beginning: str) -> list[Found]:
 
 def find_clean(out: Path, record: Record) -> Record | None:
     """Return the clean counterpart of a cell, as in the tables the one finished last; None without any."""
-    if record.cell["attack"] == CLEAN:
-        return record if record.status == "done" else None
     same = []
     for path in (out / "records").glob("*.json"):
         with contextlib.suppress(OSError, BenchError):  # files that cannot be read
@@ -96,14 +94,14 @@ def find_clean(out: Path, record: Record) -> Record | None:
                 same.append(read_record(path, curve=False))
     wanted = record.victim, CLEAN, "done"
     clean = (other for other in same if (other.victim, other.cell["attack"], other.status) == wanted)
-    return max(clean, key=lambda other: (other.finished, other.key), default=None)
+    return max(clean, key=lambda other: other.finished, default=None)
 
 
 def list_found(found: Sequence[Found]) -> str:
     """Return one line for each of the first of several things."""
     rows = [(one.key, one.record.status if one.record else one.kind, one.label) for one in found[:LISTED]]
     more = f"\nand {len(found) - LISTED} more" if len(found) > LISTED else ""
-    return _printable(tabulate(rows, (), "plain", disable_numparse=True) + more)
+    return printable(tabulate(rows, (), "plain", disable_numparse=True) + more)
 
 
 def explain(record: Record, out: Path, clean: Record | None, protections: Mapping[str, float]) -> str:
@@ -116,8 +114,7 @@ def explain(record: Record, out: Path, clean: Record | None, protections: Mappin
         protections: task → protection, where it is defined.
     """
     poison = out / "poisons" / record.poison
-    environment = dict(record.environment)
-    purified = environment.pop("purified", None)
+    purified = record.environment.get("purified")
     provenance = {
         "key": record.key,
         "victim": f"{record.victim}, shared by all cells that differ in the attack alone",
@@ -125,9 +122,11 @@ def explain(record: Record, out: Path, clean: Record | None, protections: Mappin
         "poison": f"{poison}{'' if poison.exists() else ', which is not there'}",
         "surrogate": _find_surrogate(out, record.settings.get("surrogate")),
         "purified set": str(out / "purified" / purified) if purified else None,
-        "images": environment.pop("data", None),
+        "images": record.environment.get("data"),
         "noise": {name: value for name, value in record.noise.items() if name != "tasks"},
-        "environment": environment,
+        "environment": {
+            name: value for name, value in record.environment.items() if name not in ("purified", "data")
+        },
         "protocol": record.protocol,
     }
     sections = [f"{record.label}\n{record.status} {record.finished}, suite {record.suite}"]
@@ -142,14 +141,14 @@ def explain(record: Record, out: Path, clean: Record | None, protections: Mappin
         _section("log", _log(out, record.key)),
         _section("log of its poison", _log(out, record.poison) if record.error else ""),
     ]
-    return _printable("\n\n".join(filter(None, sections)))
+    return printable("\n\n".join(filter(None, sections)))
 
 
 def explain_other(found: Found, out: Path) -> str:
     """Return everything known of what cells share, or of what is not there yet."""
     sections = [f"{found.kind} {found.key}"]
     if found.folder:
-        about = _read_about(found.folder)
+        about = _about(out, found.folder)
         settings, costs = about.pop("settings", {}), about.pop("cost", {})
         sections += [
             _section("configuration", _settings(settings)),
@@ -157,7 +156,7 @@ def explain_other(found: Found, out: Path) -> str:
             _section("costs", _costs(costs)),
         ]
     sections.append(_section("log", _log(out, found.key)))
-    return _printable("\n\n".join(filter(None, sections)))
+    return printable("\n\n".join(filter(None, sections)))
 
 
 def _words(text: str) -> list[str]:
@@ -177,11 +176,6 @@ def _nothing(asked: Sequence[str], records: Sequence[Record], out: Path) -> Benc
 
 def _section(title: str, text: str) -> str:
     return f"{title}\n{indent(text, '  ')}" if text else ""
-
-
-def _printable(text: str) -> str:
-    """Return a text in which nothing that came from a file can steer the terminal."""
-    return printable("\n".join(line.rstrip() for line in text.split("\n")))
 
 
 def _listed(entries: Mapping[str, Any]) -> str:
@@ -219,13 +213,12 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 def _spell(value: Any) -> str:
     """Spell a part with its version and parameters, any other value as people write it."""
+    if _is_part(value):
+        params = value["params"].get("parts", value["params"])
+        return f"{value['name']} v{value['version']}" + (f" ({_spell(params)})" if params else "")
     if isinstance(value, Mapping):
-        if {"name", "version", "params"} <= set(value):
-            params = value["params"]
-            inner = params["parts"] if set(params) == {"parts"} else params
-            return f"{value['name']} v{value['version']}" + (f" ({_spell(inner)})" if inner else "")
         return ", ".join(f"{name} = {_enclose(entry)}" for name, entry in value.items())
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return ", ".join(map(_enclose, value))
     if isinstance(value, float):
         return f"{value:.6g}"
@@ -233,8 +226,12 @@ def _spell(value: Any) -> str:
 
 
 def _enclose(value: Any) -> str:
-    part = isinstance(value, Mapping) and "name" in value
-    return f"[{_spell(value)}]" if isinstance(value, Mapping | list | tuple) and not part else _spell(value)
+    several = isinstance(value, Mapping | list) and not _is_part(value)
+    return f"[{_spell(value)}]" if several else _spell(value)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"name", "version", "params"} <= set(value)
 
 
 def _scores(record: Record, clean: Record | None, protections: Mapping[str, float]) -> str:
@@ -282,16 +279,14 @@ def _log(out: Path, key: str) -> str:
 def _find_surrogate(out: Path, settings: Mapping[str, Any] | None) -> str | None:
     """Return where the surrogate with these settings is; None where none is needed, or it is not there."""
     for folder in (out / "surrogates").glob("[!.]*"):  # those that are being written begin with a dot
-        if _read_about(folder).get("settings", {}) == settings:
+        if _about(out, folder).get("settings", {}) == settings:
             return str(folder)
     return None
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
-    """Return the note beside a poison or a surrogate; what is wrong with it, where it cannot be read."""
+def _about(out: Path, folder: Path) -> dict[str, Any]:
+    """Return the note beside what cells share; what is wrong with it, where it is damaged."""
     try:
-        note = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        about, sound = dict(note["about"]), note["checksum"] == digest(note["about"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return {"damaged": f"about.json cannot be read: {error}"}
-    return about if sound else {"damaged": "about.json cannot be read: its checksum does not match"}
+        return Store(out).about(folder.parent.name, folder.name) or {}
+    except BenchError as error:
+        return {"damaged": str(error)}

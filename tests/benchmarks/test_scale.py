@@ -19,6 +19,7 @@ from bench.engine.console import console
 from bench.engine.course import Course
 from bench.engine.events import Event, ItemFinished
 from bench.engine.runner import run
+from bench.engine.suite import Plan
 from bench.record import write_record
 from leaderboard.standing import Standing
 from tests import large
@@ -54,11 +55,16 @@ def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run of the whole suite."""
     out = tmp_path_factory.mktemp("run")
+    finish(out, large.plan())
+    return out
+
+
+def finish(out: Path, planned: Plan) -> None:
+    """Write what a run of all cells would have left in its folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        for cell in large.plan().cells:
+        for cell in planned.cells:
             write_record(out / "records", large.finish(cell))
-    return out
 
 
 def bench(*arguments: str) -> str:
@@ -91,6 +97,15 @@ def test_run_of_what_is_done(benchmark: BenchmarkFixture, suite_file: Path, fini
     command = ("run", "--suite", str(suite_file), "--out", str(finished), "--no-track")
     say(benchmark.pedantic(bench, args=command, rounds=1))
     assert f"{CELLS} cells" in (finished / "leaderboard.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.benchmark(group="bench track, 45 cells")
+def test_track(benchmark: BenchmarkFixture, tmp_path: Path, say: Say) -> None:
+    finish(tmp_path, large.plan(seed=[0], dataset=["digits"], weighting=["ew"], defense=["none"]))
+    command = ("track", "--out", str(tmp_path))
+    say(benchmark.pedantic(bench, args=command, rounds=1))
+    say(f"the same again: {bench(*command)}")
 
 
 @pytest.mark.benchmark(group="2,250 cells that do nothing")

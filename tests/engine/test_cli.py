@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pytest
 
@@ -27,8 +27,7 @@ ATTACKS = '["random", "em"]'
 INLINE = ("--executor", "inline", "--device", "cpu", "--no-track")
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """How a command ended, and what it printed."""
 
     code: int

@@ -6,20 +6,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+from safetensors import safe_open
 from typer.testing import CliRunner
 
+from bench.api import Augmentation, MultiTaskData
 from bench.cli import app
 from bench.datasets.digits import Digits
 from bench.engine.cell import Cell
-from bench.engine.forecast import MACHINE, Expected, forecast, spell_bytes, warn_of_space
+from bench.engine.forecast import Expected, forecast, spell_bytes, warn_of_space
 from bench.engine.pipeline import environment
 from bench.engine.runner import select
 from bench.engine.store import Store
 from bench.engine.suite import Plan
+from bench.errors import BenchError
 from bench.record import Cost, Record
 from tests.engine import tiny
 
 MATRIX = {"attack": ["clean", "random", "tap"], "defense": ["none", "grayscale"]}
+
+IMAGES = 64 * 3 * 32 * 32
+"""Pixel values of the training set."""
 
 
 def timed(seconds: float) -> Cost:
@@ -36,7 +43,7 @@ def record(cell: Cell, **seconds: float) -> Record:
         poison=cell.poison.key,
         settings={},
         cost={phase: timed(value) for phase, value in seconds.items()},
-        environment={fact: environment(tiny.workshop(Path()))[fact] for fact in MACHINE},
+        environment=environment(tiny.workshop(Path())),
     )
 
 
@@ -85,13 +92,6 @@ def test_poisons_and_surrogates_take_what_theirs_took(tmp_path: Path) -> None:
     }
 
 
-def test_nothing_to_do_takes_no_time(tmp_path: Path) -> None:
-    plan = tiny.plan(matrix=MATRIX)
-    for each in plan.cells:
-        Store(tmp_path).write(record(each, craft=1, train=1))
-    assert expected(plan, tmp_path) == {"surrogates": (0, 0, 0), "poisons": (0, 0, 0), "cells": (0, 0, 0)}
-
-
 def test_another_backbone_is_another_matter(tmp_path: Path) -> None:
     plan = tiny.plan(matrix={"backbone": ["small", "small(width=4)"]})
     Store(tmp_path).write(record(plan.cells[0], craft=1, train=1))
@@ -107,71 +107,114 @@ def test_failed_and_damaged_records_tell_nothing(tmp_path: Path) -> None:
     assert expected(plan, tmp_path) == {"surrogates": (0, 0, 0), "poisons": (2, 0, 2), "cells": (2, 0, 2)}
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_real_run_can_be_forecast(tmp_path: Path, jobs: int) -> None:
-    tiny.run(tiny.plan("attack=tap", matrix={"attack": ["tap"]}), tmp_path)
-    found = expected(tiny.plan(matrix={"attack": ["tap"], "seed": [1]}), tmp_path, jobs)
-    counts = {wave: count for wave, (count, *_) in found.items()}
-    assert counts == {"surrogates": 1, "poisons": 2, "cells": 2}
-    assert all(seconds > 0 and not unknown for _, seconds, unknown in found.values())
-
-
 def test_what_was_timed_on_another_machine_tells_nothing(tmp_path: Path) -> None:
-    plan, store = tiny.plan(), Store(tmp_path)
-    here = record(plan.cells[0], craft=1, train=8)
-    store.write(here)
-    elsewhere = record(plan.cells[1], craft=100, train=100)
-    store.write(replace(elsewhere, environment={**elsewhere.environment, "cpus": 999}))
-    again = tiny.plan(matrix={"seed": [1]})
+    plan, store = tiny.plan(matrix={"seed": range(5)}), Store(tmp_path)
+    here, *others = plan.cells
+    store.write(record(here, craft=1, train=8))
+    for cell, fact in zip(others, ("cpu", "cpus", "device", "device_name"), strict=False):
+        elsewhere = record(cell, craft=100, train=100)
+        store.write(replace(elsewhere, environment={**elsewhere.environment, fact: "another"}))
+    older = record(others[4], craft=100, train=100)
+    store.write(replace(older, environment={}))
+    again = tiny.plan(matrix={"seed": [5]})
     assert expected(again, tmp_path)["cells"] == (2, 16, 0)
     assert expected(again, tmp_path)["poisons"] == (2, 1, 1)
 
 
 def test_purified_sets_are_made_once_for_all_who_train_on_them(tmp_path: Path) -> None:
-    axes = {"attack": ["random"], "defense": ["none", "orthogonal-projection"], "backbone": ["small"]}
+    learned = ["orthogonal-projection", "orthogonal-projection(epochs=3)+linear-probe(share=0.25)"]
+    axes = {"attack": ["clean"], "defense": ["none", *learned]}
     plan, store = tiny.plan(matrix=axes), Store(tmp_path)
-    assert len(plan.purified) == 2
-    for each in plan.cells:
+    for each, purify in zip(plan.cells, (0.5, 50, 10), strict=True):
         shared = {"purified": each.purified.key} if each.purified else {}
-        plain = record(each, craft=1, purify=50 if shared else 0.5, train=3)
+        plain = record(each, craft=1, purify=purify, train=3)
         store.write(replace(plain, environment={**plain.environment, **shared}))
-    more = tiny.plan(matrix={**axes, "seed": [1], "weighting": ["ew", "uw", "rlw"]})
+    # One that was written before sets were kept cleaned its own.
+    later, older = tiny.plan(matrix={"attack": ["clean"], "defense": learned[:1], "seed": [7, 8]}).cells
+    store.write(record(older, craft=1, purify=900, train=1.5))
+    same = record(later, craft=1, purify=90, train=4)
+    store.write(replace(same, environment={**same.environment, "purified": "70"}))
+    more = tiny.plan(matrix={**axes, "seed": [1], "weighting": ["ew", "uw"]})
     found = full(more, tmp_path)
     assert list(found) == ["surrogates", "poisons", "purified", "cells"]
-    purified = found["purified"]
-    assert (purified.count, purified.seconds, purified.untimed) == (2, 2 * 50, 0)
-    assert purified.stored == 2 * 64 * 3 * 32 * 32
-    # The mean of 3.5 and 3 s, the learning left out.
-    assert (found["cells"].count, found["cells"].seconds) == (2 * (2 + 2), 8 * 3.25)
+    # Of a quarter of the images the second has the originals.
+    assert found["purified"] == Expected("purified", 2, 70 + 10, 0, round(1.75 * IMAGES), 0)
+    # Four at the mean of 3.5, 3, 3, 4 and 901.5 s: the learning is left out where it is shared.
+    assert (found["cells"].count, found["cells"].seconds) == (4, 4 * 183)
+    for purified in more.purified:
+        store.save("purified", purified.key, {}, {})
+    assert full(more, tmp_path)["purified"] == Expected("purified", 0, 0, 0, 0, 0)
 
 
-def test_space_is_that_of_what_a_run_stores(tmp_path: Path) -> None:
-    plan = tiny.plan(matrix={"attack": ["clean", "random", "tap"], "seed": [0, 1]})
-    guessed = full(plan, tmp_path)
+def test_what_is_made_was_forecast(tmp_path: Path) -> None:
+    axes = {"attack": ["clean", "random", "tap"], "defense": ["none", "orthogonal-projection"]}
+    plan = tiny.plan(matrix=axes)
+    guessed = full(plan, tmp_path, jobs=3)
     tiny.run(plan, tmp_path)
 
     def stored(kind: str) -> int:
-        return sum(path.stat().st_size for path in (tmp_path / kind).rglob("*.safetensors"))
+        """Return the bytes of all tensors, their headers left out."""
+        files = [safe_open(path, "pt") for path in (tmp_path / kind).rglob("*.safetensors")]
+        return sum(file.get_tensor(name).nbytes for file in files for name in file.keys())  # noqa: SIM118
 
-    tables = 4 * 64 * 3 * 32 * 32  # of random and tap, under two seeds: a byte per pixel value
-    assert guessed["poisons"].stored == tables
-    assert tables < stored("poisons") < tables * 1.01 + 6 * 1000  # a header each
-    assert 0 < guessed["surrogates"].stored < stored("surrogates") < guessed["surrogates"].stored + 2 * 8000
+    for wave in ("surrogates", "poisons", "purified"):
+        assert guessed[wave].stored == stored(wave) > 0
+    assert guessed["poisons"].stored == 2 * IMAGES  # of random and tap
     records = sum(path.stat().st_size for path in (tmp_path / "records").iterdir())
+    assert guessed["cells"].stored == 6 * (5000 + 300 * 2 * 4)  # a score of 4 tasks in each of 2 epochs
     assert records / 2 < guessed["cells"].stored < records * 2
-    assert {wave: each.unsized for wave, each in guessed.items()} == dict.fromkeys(guessed, 0)
-    assert {wave: each.stored for wave, each in full(plan, tmp_path).items()} == dict.fromkeys(guessed, 0)
+    assert not any(each.unsized for each in guessed.values())
+    assert full(plan, tmp_path) == {wave: Expected(wave, 0, 0, 0, 0, 0) for wave in guessed}
+    more = full(tiny.plan(matrix={**axes, "seed": [1]}), tmp_path)
+    assert [each.count for each in more.values()] == [each.count for each in guessed.values()] == [1, 3, 3, 6]
+    assert all(each.seconds > 0 and not each.untimed for each in more.values())
+
+
+def test_surrogates_are_sized_without_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stored(epochs: int) -> int:
+        surrogate = {"backbone": "vit-b16", "recipe": {"epochs": epochs}}
+        return full(tiny.plan(matrix={"attack": ["tap"]}, surrogate=surrogate), tmp_path)["surrogates"].stored
+
+    drawn = torch.get_rng_state()
+    whole = stored(1)
+    assert torch.equal(torch.get_rng_state(), drawn)  # no weights were
+    assert stored(60) == 30 * whole
+    load = Digits.load
+    crop = Augmentation(crop=16)
+    monkeypatch.setattr(Digits, "load", lambda *given: replace(load(*given), augmentation=crop))
+    # Of four patches one is left, and a position is 768 numbers of four bytes.
+    assert stored(1) == whole - 3 * 768 * 4
+
+
+def test_every_dataset_is_sized_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    load = Digits.load
+
+    def count(self: Digits, *given: Any) -> MultiTaskData:
+        loaded.append(self.train)
+        return load(self, *given)
+
+    monkeypatch.setattr(Digits, "load", count)
+    plan = tiny.plan(matrix={"dataset": ["digits", "digits(train=128)"], "attack": ["random(rate=0.5)"]})
+    assert full(plan, tmp_path, jobs=2)["poisons"].stored == (1 + 2) * IMAGES
+    assert sorted(loaded) == [64, 128]  # once each
 
 
 def test_a_change_without_a_budget_takes_two_bytes(tmp_path: Path) -> None:
     plan = tiny.plan(matrix={"attack": ["ops", "cuda"]})
     bounded = {poison.attack.name: poison.epsilon is not None for poison in plan.poisons}
     assert bounded == {"clean": True, "ops": False, "cuda": False}
-    assert full(plan, tmp_path)["poisons"].stored == 2 * 2 * 64 * 3 * 32 * 32
+    assert full(plan, tmp_path)["poisons"].stored == 2 * 2 * IMAGES
 
 
-def test_of_what_is_not_decoded_the_size_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_of_what_is_not_decoded_the_size_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
     def load(self: Digits, root: object, cache: object, progress: Any) -> None:
+        assert (root, cache) == (None, tmp_path / "cache")
+        if not there:
+            raise BenchError("no images")
         progress("decoding", 1, 100)
         raise AssertionError("it went on decoding")
 
@@ -190,13 +233,15 @@ class Usage(NamedTuple):
 def test_a_disk_that_is_too_small_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop = tiny.workshop(tmp_path / "not" / "there" / "yet")
     needs = [Expected("poisons", 2, 0, 0, 1_500_000, 0), Expected("cells", 2, 0, 0, 500_000, 0)]
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(9, 9, 2_000_000 if folder.exists() else 0))
+    usage = {tmp_path: Usage(9, 9, 2_000_000)}
+    monkeypatch.setattr(shutil, "disk_usage", usage.get)
     assert warn_of_space(needs, workshop) is None
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 9, 1_999_999))
-    sentence = warn_of_space(needs, workshop)
-    assert sentence is not None
-    assert "takes 2 MB, but only 2 MB are free" in sentence
-    assert str(workshop.out) in sentence
+    assert warn_of_space(needs, tiny.workshop(tmp_path)) is None
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 9, 1_990_000))
+    assert warn_of_space(needs, workshop) == (
+        "what is to be made takes 2 MB, but only 1.99 MB are free on the disk "
+        f"of {workshop.out}; make room there, or give another --out"
+    )
 
 
 @pytest.mark.parametrize(
@@ -204,12 +249,14 @@ def test_a_disk_that_is_too_small_is_told_of(tmp_path: Path, monkeypatch: pytest
     [
         (0, "0 B"),
         (999, "999 B"),
-        (1000, "1 kB"),
-        (1_340_000_000, "1.34 GB"),
+        (999.5, "1 kB"),
+        (999_400, "999 kB"),
+        (999_700, "1 MB"),
+        (1_346_000_000, "1.35 GB"),
         (123_400_000_000_000, "123 TB"),
     ],
 )
-def test_bytes_are_spelt_in_three_digits(count: int, spelt: str) -> None:
+def test_bytes_are_spelt_in_three_digits(count: float, spelt: str) -> None:
     assert spell_bytes(count) == spelt
 
 

@@ -16,7 +16,7 @@ from bench.engine import tracking
 from bench.engine.events import ItemFinished, Notice, RunFinished, RunStarted
 from bench.engine.tracking import CHECKSUM, KEY, SUITE, Tracker, default_uri, rebuild
 from bench.errors import BenchError
-from bench.record import AXES, Epoch, digest, write_record
+from bench.record import AXES, Epoch, Record, digest, write_record
 from tests.engine.mirror import all_runs, history, make_failed, make_record, runs_of
 
 # MLflow's own use of SQLAlchemy; said once, when the first store is opened.
@@ -137,6 +137,50 @@ def test_a_run_names_the_data_and_the_poison_it_was_trained_on(uri: str) -> None
         "b2": {data},
         "c3": set(),
     }
+
+
+def test_two_runs_that_name_new_data_at_the_same_moment_are_both_whole(uri: str) -> None:
+    from mlflow.store.tracking.dbmodels.models import SqlDataset
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    one, other = make_record("a1", "at once"), make_record("b2", "at once")
+    came: list[Record] = []
+
+    def come_in_between(session: Session, *_: object) -> None:
+        # MLflow has looked whether it knows the data, and is about to add them.
+        if not came and any(isinstance(row, SqlDataset) for row in session.new):
+            came.append(other)
+            rebuild(uri, came)
+
+    event.listen(Session, "before_flush", come_in_between)
+    try:
+        assert rebuild(uri, [one]) == (1, 0, 0)
+    finally:
+        event.remove(Session, "before_flush", come_in_between)
+    used = {
+        run.data.tags[KEY]: {put.dataset.name for put in run.inputs.dataset_inputs}
+        for run in runs_of(uri, "at once")
+    }
+    assert used == {"a1": {"digits", "em"}, "b2": {"digits", "em"}}
+
+
+def test_a_store_that_is_away_is_not_asked_for_the_data_twice(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    asked: list[object] = []
+
+    def away(*request: object) -> None:
+        asked.append(request)
+        raise MlflowException("connection refused")
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", away)
+    with pytest.raises(BenchError, match="connection refused"):
+        rebuild(uri, [make_record(suite="away")])
+    assert len(asked) == 1
 
 
 def test_the_curve_on_held_out_images_is_shown(uri: str) -> None:
@@ -439,7 +483,9 @@ def test_a_run_with_nothing_to_do_opens_no_store(broken: str) -> None:
 
 
 def test_a_rebuild_in_a_broken_store_is_one_clear_sentence(broken: str) -> None:
-    with pytest.raises(BenchError, match=r"^cannot track: sqlite:///.*mlflow\.db failed: .*not a database$"):
+    with pytest.raises(
+        BenchError, match=r"^cannot track: sqlite:.*mlflow\.db failed: .* not a database, so move it away$"
+    ):
         rebuild(broken, [make_record()])
 
 
