@@ -1,6 +1,7 @@
 """The embedded dataset: real handwritten digits, two on a canvas."""
 
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -31,6 +32,9 @@ GRAIN = 0.03
 """Standard deviation of the canvas's sensor noise."""
 
 NAMES = tuple("0123456789")
+
+TABLE = "sklearn/datasets/data/digits.csv.gz"
+"""Where scikit-learn keeps the digits."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,7 @@ class Digits:
 
     def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
         """Draw the canvases; ``root`` and ``cache`` are not used."""
-        from sklearn.datasets import load_digits
-
-        glyphs, labels = load_digits(return_X_y=True)
+        glyphs, labels = read_glyphs()
         images = torch.from_numpy(glyphs.reshape(-1, 1, 8, 8) / 16).float()
         images = functional.interpolate(images, size=(GLYPH, GLYPH), mode="bilinear")[:, 0]
         rng = np.random.default_rng(self.data_seed)
@@ -86,6 +88,21 @@ class Digits:
         )
         # A flip would swap left and right; a crop would cut a digit.
         return MultiTaskData(tasks, splits["train"], splits["test"], Augmentation())
+
+
+def read_glyphs() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the digits [n 64] in values up to 16, and which they are [n], as scikit-learn brings them along.
+
+    Its file is read directly where it is in its place: the import takes longer than all else of a plan.
+    """
+    file = Path(str(distribution("scikit-learn").locate_file(TABLE)))
+    if not file.exists():
+        from sklearn.datasets import load_digits
+
+        glyphs, labels = load_digits(return_X_y=True)
+        return glyphs, labels
+    table = np.loadtxt(file, delimiter=",")
+    return table[:, :-1], table[:, -1].astype(np.int64)
 
 
 def _draw(

@@ -407,11 +407,23 @@ def test_labels_of_digits_agree_with_each_other(tmp_path: Path) -> None:
         assert set(rows[0]) == set(rows[1]) == set(range(10))
 
 
+@pytest.mark.parametrize("place", [digits.TABLE, "somewhere/else"])
+def test_the_source_digits_are_those_of_scikit_learn(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda **_: asked.append(0) or load_digits(**_))
+    monkeypatch.setattr(digits, "TABLE", place)
+    found = digits.read_glyphs()
+    assert bool(asked) == (place != "sklearn/datasets/data/digits.csv.gz")
+    for mine, theirs in zip(found, load_digits(return_X_y=True), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert np.array_equal(mine, theirs)
+
+
 def numbered(monkeypatch: pytest.MonkeyPatch) -> NDArray[np.float64]:
     """Give every source digit its own number as its label, and return the digits [n 8 8]."""
     glyphs, labels = load_digits(return_X_y=True)
     numbers = np.arange(len(labels))
-    monkeypatch.setattr("sklearn.datasets.load_digits", lambda **_: (glyphs, numbers))
+    monkeypatch.setattr(digits, "read_glyphs", lambda: (glyphs, numbers))
     return glyphs.reshape(-1, 8, 8)  # type: ignore[no-any-return]
 
 
