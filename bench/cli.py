@@ -379,7 +379,7 @@ def plan(
 
     from bench.engine.console import duration
     from bench.engine.forecast import forecast, spell_bytes, warn_of_space
-    from bench.engine.runner import select
+    from bench.engine.selection import select
 
     planned, workshop = _plan(suite, only, set_, out, data_root, cache, device, 1)
     chosen = select(planned, workshop.store, rerun)

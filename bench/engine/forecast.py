@@ -15,7 +15,7 @@ from bench.augmentation import seen_shape
 from bench.engine.cell import Cell, Named, Poison, Purified, Surrogate
 from bench.engine.events import Wave
 from bench.engine.pipeline import CHECKPOINTS, Workshop, environment, equidistant
-from bench.engine.runner import Selection
+from bench.engine.selection import Selection
 from bench.errors import BenchError
 from bench.net import MultiTaskNet
 from bench.record import CLEAN, Record, read_records

@@ -1,4 +1,4 @@
-"""Select what is to be done, do it in waves, save each thing as it finishes, tell the listeners.
+"""Do what is to be done in waves, save each thing as it finishes, tell the listeners.
 
     run
     ├─ surrogates   each distinct one once          → store
@@ -15,10 +15,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from bench.api import Progress
 from bench.engine.cell import Cell, Poison, Purified, Surrogate
@@ -37,67 +36,13 @@ from bench.engine.events import (
 from bench.engine.executors import Executor, Outcome
 from bench.engine.logs import logged
 from bench.engine.pipeline import Workshop, craft_poison, environment, purify_set, run_cell, train_surrogate
-from bench.engine.store import POISONS, PURIFIED, RECORDS, SURROGATES, DamagedError, Stamp, Store
+from bench.engine.selection import Rerun, select
+from bench.engine.store import POISONS, PURIFIED, RECORDS, SURROGATES, Stamp
 from bench.engine.suite import Plan
 from bench.errors import BenchError
 from bench.record import Failure, Record
 
 Item = TypeVar("Item", Surrogate, Poison, Purified, Cell)
-
-
-Rerun = Literal["failed", "all", "none"]
-"""Which cells that have a record are run again."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a run has to do, wave by wave, and what is there already."""
-
-    surrogates: tuple[Surrogate, ...]
-    poisons: tuple[Poison, ...]
-    purified: tuple[Purified, ...]
-    cells: tuple[Cell, ...]
-    cached: dict[Wave, int]
-    notices: tuple[str, ...]
-
-
-def select(plan: Plan, store: Store, rerun: Rerun) -> Selection:
-    """Return what is not there yet, or is damaged; damaged poisons and surrogates are named, not removed."""
-    notices: list[str] = []
-    cells = [cell for cell in plan.cells if _is_due(cell, store, rerun, notices)]
-    again = rerun == "all"
-    needed = tuple({cell.poison.key: cell.poison for cell in cells}.values())
-    poisons = [p for p in needed if again or not _is_sound(store, POISONS, p.key, notices)]
-    surrogates = {p.surrogate.key: p.surrogate for p in poisons if p.attack.part.needs_surrogate}
-    untrained = [s for s in surrogates.values() if again or not _is_sound(store, SURROGATES, s.key, notices)]
-    sets = {one.key: one for cell in cells if (one := cell.purified) is not None}
-    unclean = [one for one in sets.values() if again or not _is_sound(store, PURIFIED, one.key, notices)]
-    cached: dict[Wave, int] = {
-        "surrogates": len(plan.surrogates) - len(untrained),
-        "poisons": len(plan.poisons) - len(poisons),
-        "purified": len(plan.purified) - len(unclean),
-        "cells": len(plan.cells) - len(cells),
-    }
-    return Selection(tuple(untrained), tuple(poisons), tuple(unclean), tuple(cells), cached, tuple(notices))
-
-
-def _is_due(cell: Cell, store: Store, rerun: Rerun, notices: list[str]) -> bool:
-    try:
-        record = store.read(cell.key, curve=False)
-    except BenchError as error:
-        notices.append(f"{error}; the cell is run again")
-        return True
-    if record is None or rerun == "all":
-        return True
-    return record.status == "failed" and rerun == "failed"
-
-
-def _is_sound(store: Store, kind: str, key: str, notices: list[str]) -> bool:
-    try:
-        return store.verify(kind, key)
-    except DamagedError as error:
-        notices.append(f"{error}; it is made again")
-        return False
 
 
 def run(
@@ -135,7 +80,7 @@ WORK: dict[Wave, Callable[..., Any]] = {
     "purified": purify_set,
     "cells": run_cell,
 }
-"""What is done for an item of each wave, in order."""
+"""What is done for an item of each wave, in order; plans and selections have a field of that name."""
 
 KIND: dict[Wave, str] = {
     "surrogates": SURROGATES,
@@ -147,15 +92,6 @@ KIND: dict[Wave, str] = {
 
 POLL_S = 0.5
 """How often to look whether other runs have finished what this one waits for."""
-
-
-def _by_wave(things: Plan | Selection) -> dict[Wave, Sequence[Any]]:
-    return {
-        "surrogates": things.surrogates,
-        "poisons": things.poisons,
-        "purified": things.purified,
-        "cells": things.cells,
-    }
 
 
 class _Run:
@@ -184,11 +120,11 @@ class _Run:
     def run(self) -> RunFinished:
         start = time.perf_counter()
         chosen = select(self._plan, self._store, self._rerun)
-        todo = _by_wave(chosen)
         self._cells["cached"] = chosen.cached["cells"]
         with _warnings_as_notices(self._tell):
             # Few suites have sets to purify; of the others' nothing is said.
             waves = [wave for wave in WORK if wave != "purified" or self._plan.purified]
+            todo: dict[Wave, Sequence[Any]] = {wave: getattr(chosen, wave) for wave in waves}
             counts = {wave: (len(todo[wave]), chosen.cached[wave]) for wave in waves}
             self._tell(RunStarted(self._plan.suite, str(self._workshop.out), counts))
             for sentence in (*self._plan.left_out, *chosen.notices):
@@ -207,8 +143,11 @@ class _Run:
 
     def _look(self) -> dict[str, Stamp | None]:
         """Return the stamps of all that the plan is about, before anything is selected."""
-        items = _by_wave(self._plan)
-        return {item.key: self._store.stamp(KIND[wave], item.key) for wave in WORK for item in items[wave]}
+        return {
+            item.key: self._store.stamp(KIND[wave], item.key)
+            for wave in WORK
+            for item in getattr(self._plan, wave)
+        }
 
     def _tell(self, event: Any) -> None:
         for listener in self._listeners:

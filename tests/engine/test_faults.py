@@ -28,8 +28,8 @@ from bench.engine.events import (
     WaveStarted,
 )
 from bench.engine.executors import Inline, Processes
-from bench.engine.runner import Rerun, select
 from bench.engine.runner import run as run_plan
+from bench.engine.selection import Rerun, select
 from bench.engine.store import POISONS, RECORDS, SURROGATES, Store
 from bench.errors import BenchError
 from bench.record import read_note, write_note

@@ -16,7 +16,7 @@ from bench.datasets.digits import Digits
 from bench.engine.cell import Cell
 from bench.engine.forecast import Expected, forecast, spell_bytes, warn_of_space
 from bench.engine.pipeline import environment
-from bench.engine.runner import select
+from bench.engine.selection import select
 from bench.engine.store import Store
 from bench.engine.suite import Plan
 from bench.errors import BenchError

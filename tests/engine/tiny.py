@@ -9,8 +9,8 @@ from typing import Any
 from bench.engine.events import Event, ItemFinished, Notice, RunFinished, RunStarted, Wave
 from bench.engine.executors import Executor, Inline
 from bench.engine.pipeline import Workshop
-from bench.engine.runner import Rerun
 from bench.engine.runner import run as run_plan
+from bench.engine.selection import Rerun
 from bench.engine.suite import Plan, Suite, expand
 from bench.record import Epoch, Record, Scores, read_record
 
