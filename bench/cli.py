@@ -444,7 +444,7 @@ def why(
     The key of a poison or a surrogate is explained too.
     """
     from bench.engine.why import explain, explain_other, find, find_clean, list_found
-    from leaderboard.standing import protections
+    from leaderboard.protection import protections
 
     folder = _found(out)
     found = find(folder, cell)

@@ -7,7 +7,8 @@ from pandas import DataFrame, Series
 
 from bench.record import AXES, CLEAN
 from leaderboard.costs import varied
-from leaderboard.frame import MIN_HEADROOM, whole
+from leaderboard.frame import whole
+from leaderboard.protection import MIN_HEADROOM
 from leaderboard.statistics import TIE
 from leaderboard.tables import NO_DEFENSE, attack_order, marks, ranking
 from leaderboard.writing import (

@@ -19,7 +19,8 @@ from pandas import DataFrame, Series, concat
 
 from bench.record import CLEAN, POISON_PHASES, Record, Scores, TaskInfo
 from leaderboard.costs import costs
-from leaderboard.frame import is_clean, to_frame, whole
+from leaderboard.frame import to_frame, whole
+from leaderboard.protection import is_clean
 from leaderboard.tables import attack_order, marks, ranking, usual_victims
 from leaderboard.writing import DAGGER
 

@@ -8,13 +8,7 @@ from pandas import DataFrame, concat
 
 from bench.errors import BenchError
 from bench.record import AXES, CLEAN, Record
-
-MIN_HEADROOM = 0.05
-"""Least part of the range from floor to perfect that a clean victim must have learned.
-
-Protection divides by what the clean victim learned. At 0.05 an error of one hundredth of the range already
-moves protection by 0.2; below it the quotient shows the seed and not the attack.
-"""
+from leaderboard.protection import MIN_HEADROOM, is_clean
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
 """Phases of a cell as they follow each other; they always have columns, measured or not."""
@@ -140,11 +134,6 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     numbers = [column for column in frame.columns if column not in _TEXTS | _FLAGS]
     types = dict.fromkeys(numbers, float) | dict.fromkeys(_FLAGS, bool) | {"position": int, "seed": int}
     return _protect(frame.astype(types))
-
-
-def is_clean(attack: str) -> bool:
-    """Return whether an attack's label is that of ``clean``, with or without a rate."""
-    return attack.partition("(")[0].strip() == CLEAN
 
 
 def whole(frame: DataFrame) -> DataFrame:

@@ -17,8 +17,10 @@ def source(folder: Path) -> str:
 
     Of a record its name, size, number and time of change are taken: whatever replaces it changes them.
     """
-    files = sorted((folder / "records").glob("*.json"))
-    states = [(path.name, (state := path.stat()).st_size, state.st_ino, state.st_mtime_ns) for path in files]
+    files = (folder / "records").glob("*.json")
+    states = sorted(
+        (path.name, (state := path.stat()).st_size, state.st_ino, state.st_mtime_ns) for path in files
+    )
     texts = [folder / "run.json", *sorted(Path(__file__).parent.glob("*.py"))]
     return digest([states, [_hash(path) for path in texts]])
 

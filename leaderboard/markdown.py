@@ -14,9 +14,10 @@ from leaderboard.comparison import Comparison
 from leaderboard.costs import costs
 from leaderboard.defenses import render_defenses
 from leaderboard.dense import render_dense
-from leaderboard.frame import DERIVED, MIN_HEADROOM, Selection, cells, select, to_frame, whole
+from leaderboard.frame import DERIVED, Selection, cells, select, to_frame, whole
 from leaderboard.noise import render_noise
 from leaderboard.partial import render_partial
+from leaderboard.protection import MIN_HEADROOM
 from leaderboard.published import render_published
 from leaderboard.tables import (
     by_axis,

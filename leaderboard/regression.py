@@ -12,7 +12,8 @@ from pandas import DataFrame
 
 from bench.errors import BenchError
 from bench.record import AXES, Record, digest, write_atomically
-from leaderboard.frame import is_clean, select, to_frame
+from leaderboard.frame import select, to_frame
+from leaderboard.protection import is_clean
 from leaderboard.statistics import seed_means, seed_spread
 from leaderboard.writing import MISSING, number, table
 

@@ -5,29 +5,9 @@ from dataclasses import replace
 from statistics import fmean
 
 from bench.record import AXES, CLEAN, Record, Scores
-from leaderboard.frame import MIN_HEADROOM, is_clean
+from leaderboard.protection import is_clean, protections
 
 _DRAW = tuple(axis for axis in AXES if axis not in ("attack", "defense"))
-
-
-def protections(record: Record, clean: Scores) -> dict[str, float]:
-    """Return the protection of a cell's tasks, as the tables have it, where it is defined.
-
-    Args:
-        record: the cell, finished.
-        clean: the scores of its clean counterpart, which has the same victim.
-    """
-    found = {}
-    for task, info in record.tasks.items():
-        metric = info["scored"]
-        floor, width = info["floor"][metric], info["perfect"][metric] - info["floor"][metric]
-        score, reference = record.scores[task][metric], clean.get(task, {}).get(metric)
-        if score is None or reference is None or not width:
-            continue
-        learned = reference - floor
-        if learned / width >= MIN_HEADROOM:
-            found[task] = (reference - score) / learned
-    return found
 
 
 class Standing:

@@ -61,7 +61,7 @@ def forecast(chosen: Selection, workshop: Workshop, jobs: int) -> Iterator[Expec
     machine = environment(workshop)
     records = [
         record
-        for record in read_records(workshop.store.records, curve=False)
+        for record in (read_records(workshop.store.records, curve=False) if chosen.cells else ())
         if isinstance(record, Record)
         and record.status == "done"
         and all(record.environment.get(fact) == machine[fact] for fact in MACHINE)

@@ -7,7 +7,8 @@ import pytest
 
 from bench.record import Record
 from leaderboard.frame import cells, to_frame
-from leaderboard.standing import Standing, protections
+from leaderboard.protection import protections
+from leaderboard.standing import Standing
 from leaderboard.tables import ranking
 from tests.records import ROOM, fail, make_record, make_room, matrix
 

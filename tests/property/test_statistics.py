@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pandas import Series
 
 from bench.record import Record
-from leaderboard.frame import MIN_HEADROOM, to_frame
+from leaderboard.frame import to_frame
+from leaderboard.protection import MIN_HEADROOM
 from leaderboard.statistics import compare_pairs, mean_interval, seed_means, seed_spread
 from leaderboard.tables import ranking
 from tests.records import make_record, task_info
