@@ -1,5 +1,6 @@
 """Ray: two real nodes on this machine do what one process does, also where workers and nodes die."""
 
+import contextlib
 import importlib.util
 import itertools
 import logging
@@ -28,7 +29,7 @@ pytestmark = [
 MEMORY = 80 * 2**20
 """Bytes of a node's object store: Ray's least."""
 
-LAST_KILL = 8
+LAST_KILL = 4
 """A node is killed before a run has said so many things while it was at work: always fewer than it says."""
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,11 +122,14 @@ def test_runs_that_lose_nodes(cluster: Any, tmp_path: Path) -> None:
             if killed or not isinstance(event, ItemProgress | ItemFinished):
                 return
             processes = [raylet, *raylet.children(recursive=True)]
-            at_work = any(process.name().startswith("ray::_serve") for process in processes)
+            at_work = False
+            with contextlib.suppress(psutil.NoSuchProcess):  # some come and go by themselves
+                at_work = any(process.name().startswith("ray::_serve") for process in processes)
             if at_work and next(heard) == last:
                 killed.extend(processes)
                 for process in processes:
-                    process.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
 
         ran = tiny.Ran()
         with Ray(out, cluster.address) as executor:
