@@ -15,13 +15,15 @@ BOARD, SEAL = "leaderboard.md", "leaderboard.seal"
 def source(folder: Path) -> str:
     """Return a digest of what a run's board is made from: its records, its note, and the code that draws it.
 
-    Of a record its name, size, number and time of change are taken: whatever replaces it changes them.
+    The published figures beside the code are part of it. Of a record its name, size, number and time of change
+    are taken: whatever replaces it changes them.
     """
     files = (folder / "records").glob("*.json")
     states = sorted(
         (path.name, (state := path.stat()).st_size, state.st_ino, state.st_mtime_ns) for path in files
     )
-    texts = [folder / "run.json", *sorted(Path(__file__).parent.glob("*.py"))]
+    drawing = (path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".toml"))
+    texts = [folder / "run.json", *sorted(drawing)]
     return digest([states, [_hash(path) for path in texts]])
 
 

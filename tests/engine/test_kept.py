@@ -59,6 +59,18 @@ def test_what_has_changed_is_drawn_again(folder: Path, change: Callable[[Path], 
     assert read_board(folder, source(folder)) is None
 
 
+def test_other_published_figures_draw_again(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path_factory.mktemp("code")
+    monkeypatch.setattr(kept, "__file__", str(code / "kept.py"))
+    (code / "published.toml").write_text("figure = 1")
+    write_board(folder, source(folder), TEXT)
+    assert read_board(folder, source(folder)) == TEXT
+    (code / "published.toml").write_text("figure = 2")
+    assert read_board(folder, source(folder)) is None
+
+
 def test_other_code_draws_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "__file__", str(tmp_path / "kept.py"))
     assert read_board(folder, source(folder)) is None
