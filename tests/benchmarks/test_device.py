@@ -1,7 +1,5 @@
 """What repeatable bits cost on a GPU: `nox -s benchmarks -- -k repeatable -s`, on a machine that has one."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.record import Record, read_records
+from tests.benchmarks.test_scale import bench
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -17,9 +16,7 @@ COMMAND = ("run", "--suite", "nightly", "--only", "backbone=resnet18", "--only",
 
 def run(out: Path, *options: str) -> dict[str, Record]:
     """Run a clean and a poisoned ResNet-18 in a process of their own; return the records by attack."""
-    script = "import sys; sys.argv[0] = 'bench'; from bench.cli import main; main()"
-    command = (sys.executable, "-c", script, *COMMAND, "--no-track", "--out", str(out), *options)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    bench(*COMMAND, "--no-track", "--out", str(out), *options)
     return {str(record.cell["attack"]): record for record in read_records(out / "records")}
 
 
