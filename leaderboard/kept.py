@@ -15,8 +15,8 @@ BOARD, SEAL = "leaderboard.md", "leaderboard.seal"
 def source(folder: Path) -> str:
     """Return a digest of what a run's board is made from: its records, its note, and the code that draws it.
 
-    The published figures beside the code are part of it. Of a record its name, size, number and time of change
-    are taken: whatever replaces it changes them.
+    The published figures beside the code are part of it. Of a record its name, size, number and time of
+    change are taken: whatever replaces it changes them.
     """
     files = (folder / "records").glob("*.json")
     states = sorted(
