@@ -49,7 +49,10 @@ def tests(session: nox.Session) -> None:
 def chaos(session: nox.Session) -> None:
     """Kill runs 300 times, workers and nodes 25 times each, do all other harm, and say what it cost."""
     install(session)
-    tests = ("tests/engine/test_faults.py", "tests/engine/test_ray.py::test_runs_that_lose_nodes")
+    tests = (
+        "tests/engine/execution/test_faults.py",
+        "tests/engine/executors/test_ray.py::test_runs_that_lose_nodes",
+    )
     session.run(
         *("pytest", *tests, "-n", "0", "-s", "--timeout", "7200", *session.posargs),
         env={"MTLUE_KILLS": "300"},

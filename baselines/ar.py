@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.lift import Cell, Lift, Signal, lay_out, lift_samples
-from baselines.samplewise import Rows
-from bench.api import CraftContext, Progress, Split
+from baselines.crafting.lift import ImageCell, Lift, Signal, assign_cells, lift_samplewise
+from baselines.crafting.table import Rows
+from bench.api import CraftContext
 from bench.errors import BenchError
-from bench.tasks import classification_only
+from bench.tasks.classification import require_classification
+from bench.values import Progress, Split
 
 SIDE, VALUES = 32, 3 * 32 * 32
 """Side and number of values of the images the paper's limits are for."""
@@ -32,7 +33,7 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class AR:
-    """Autoregressive noise: every value is a fixed mix of its eight neighbours above and to the left.
+    """Autoregressive noise: every value is a fixed mix of its eight neighbors above and to the left.
 
     Each class has a process, a mix of its own, and each image a signal from its class's process. A
     convolutional network's first layer can learn the mix; to the eye it is texture.
@@ -63,7 +64,7 @@ class AR:
 
     def craft(self, train: Split, context: CraftContext) -> Rows:
         """Search a process for every class and draw a signal for every image and task."""
-        layout = lay_out(classification_only(context.tasks, "attack 'ar'"), self.lift, train)
+        layout = assign_cells(require_classification(context.tasks, "attack 'ar'"), self.lift, train)
         sides = [side for place in layout.places for side in place.drawn]
         ends = list(accumulate(task.classes for task in layout.tasks))
         processes = search(
@@ -78,9 +79,9 @@ class AR:
             self._signal(processes[end - task.classes : end], place)
             for task, place, end in zip(layout.tasks, layout.places, ends, strict=True)
         ]
-        return lift_samples(train, layout, signals, context)
+        return lift_samplewise(train, layout, signals, context)
 
-    def _signal(self, processes: Float[Tensor, "k c 3 3"], place: Cell) -> Signal:
+    def _signal(self, processes: Float[Tensor, "k c 3 3"], place: ImageCell) -> Signal:
         def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
             drawn = generate(processes[labels.to(processes.device)], *place.drawn, self.crop)
             return drawn * (self.norm * math.sqrt(drawn[0].numel() / VALUES) / norms(drawn))

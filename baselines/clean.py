@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.api import Batch, CraftContext, Split
+from bench.api import CraftContext
+from bench.values import Batch, Split
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import MISSING, Batch, CraftContext, Split
-from bench.tasks import classification_only
+from bench.api import CraftContext
+from bench.tasks.classification import require_classification
+from bench.values import MISSING, Batch, Split
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class CUDA:
         return Filters(
             {
                 task.name: self._kernels(task.classes).to(context.device)
-                for task in classification_only(context.tasks, "attack 'cuda'")
+                for task in require_classification(context.tasks, "attack 'cuda'")
             }
         )
 

@@ -1,4 +1,4 @@
-"""EM: error-minimising noise, one δ per image or one pattern per class."""
+"""EM: error-minimizing noise, one δ per image or one pattern per class."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -6,14 +6,16 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Gt, Le
 
-from baselines.classwise import ClasswiseTable
-from baselines.craft import craft
-from baselines.lift import Lift, lift
-from baselines.objectives import ErrorMinimising, SurrogateTraining
-from baselines.samplewise import Table
-from bench.api import CraftContext, Noise, Split
-from bench.tasks import classification_only
-from bench.training import subset
+from baselines.crafting.classwise import ClasswiseTable
+from baselines.crafting.lift import Lift, lift_classwise
+from baselines.crafting.loop import craft_noise
+from baselines.crafting.objectives import ErrorMinimizing
+from baselines.crafting.surrogate_training import SurrogateTraining
+from baselines.crafting.table import Table
+from bench.api import CraftContext, Noise
+from bench.tasks.classification import require_classification
+from bench.training.loaders import select_rows
+from bench.values import Split
 
 
 def _surrogate_training(steps: int, batch: int, learning_rate: float) -> SurrogateTraining:
@@ -30,7 +32,7 @@ def _surrogate_training(steps: int, batch: int, learning_rate: float) -> Surroga
 
 @dataclass(frozen=True)
 class EM:
-    """Error-minimising noise, sample-wise: noise and surrogate agree that there is nothing left to learn.
+    """Error-minimizing noise, sample-wise: noise and surrogate agree that there is nothing left to learn.
 
     Source: Huang et al., ICLR 2021, arXiv:2101.04898, Alg. 1; many tasks by the mean of their losses as in
     Yu et al., ICML 2025
@@ -63,10 +65,10 @@ class EM:
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
         training = _surrogate_training(self.surrogate_steps, self.batch, self.learning_rate)
-        return craft(
+        return craft_noise(
             train,
             context,
-            ErrorMinimising(train, context, training, view="image", surrogate_first=True),
+            ErrorMinimizing(train, context, training, view="image", surrogate_first=True),
             Table(train, epsilon=context.epsilon, steps=self.steps, step_size=self.step_size / 255),
             rounds=self.rounds,
             stop_error=self.stop_error,
@@ -77,7 +79,7 @@ class EM:
 
 @dataclass(frozen=True)
 class ClasswiseEM:
-    """Error-minimising noise, class-wise: one pattern for every class, crafted on a part of the images.
+    """Error-minimizing noise, class-wise: one pattern for every class, crafted on a part of the images.
 
     Source: Huang et al., ICLR 2021, arXiv:2101.04898, section 3.3, class-wise noise; several tasks' patterns
     share an image as in Yu et al., ICML 2025
@@ -112,19 +114,19 @@ class ClasswiseEM:
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one pattern per task and class."""
         rows = torch.randperm(len(train))[: max(1, round(self.portion * len(train)))].sort().values
-        part = subset(train, rows)
+        part = select_rows(train, rows)
         training = _surrogate_training(self.surrogate_steps, self.batch, self.learning_rate)
         channels = train.images.shape[1]
 
         def zeros(classes: int, rows: int, columns: int) -> torch.Tensor:
             return torch.zeros(classes, channels, rows, columns, device=context.device)
 
-        tasks = classification_only(context.tasks, "attack 'em-classwise'")
-        start = lift(tasks, self.lift, train, zeros)
-        return craft(
+        tasks = require_classification(context.tasks, "attack 'em-classwise'")
+        start = lift_classwise(tasks, self.lift, train, zeros)
+        return craft_noise(
             part,
             context,
-            ErrorMinimising(part, context, training, view="image", surrogate_first=True),
+            ErrorMinimizing(part, context, training, view="image", surrogate_first=True),
             ClasswiseTable(start, epsilon=context.epsilon, step_size=self.step_size / 255),
             rounds=self.rounds,
             stop_error=self.stop_error,

@@ -10,16 +10,17 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from baselines.lift import Cell, Lift, Signal, lay_out, lift_samples
-from baselines.samplewise import Rows
-from bench.api import MISSING, CraftContext, Split
+from baselines.crafting.lift import ImageCell, Lift, Signal, assign_cells, lift_samplewise
+from baselines.crafting.table import Rows
+from bench.api import CraftContext
 from bench.errors import BenchError
-from bench.tasks import Classification, classification_only
+from bench.tasks.classification import Classification, require_classification
+from bench.values import MISSING, Split
 
 
 @dataclass(frozen=True)
 class LSP:
-    """Linearly separable perturbations: every class is a Gaussian cluster of coarse colour patches.
+    """Linearly separable perturbations: every class is a Gaussian cluster of coarse color patches.
 
     Source: Yu et al., KDD 2022, arXiv:2111.00898, section 4
 
@@ -30,7 +31,7 @@ class LSP:
     Attributes:
         patches: patches per side of a task's cell; four are the paper's 8-pixel patches on 32 pixels.
         strength: root mean square of an image's noise in a cell, in 1/255.
-        separation: distance of a cluster's centre from zero, per feature, in standard deviations.
+        separation: distance of a cluster's center from zero, per feature, in standard deviations.
         lift: how the noises of several tasks share an image.
     """
 
@@ -45,14 +46,14 @@ class LSP:
 
     def craft(self, train: Split, context: CraftContext) -> Rows:
         """Draw a sample of its label's cluster for every image and task."""
-        layout = lay_out(classification_only(context.tasks, "attack 'lsp'"), self.lift, train)
+        layout = assign_cells(require_classification(context.tasks, "attack 'lsp'"), self.lift, train)
         signals = [
             self._signal(task, place, train, context)
             for task, place in zip(layout.tasks, layout.places, strict=True)
         ]
-        return lift_samples(train, layout, signals, context)
+        return lift_samplewise(train, layout, signals, context)
 
-    def _signal(self, task: Classification, place: Cell, train: Split, context: CraftContext) -> Signal:
+    def _signal(self, task: Classification, place: ImageCell, train: Split, context: CraftContext) -> Signal:
         channels, (height, width) = train.images.shape[1], place.drawn
         size = patch_size(task, channels, height, width, self.patches)
         grid = (channels, math.ceil(height / size[0]), math.ceil(width / size[1]))
@@ -96,10 +97,10 @@ def separable(
     """
     from sklearn.datasets import make_classification
 
-    labelled = torch.nonzero(labels != MISSING)[:, 0]
-    counts = labels[labelled].bincount(minlength=classes)
+    labeled = torch.nonzero(labels != MISSING)[:, 0]
+    counts = labels[labeled].bincount(minlength=classes)
     samples, drawn_labels = make_classification(
-        n_samples=len(labelled),
+        n_samples=len(labeled),
         n_features=features,
         n_informative=features,
         n_redundant=0,
@@ -107,13 +108,13 @@ def separable(
         n_classes=classes,
         n_clusters_per_class=1,
         # The library takes shares and rounds them down; half a sample more gives exactly these counts.
-        weights=((counts.double() + 0.5) / len(labelled)).tolist(),
+        weights=((counts.double() + 0.5) / len(labeled)).tolist(),
         flip_y=0.0,
         class_sep=separation,
         random_state=int(torch.randint(2**31, ())),
     )
     # Both in the order of the labels: the i-th image of a class gets the i-th sample of its cluster.
-    images, drawn = labels[labelled].argsort(stable=True), np.argsort(drawn_labels, kind="stable")
+    images, drawn = labels[labeled].argsort(stable=True), np.argsort(drawn_labels, kind="stable")
     handed = torch.zeros(len(labels), features)
-    handed[labelled[images]] = torch.from_numpy(samples[drawn]).float()
+    handed[labeled[images]] = torch.from_numpy(samples[drawn]).float()
     return handed

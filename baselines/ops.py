@@ -10,11 +10,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import MISSING, Batch, CraftContext, Split
+from bench.api import CraftContext
 from bench.errors import BenchError
-from bench.roomy import together
-from bench.tasks import Classification, classification_only, one_hot
-from bench.training import batches
+from bench.memory import rows_per_chunk
+from bench.tasks.classification import Classification, require_classification
+from bench.tasks.labels import one_hot
+from bench.training.loaders import iterate_batches
+from bench.values import MISSING, Batch, Split
 
 LEAST_SPREAD = 0.5
 """Standard deviation, in 1/255, below which a pixel's distances count as if they had this one. Of pixels that
@@ -24,9 +26,9 @@ whichever 0/0 makes the largest."""
 
 @dataclass(frozen=True)
 class OPS:
-    """One-pixel shortcuts: one pixel of every image is set to a colour that says the label, for every task.
+    """One-pixel shortcuts: one pixel of every image is set to a color that says the label, for every task.
 
-    Chosen is, class by class, the pixel and the corner of the colour cube from which the class's images are
+    Chosen is, class by class, the pixel and the corner of the color cube from which the class's images are
     far and equally far. There is no budget: a pixel may change by 255.
 
     Source: Wu et al., ICLR 2023, arXiv:2205.12141, section 3, Alg. 1
@@ -41,8 +43,8 @@ class OPS:
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> "Pixels":
-        """Choose a pixel and a colour for every class of every task."""
-        tasks = classification_only(context.tasks, "attack 'ops'")
+        """Choose a pixel and a color for every class of every task."""
+        tasks = require_classification(context.tasks, "attack 'ops'")
         _, channels, _, width = train.images.shape
         chosen = choose(tasks, class_gains(train, tasks, context.device))
         cube = corners(channels).to(context.device)
@@ -55,11 +57,11 @@ class OPS:
 
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """What shows a task's classes: a pixel each, and its colour, every value of which is 0 or 1."""
+    """What shows a task's classes: a pixel each, and its color, every value of which is 0 or 1."""
 
     rows: Int64[Tensor, " k"]
     columns: Int64[Tensor, " k"]
-    colours: Float[Tensor, "k c"]
+    colors: Float[Tensor, "k c"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,24 +69,24 @@ class Pixels:
     """Images with a pixel set for every task.
 
     Attributes:
-        marks: task name → the pixel and colour of its classes.
+        marks: task name → the pixel and color of its classes.
     """
 
     marks: Mapping[str, Marks]
 
     def delta(self, batch: Batch) -> Float[Tensor, "b c h w"]:
-        """Return what takes the chosen pixels of these images to their colours."""
+        """Return what takes the chosen pixels of these images to their colors."""
         delta = torch.zeros_like(batch.images)
         for name, marks in self.marks.items():
             (index,) = torch.where(batch.targets[name] != MISSING)
             label = batch.targets[name][index]
             place = (index, slice(None), marks.rows[label], marks.columns[label])
-            delta[place] = marks.colours[label] - batch.images[place]
+            delta[place] = marks.colors[label] - batch.images[place]
         return delta
 
 
 def corners(channels: int) -> Float[Tensor, "v c"]:
-    """Return the 2^c corners of the colour cube."""
+    """Return the 2^c corners of the color cube."""
     return torch.tensor(list(product((0.0, 1.0), repeat=channels)))
 
 
@@ -100,7 +102,7 @@ def class_gains(
     count = torch.zeros(ones, dtype=torch.double, device=device)
     total = torch.zeros(ones, channels * height * width, dtype=torch.double, device=device)
     squares = torch.zeros_like(total)
-    for batch in batches(train, together(train.images), device, shuffle=False):
+    for batch in iterate_batches(train, rows_per_chunk(train.images), device, shuffle=False):
         member = (
             torch.cat([one_hot(batch.targets[task.name], task.classes) for task in tasks], dim=1).double().T
         )

@@ -11,17 +11,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.craft import LossOfDelta, State, craft
-from baselines.objectives import Quiet, share_of_labelled
-from baselines.samplewise import Table
-from bench.api import MISSING, Batch, CraftContext, Noise, Split
-from bench.tasks import classification_only, labelled_mean
-from bench.training import Passes
+from baselines.crafting.loop import LossOfDelta, State, craft_noise
+from baselines.crafting.objective_helpers import ObjectiveHooks, mean_over_labeled_tasks
+from baselines.crafting.table import Table
+from bench.api import CraftContext, Noise
+from bench.tasks.classification import require_classification
+from bench.tasks.labels import labeled_mean
+from bench.training.loaders import ResumableLoader
+from bench.values import MISSING, Batch, Split
 
 
 @dataclass(frozen=True)
 class PIL:
-    """Perturbation-induced linearisation: a linear model reads labels off the noise, nothing off the rest.
+    """Perturbation-induced linearization: a linear model reads labels off the noise, nothing off the rest.
 
     With n = −δ the loss is λ·CE(f(n), y) + (1 − λ)·KL(uniform ‖ f(x − n)) for a linear model f that was
     trained on the clean images.
@@ -54,10 +56,10 @@ class PIL:
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
-        return craft(
+        return craft_noise(
             train,
             context,
-            Linearising(
+            LinearSeparability(
                 train,
                 context,
                 balance=self.balance,
@@ -79,7 +81,7 @@ class PIL:
         )
 
 
-class Linearising(Quiet):
+class LinearSeparability(ObjectiveHooks):
     """Make linear models see the labels in the noise, and nothing in the perturbed image."""
 
     def __init__(
@@ -92,9 +94,9 @@ class Linearising(Quiet):
         learning_rate: float,
         batch_size: int,
     ) -> None:
-        self._tasks = classification_only(context.tasks, "attack 'pil'")
+        self._tasks = require_classification(context.tasks, "attack 'pil'")
         self._balance, self._epochs, self._learning_rate = balance, epochs, learning_rate
-        self._passes = Passes(train, batch_size, context.device, shuffle=False)
+        self._passes = ResumableLoader(train, batch_size, context.device, shuffle=False)
         values = train.images[0].numel()
         # Two layers without bias and without anything between them, as in the source.
         self._models = nn.ModuleList(
@@ -140,7 +142,7 @@ class Linearising(Quiet):
         labels_in_noise = self._cross_entropy(batch, -delta)
         nothing_left = torch.stack(
             [
-                labelled_mean(_from_uniform(model(batch.images + delta)), target)
+                labeled_mean(_from_uniform(model(batch.images + delta)), target)
                 for model, target in self._heads(batch)
             ]
         ).mean()
@@ -149,7 +151,7 @@ class Linearising(Quiet):
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks whose label the linear model does not read off the noise."""
         missed = [(model(-delta).argmax(1) != target).float() for model, target in self._heads(batch)]
-        return share_of_labelled(missed, [target != MISSING for _, target in self._heads(batch)])
+        return mean_over_labeled_tasks(missed, [target != MISSING for _, target in self._heads(batch)])
 
     def state(self) -> State:
         """Return the linear models."""

@@ -6,10 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from baselines.lift import ClasswiseNoise, Lift, lift
-from baselines.samplewise import Rows
-from bench.api import CraftContext, Split
-from bench.roomy import together
+from baselines.crafting.lift import ClasswiseNoise, Lift, lift_classwise
+from baselines.crafting.table import Rows
+from bench.api import CraftContext
+from bench.memory import rows_per_chunk
+from bench.values import Split
 
 
 def uniform(epsilon: float, *shape: int) -> Tensor:
@@ -42,7 +43,7 @@ class ClasswiseRandom:
             drawn = uniform(context.epsilon, classes, train.images.shape[1], rows, columns)
             return drawn.to(context.device)
 
-        return lift(context.tasks, self.lift, train, draw)
+        return lift_classwise(context.tasks, self.lift, train, draw)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,6 @@ class SamplewiseRandom:
     def craft(self, train: Split, context: CraftContext) -> Rows:
         """Draw a row for every image."""
         noise = Rows(train)
-        for index in torch.arange(len(train)).split(together(train.images)):
+        for index in torch.arange(len(train)).split(rows_per_chunk(train.images)):
             noise.put(index, uniform(context.epsilon, len(index), *train.images.shape[1:]))
         return noise

@@ -1,4 +1,4 @@
-"""REM: robust error-minimising noise."""
+"""REM: robust error-minimizing noise."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -6,15 +6,17 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-from baselines.craft import craft
-from baselines.objectives import RobustErrorMinimising, SurrogateTraining
-from baselines.samplewise import Table
-from bench.api import CraftContext, Noise, Split
+from baselines.crafting.loop import craft_noise
+from baselines.crafting.objectives import RobustErrorMinimizing
+from baselines.crafting.surrogate_training import SurrogateTraining
+from baselines.crafting.table import Table
+from bench.api import CraftContext, Noise
+from bench.values import Split
 
 
 @dataclass(frozen=True)
 class REM:
-    """Robust error-minimising noise: easy labels even for a victim that is trained adversarially.
+    """Robust error-minimizing noise: easy labels even for a victim that is trained adversarially.
 
     Noise is improved on a batch from a fresh random start, then the surrogate takes one step on adversarial
     examples of that batch; once its steps are used up, a last pass makes the noise that is kept.
@@ -59,7 +61,7 @@ class REM:
             shuffle=True,
             milestones=(round(0.4 * self.iterations), round(0.8 * self.iterations)),
         )
-        objective = RobustErrorMinimising(
+        objective = RobustErrorMinimizing(
             context,
             training,
             radius=self.radius / 255,
@@ -75,7 +77,7 @@ class REM:
             start="uniform",
         )
         training_passes = ceil(self.iterations / ceil(len(train) / self.batch))
-        return craft(
+        return craft_noise(
             train,
             context,
             objective,

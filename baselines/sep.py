@@ -5,24 +5,25 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-from baselines.craft import Objective, Perturber, craft
-from baselines.objectives import FeatureAligning, Pretrained
-from baselines.samplewise import Table, VarianceReducedTable
-from bench.api import CraftContext, Noise, Split
+from baselines.crafting.loop import Objective, Perturber, craft_noise
+from baselines.crafting.objectives import FeatureAlignment, FixedSurrogate
+from baselines.crafting.table import Table, VarianceReducedTable
+from bench.api import CraftContext, Noise
+from bench.values import Split
 
 
 @dataclass(frozen=True)
 class SEP:
-    """Self-ensemble protection: adversarial noise against the checkpoints of one training run at once.
+    """Self-ensemble protection: adversarial noise against the snapshots of one training run at once.
 
     Source: Chen et al., ICLR 2023, arXiv:2211.12005, Alg. 1; many tasks by the mean of their losses as in
     Yu et al., ICML 2025
 
-    Departs from the paper: labels are shifted by half the classes, as there for ten; the checkpoints are
+    Departs from the paper: labels are shifted by half the classes, as there for ten; the snapshots are
     those the run has if it has fewer.
 
     Attributes:
-        checkpoints: equidistant checkpoints of the clean training run (K), the trained network included.
+        checkpoints: equidistant snapshots of the clean training run (K), the trained network included.
         steps: gradient steps per image (T).
         step_size: α of one step, in 1/255.
         batch: images per step.
@@ -39,7 +40,7 @@ class SEP:
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
-        return craft(
+        return craft_noise(
             train,
             context,
             self._objective(train, context),
@@ -51,7 +52,7 @@ class SEP:
         )
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:
-        return Pretrained(context, context.checkpoints(self.checkpoints), view="image")
+        return FixedSurrogate(context, context.surrogate_snapshots(self.checkpoints), view="image")
 
     def _perturber(self, train: Split, context: CraftContext) -> Perturber:
         return Table(train, epsilon=context.epsilon, steps=self.steps, step_size=self.step_size / 255)
@@ -67,7 +68,7 @@ class FeatureAlignedSEP(SEP):
     dense: ClassVar[bool] = False
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:
-        return FeatureAligning(train, context, context.checkpoints(self.checkpoints))
+        return FeatureAlignment(train, context, context.surrogate_snapshots(self.checkpoints))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class VarianceReducedSEP(FeatureAlignedSEP):
     """Self-ensemble protection by feature alignment along variance-reduced gradients.
 
     Source: Chen et al., ICLR 2023, arXiv:2211.12005, Alg. 1 (SEP-FA-VR); the inner loop's features are those
-    of the drawn checkpoint as in the paper, in its public code those of the last
+    of the drawn snapshot as in the paper, in its public code those of the last
 
     Attributes:
         inner_steps: corrected steps within each step (M).

@@ -5,10 +5,11 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-from baselines.craft import craft
-from baselines.objectives import Aim, Pretrained
-from baselines.samplewise import Table
-from bench.api import CraftContext, Noise, Split
+from baselines.crafting.loop import craft_noise
+from baselines.crafting.objectives import Aim, FixedSurrogate
+from baselines.crafting.table import Table
+from bench.api import CraftContext, Noise
+from bench.values import Split
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class TAP:
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
-        return craft(
+        return craft_noise(
             train,
             context,
-            Pretrained(context, context.checkpoints(1), view="crop", aim=self.aim),
+            FixedSurrogate(context, context.surrogate_snapshots(1), view="crop", aim=self.aim),
             Table(
                 train,
                 epsilon=context.epsilon,

@@ -11,11 +11,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.craft import LossOfDelta, State, craft, perturb
-from baselines.objectives import Quiet, perturbed, represent
-from bench.api import Batch, CraftContext, Noise, Split
-from bench.augmentation import augment
-from bench.training import batches
+from baselines.crafting.loop import LossOfDelta, State, add_delta, craft_noise
+from baselines.crafting.objective_helpers import ObjectiveHooks, perturb_batch, representation_of
+from bench.api import CraftContext, Noise
+from bench.training.augmentation import augment
+from bench.training.loaders import iterate_batches
+from bench.values import Batch, Split
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class UC:
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one pattern per cluster."""
-        net = context.checkpoints(1)[-1].eval().requires_grad_(False)
+        net = context.surrogate_snapshots(1)[-1].eval().requires_grad_(False)
         centers, member = _cluster(net, train, self.clusters, context.device)
         channels, height, width = train.images.shape[1:]
         patterns = ClusterPatterns(
@@ -63,7 +64,7 @@ class UC:
             rounds=self.rounds,
             device=context.device,
         )
-        return craft(
+        return craft_noise(
             train,
             context,
             ClusterShift(context, net, centers, member),
@@ -79,12 +80,15 @@ class UC:
 def _cluster(
     net: nn.Module, train: Split, clusters: int, device: torch.device
 ) -> tuple[Float[Tensor, "p d"], Int64[Tensor, " n"]]:
-    """Return the centres of the images' features and the cluster of every image."""
+    """Return the centers of the images' features and the cluster of every image."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     features = torch.cat(
-        [represent(net)(batch.images).cpu() for batch in batches(train, 512, device, shuffle=False)]
+        [
+            representation_of(net)(batch.images).cpu()
+            for batch in iterate_batches(train, 512, device, shuffle=False)
+        ]
     )
     distinct = len(features.unique(dim=0))
     seed = int(torch.randint(2**31, ()))
@@ -151,7 +155,7 @@ class ClusterPatterns:
         """Return the patterns of these samples' clusters."""
         return self._patterns()[self._member[batch.index].to(batch.images.device)]
 
-    def improve(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
+    def update(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
         """Take one step of the generators."""
         delta = self._patterns()[self._member[batch.index].to(batch.images.device)]
         self._optimizer.zero_grad(set_to_none=True)
@@ -166,7 +170,7 @@ class ClusterPatterns:
         """Do nothing."""
 
     def craft_state(self) -> State:
-        """Return the generators and their optimiser."""
+        """Return the generators and their optimizer."""
         return {
             "generators": self._generators.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -180,8 +184,8 @@ class ClusterPatterns:
         self._schedule.load_state_dict(state["schedule"])
 
 
-class ClusterShift(Quiet):
-    """Move every image's features to the centre of the next cluster."""
+class ClusterShift(ObjectiveHooks):
+    """Move every image's features to the center of the next cluster."""
 
     def __init__(
         self,
@@ -197,15 +201,15 @@ class ClusterShift(Quiet):
         return ((self._member[batch.index] + 1) % len(self._centers)).to(batch.images.device)
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
-        """Return KL(softmax of the aimed centre ‖ softmax of the features)."""
+        """Return KL(softmax of the aimed center ‖ softmax of the features)."""
         return [partial(self._loss, batch)]
 
     def _loss(self, batch: Batch, delta: Tensor) -> Tensor:
-        seen = augment(perturbed(batch, delta), self._augmentation, ())
-        features = represent(self._net)(seen.images).log_softmax(1)
+        seen = augment(perturb_batch(batch, delta), self._augmentation, ())
+        features = representation_of(self._net)(seen.images).log_softmax(1)
         return functional.kl_div(features, self._centers[self._aim(batch)].softmax(1), reduction="batchmean")
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """Return 1 for every image whose features are not nearest to the aimed centre yet."""
-        features = represent(self._net)(perturb(batch.images, delta))
+        """Return 1 for every image whose features are not nearest to the aimed center yet."""
+        features = representation_of(self._net)(add_delta(batch.images, delta))
         return (torch.cdist(features, self._centers).argmin(1) != self._aim(batch)).float()

@@ -14,39 +14,23 @@ A *part* is a frozen dataclass: its fields are its hyperparameters with the pape
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
-EPSILON = 8
-"""The field's budget: the largest change of a pixel, in steps of 1/255."""
-
-MISSING = -1
-"""The label of a sample that has none for a task; losses and metrics leave it out."""
-
-Targets = Mapping[str, Tensor]
-"""Task name → one target per image.
-
-Classification: int64 [n], `MISSING` where there is no label. Dense tasks have one value per pixel:
-segmentation int8 [n h w], `MISSING` where there is none; depth float [n 1 h w], in metres, and normals float
-[n 3 h w], of length 1, x to the right, y down, z away from the camera; both NaN where there is none.
-"""
-
-Kind = Literal["classification", "segmentation", "depth", "normals"]
-"""What a task asks of an image."""
-
-DENSE: frozenset[Kind] = frozenset({"segmentation", "depth", "normals"})
-"""Kinds of tasks that ask for a value at every pixel."""
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(what, done, total)``."""
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    """Show no progress."""
+from bench.values import (
+    Augmentation,
+    Batch,
+    Kind,
+    NoCheckpoint,
+    Progress,
+    Recipe,
+    Shape,
+    Split,
+    ignore_progress,
+)
 
 
 @runtime_checkable
@@ -81,12 +65,12 @@ class Task(Protocol):
         """Number of classes k that `classify` tells apart."""
 
     def loss(self, outputs: Float[Tensor, "b o ..."], target: Tensor) -> Float[Tensor, ""]:
-        """Return the mean loss over the labelled samples or pixels (0 where there is none)."""
+        """Return the mean loss over the labeled samples or pixels (0 where there is none)."""
 
     def wrong(self, outputs: Float[Tensor, "b o ..."], target: Tensor) -> Float[Tensor, " b"]:
         """Return, per sample, the share of its labels that the outputs get wrong; 0 without labels."""
 
-    def labelled(self, target: Tensor) -> Bool[Tensor, " b"]:
+    def labeled(self, target: Tensor) -> Bool[Tensor, " b"]:
         """Return which samples have a label, for a dense task at some pixel at least."""
 
     def hidden(self, target: Tensor) -> Tensor:
@@ -112,82 +96,6 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """Images with one target per task.
-
-    Attributes:
-        images: uint8 [n c h w]; may be memory-mapped, so never written to.
-        targets: task name → one target per image, see `Targets`.
-    """
-
-    images: UInt8[Tensor, "n c h w"]
-    targets: Targets
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Some samples of a split, on the device.
-
-    Attributes:
-        images: in [0, 1].
-        targets: as in `Targets`; label maps are int64 here, depth and normals float32.
-        index: the samples' rows in the split.
-        mixed: other targets, of images that were mixed in; None: none were.
-        share: of the loss, what is that of ``targets``; the rest is that of ``mixed``.
-        progress: share of a training's epochs that are over.
-    """
-
-    images: Float[Tensor, "b c h w"]
-    targets: Targets
-    index: Int64[Tensor, " b"]
-    mixed: Targets | None = None
-    share: float = 1.0
-    progress: float = 0.0
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random crop to ``crop`` pixels a side (None: whole image) and random flip, drawn per image.
-
-    At test time the crop is the central one and nothing is flipped.
-    """
-
-    crop: int | None = None
-    flip: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; the defaults are the paper's for CelebA and UTKFace.
-
-    Source: Yu et al., ICML 2025 (MTL-UE), section 5.1: Adam, 60 epochs, learning rate ÷10 at 36 and 48;
-    epochs of single-task networks: its public code
-
-    Attributes:
-        epochs: passes over the training set.
-        stl_epochs: those of a network that has one task only; None: as many.
-        batch: images per step.
-        learning_rate: Adam's.
-        weight_decay: Adam's, coupled (L2).
-        milestones: fractions of the epochs after which the learning rate is multiplied by ``gamma``.
-        gamma: see ``milestones``.
-        clip_norm: gradients are scaled down to this norm.
-    """
-
-    epochs: Annotated[int, Ge(1)] = 60
-    stl_epochs: Annotated[int, Ge(1)] | None = None
-    batch: Annotated[int, Ge(1)] = 512
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
-    weight_decay: Annotated[float, Ge(0)] = 1e-4
-    milestones: tuple[Annotated[float, Gt(0), Le(1)], ...] = (0.6, 0.8)
-    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
-    clip_norm: Annotated[float, Gt(0)] = 5.0
-
-
-@dataclass(frozen=True, eq=False)
 class MultiTaskData:
     """A loaded dataset.
 
@@ -202,7 +110,7 @@ class MultiTaskData:
     tasks: tuple[Task, ...]
     train: Split
     test: Split
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     notes: tuple[str, ...] = ()
 
 
@@ -224,7 +132,7 @@ class Dataset(Protocol):
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and how to get it; None where all is there."""
 
-    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read the dataset under the data root; what is slow to decode is kept under ``cache``.
 
         Raises:
@@ -249,7 +157,7 @@ class Generative(Noise, Protocol):
 
 
 @runtime_checkable
-class Bookmark(Protocol):
+class Checkpoint(Protocol):
     """Where a long crafting notes how far it has come, to go on from there after a kill."""
 
     def load(self) -> dict[str, Any] | None:
@@ -257,16 +165,6 @@ class Bookmark(Protocol):
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         """Note a state, a tree of tensors and plain values; skipped where the last one is recent."""
-
-
-class NoBookmark:
-    """Notes nothing."""
-
-    def load(self) -> None:
-        """Return None."""
-
-    def save(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,22 +176,22 @@ class CraftContext:
         augmentation: what the attacker expects a victim to do to the images.
         epsilon: the budget ε in [0, 1] pixel units; 1 for an attack that has none.
         new_surrogate: builds an untrained multi-task network of the surrogate's architecture.
-        checkpoints: ``checkpoints(n)`` returns the same network at n (or all there are, if fewer)
-            equidistant points of its training on the clean data, the trained one last; only for an attack
-            that sets ``needs_surrogate``.
+        surrogate_snapshots: ``surrogate_snapshots(n)`` returns the same network at n (or all there are, if
+            fewer) equidistant points of its training on the clean data, the trained one last; only for an
+            attack that sets ``needs_surrogate``.
         device: where to compute.
         progress: to be called once per step that takes noticeable time.
-        bookmark: where to note how far the crafting has come.
+        checkpoint: where to note how far the crafting has come.
     """
 
     tasks: tuple[Task, ...]
     augmentation: Augmentation
     epsilon: float
     new_surrogate: Callable[[], nn.Module]
-    checkpoints: Callable[[int], Sequence[nn.Module]]
+    surrogate_snapshots: Callable[[int], Sequence[nn.Module]]
     device: torch.device
     progress: Progress
-    bookmark: Bookmark = field(default_factory=NoBookmark)
+    checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
 
 
 @runtime_checkable
@@ -301,7 +199,7 @@ class Attack(Protocol):
     """Whoever publishes the images, and changes them first.
 
     Attributes:
-        needs_surrogate: a network trained on the clean data is needed, ``context.checkpoints``.
+        needs_surrogate: a network trained on the clean data is needed, ``context.snapshots``.
         bounded: δ is held to the budget; else the attack is in a track of its own, without a budget.
         dense: it can also make noise for dense tasks; else suites leave it out on datasets that have them.
     """
@@ -325,10 +223,6 @@ class RestoringAttack(Attack, Protocol):
         """Make the noise again from its ``state()``, for images [c h w] of the shape it was crafted on."""
 
 
-Shape = tuple[int, int, int]
-"""Channels, height and width of an image."""
-
-
 @runtime_checkable
 class Backbone(Protocol):
     """The victim's (or surrogate's) network architecture.
@@ -341,7 +235,7 @@ class Backbone(Protocol):
     dense: ClassVar[bool]
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
-        """Return an encoder, freshly initialised, and the number d of its features.
+        """Return an encoder, freshly initialized, and the number d of its features.
 
         The encoder takes [b c h w] to [b d], or to a map [b d h' w'] if it is dense.
 
@@ -367,7 +261,7 @@ class Step:
 
     Attributes:
         losses: the loss of every task, 0 where the batch has no label of it.
-        labelled: which tasks have a label in the batch.
+        labeled: which tasks have a label in the batch.
         features: what all heads read; the losses' gradients reach the shared parameters through it.
         shared: the parameters below the features, those of the last layer last.
         again: computes the losses of the batch again, with the parameters as they are by then, for whoever
@@ -375,7 +269,7 @@ class Step:
     """
 
     losses: Float[Tensor, " t"]
-    labelled: Bool[Tensor, " t"]
+    labeled: Bool[Tensor, " t"]
     features: Float[Tensor, "b ..."]
     shared: Sequence[nn.Parameter]
     again: Callable[[], Float[Tensor, " t"]]
@@ -386,13 +280,13 @@ class Balancer(Protocol):
     """One training run's state of a weighting."""
 
     def parameters(self) -> Sequence[nn.Parameter]:
-        """Return its own learnable parameters, which the network's optimiser trains along; most have none."""
+        """Return its own learnable parameters, which the network's optimizer trains along; most have none."""
 
     def backward(self, step: Step) -> Float[Tensor, " t"]:
         """Back-propagate into ``.grad`` of all parameters and return the weight each task was given."""
 
     def finish_step(self, step: Step) -> None:
-        """Take note of a step that the optimiser has taken."""
+        """Take note of a step that the optimizer has taken."""
 
     def finish_epoch(self, losses: Float[Tensor, " t"]) -> None:
         """Take note of every task's mean loss over the epoch."""
@@ -434,7 +328,11 @@ class Defense(Protocol):
         """See the class."""
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Clean the released images, once, before training; return as many of the same shape."""
 

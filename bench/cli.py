@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, unknown_name_error
 
 if TYPE_CHECKING:
     from bench.api import MultiTaskData
-    from bench.engine.events import Event
-    from bench.engine.executors import Executor
-    from bench.engine.pipeline import Workshop
-    from bench.engine.suite import Plan
+    from bench.engine.execution.events import Event
+    from bench.engine.executors.base import Executor
+    from bench.engine.planning.expand import Plan
+    from bench.engine.stages.context import RunContext
     from bench.record import Record
 
 app = typer.Typer(
@@ -184,51 +184,52 @@ def run(
     The first Ctrl-C lets finish what is under way, a second one stops at once. Several runs with one --out
     share the work.
     """
-    from bench.engine.console import console
-    from bench.engine.course import Course
-    from bench.engine.events import Notice
-    from bench.engine.runner import run as run_plan
-    from bench.engine.status import published
-    from bench.engine.tracking import Tracker, default_uri
+    from bench.engine.execution.events import Notice
+    from bench.engine.execution.runner import run_plan
+    from bench.engine.monitoring.console import show_progress
+    from bench.engine.monitoring.progress import RunProgress
+    from bench.engine.monitoring.status import publish_status
+    from bench.engine.tracking.listener import Tracker
+    from bench.engine.tracking.mlflow_store import default_uri
     from bench.record import write_note
-    from leaderboard.kept import read_board, source, write_board
-    from leaderboard.standing import Standing
+    from leaderboard.board_cache import hash_board_inputs, read_cached_board, write_cached_board
+    from leaderboard.live_ranking import LiveRanking
 
     elsewhere = executor in ("ray", "slurm")
-    plan, workshop = _plan(suite, only, set_, out, data_root, cache, device, threads, elsewhere)
-    workshop = replace(workshop, deterministic=deterministic)
-    write_note(workshop.out, plan.suite, plan.left_out)
+    plan, run_context = _plan(suite, only, set_, out, data_root, cache, device, threads, elsewhere)
+    run_context = replace(run_context, deterministic=deterministic)
+    write_note(run_context.out, plan.suite, plan.left_out)
     with ExitStack() as stack:
-        course = Course(Standing())
-        show = stack.enter_context(console(course))
-        stack.enter_context(published(course, workshop.out))
+        course = RunProgress(LiveRanking())
+        show = stack.enter_context(show_progress(course))
+        stack.enter_context(publish_status(course, run_context.out))
         listeners: list[Callable[[Event], None]] = [show]
         tracker = None
         if not no_track:
-            uri = tracking_uri or default_uri(workshop.out)
-            files = workshop.out / "mlartifacts"
+            uri = tracking_uri or default_uri(run_context.out)
+            files = run_context.out / "mlartifacts"
             tracker = Tracker(uri, plan.suite, files, lambda sentence: show(Notice(sentence)))
             listeners.append(stack.enter_context(tracker))
         stopped = stack.enter_context(_interruptible(lambda sentence: show(Notice(sentence))))
         workers = stack.enter_context(
-            _cluster(executor, workshop, jobs, time_limit, address, gpus, slurm or ())
+            _cluster(executor, run_context, jobs, time_limit, address, gpus, slurm or ())
             if elsewhere
-            else _executor(executor, jobs, threads, workshop.device, time_limit)
+            else _executor(executor, jobs, threads, run_context.device, time_limit)
         )
-        finished = run_plan(plan, workshop, workers, listeners, rerun, stopped)
+        finished = run_plan(plan, run_context, workers, listeners, rerun, stopped)
     if left := len(plan.cells) - finished.done - finished.cached - finished.failed:
         _say(f"interrupted: {left} cells are left; the same command goes on with them")
         sys.exit(_INTERRUPTED)
-    made_from = source(workshop.out)
-    board = read_board(workshop.out, made_from)
+    made_from = hash_board_inputs(run_context.out)
+    board = read_cached_board(run_context.out, made_from)
     if board is None:
-        records = _records(workshop.out, curve=False)
-        board = drawn = _board(workshop.out, records)
-        write_board(workshop.out, made_from, board)
+        records = _records(run_context.out, curve=False)
+        board = drawn = _board(run_context.out, records)
+        write_cached_board(run_context.out, made_from, board)
         if tracker is not None:
-            tracker.conclude(records, lambda: _exhibits(workshop.out, records, drawn))
+            tracker.conclude(records, lambda: _exhibits(run_context.out, records, drawn))
     print(board)
-    _say(f"records and leaderboard.md are in {workshop.out}")
+    _say(f"records and leaderboard.md are in {run_context.out}")
     if finished.failed:
         _say(f"{finished.failed} cells failed; the same command tries them again")
         sys.exit(1)
@@ -268,14 +269,15 @@ def _plan(
     device: str,
     threads: int,
     elsewhere: bool = False,
-) -> "tuple[Plan, Workshop]":
-    from bench.engine.pipeline import Workshop
-    from bench.engine.suite import expand, read_suite
+) -> "tuple[Plan, RunContext]":
+    from bench.engine.planning.expand import expand_suite
+    from bench.engine.planning.suite_file import read_suite
+    from bench.engine.stages.context import RunContext
 
     root = _root(data_root)
-    plan = expand(read_suite(suite, set_ or ()), only or (), data_root)
+    plan = expand_suite(read_suite(suite, set_ or ()), only or (), data_root)
     folder = (out or RUNS / plan.suite).absolute()
-    return plan, Workshop(folder, root, _cache(cache), _device(device, elsewhere), threads, plan.suite)
+    return plan, RunContext(folder, root, _cache(cache), _device(device, elsewhere), threads, plan.suite)
 
 
 def _root(data_root: Path | None) -> Path | None:
@@ -314,7 +316,8 @@ def _jobs(jobs: int | None, device: str) -> int:
 
 
 def _executor(name: str, jobs: int | None, threads: int, device: str, time_limit: float | None) -> "Executor":
-    from bench.engine.executors import Inline, Processes, share_out
+    from bench.engine.executors.inline import Inline
+    from bench.engine.executors.processes import Processes, assign_gpus
 
     count = _jobs(jobs, device)
     if name == "inline" and time_limit is not None:
@@ -323,15 +326,15 @@ def _executor(name: str, jobs: int | None, threads: int, device: str, time_limit
         return Inline(threads)
     gpus: list[str] = []
     if device == "cuda":
-        from bench.engine.device import free_memory
+        from bench.engine.stages.device import free_gpu_memory
 
-        gpus = share_out(free_memory(), count)
+        gpus = assign_gpus(free_gpu_memory(), count)
     return Processes(count, threads, time_limit, gpus)
 
 
 def _cluster(
     name: str,
-    workshop: "Workshop",
+    run_context: "RunContext",
     jobs: int | None,
     time_limit: float | None,
     address: str | None,
@@ -339,7 +342,7 @@ def _cluster(
     slurm: Sequence[str],
 ) -> "Executor":
     """Return the executor of a cluster: Ray's or Slurm's."""
-    on_gpu = workshop.device == "cuda"
+    on_gpu = run_context.device == "cuda"
     wrong = [given for given in slurm if not all(given.partition("="))]
     if wrong:
         raise BenchError(f"--slurm {wrong[0]} is not understood; give KEY=VALUE, such as partition=long")
@@ -348,13 +351,13 @@ def _cluster(
         options["gpus-per-node"] = "1"
     try:
         if name == "ray":
-            from bench.engine.ray_executor import Ray
+            from bench.engine.executors.ray import Ray
 
             share = float(on_gpu) if gpus is None else gpus
-            return Ray(workshop.out, address, jobs, workshop.threads, share, time_limit)
-        from bench.engine.slurm_executor import Slurm
+            return Ray(run_context.out, address, jobs, run_context.threads, share, time_limit)
+        from bench.engine.executors.slurm import Slurm
 
-        return Slurm(workshop.out, options, jobs, workshop.threads, time_limit)
+        return Slurm(run_context.out, options, jobs, run_context.threads, time_limit)
     except ModuleNotFoundError as error:
         raise BenchError(
             f"--executor {name} needs the package {error.name}; pip install 'mtlue-bench[{name}]'"
@@ -377,25 +380,27 @@ def plan(
     """Show what a run would do: what is made once for many cells, what is there, expected time and space."""
     from tabulate import tabulate
 
-    from bench.engine.console import duration
-    from bench.engine.forecast import forecast, spell_bytes, warn_of_space
-    from bench.engine.selection import select
+    from bench.engine.monitoring.console import format_duration
+    from bench.engine.planning.estimate import check_disk_space, estimate_waves, format_bytes
+    from bench.engine.planning.remaining_work import find_remaining_work
 
-    planned, workshop = _plan(suite, only, set_, out, data_root, cache, device, 1)
-    chosen = select(planned, workshop.store, rerun)
-    workers = _jobs(jobs, workshop.device)
-    expected = list(forecast(chosen, workshop, workers))
+    planned, run_context = _plan(suite, only, set_, out, data_root, cache, device, 1)
+    chosen = find_remaining_work(planned, run_context.store, rerun)
+    workers = _jobs(jobs, run_context.device)
+    expected = list(estimate_waves(chosen, run_context, workers))
     rows = [
         (
             *(each.wave, each.count + chosen.cached[each.wave], chosen.cached[each.wave], each.count),
-            _and_unknown(duration(each.seconds), each.count, each.untimed, "nothing like it was timed yet"),
-            _and_unknown(spell_bytes(each.stored), each.count, each.unsized, "not decoded yet"),
+            _and_unknown(
+                format_duration(each.seconds), each.count, each.untimed, "nothing like it was timed yet"
+            ),
+            _and_unknown(format_bytes(each.stored), each.count, each.unsized, "not decoded yet"),
         )
         for each in expected
     ]
     headers = ("wave", "distinct", "cached", "to do", f"expected, {workers} at a time", "to be stored")
     print(tabulate(rows, headers, "github"))
-    if full := warn_of_space(expected, workshop):
+    if full := check_disk_space(expected, run_context):
         print(f"warning: {full}")
     for sentence in (*planned.left_out, *chosen.notices):
         print(f"note: {sentence}")
@@ -405,13 +410,13 @@ def plan(
         print("\n" + tabulate(listed, ("key", "state", "cell"), "github"))
 
 
-def _and_unknown(known: str, count: int, unknown: int, why: str) -> str:
+def _and_unknown(known: str, count: int, unknown_name_error: int, why: str) -> str:
     """Say what is known of some things to do, and of how many it is not."""
     if not count:
         return "-"
-    if unknown == count:
+    if unknown_name_error == count:
         return f"unknown: {why}"
-    return f"~{known}" + (f", and {unknown} unknown: {why}" if unknown else "")
+    return f"~{known}" + (f", and {unknown_name_error} unknown: {why}" if unknown_name_error else "")
 
 
 @app.command()
@@ -419,7 +424,7 @@ def status(out: FoundOption = None) -> None:
     """Show what the runs on a folder are doing right now, asked from any terminal."""
     from rich.console import Console
 
-    from bench.engine.status import read_statuses, render_status, tell_absence
+    from bench.engine.monitoring.status import explain_absence, read_statuses, render_status
 
     folder = _found(out)
     seen = read_statuses(folder)
@@ -428,7 +433,7 @@ def status(out: FoundOption = None) -> None:
     for one in alive:
         screen.print(render_status(one, folder, screen.width))
     if not alive:
-        print(tell_absence(seen, folder))
+        print(explain_absence(seen, folder))
 
 
 @app.command()
@@ -443,20 +448,26 @@ def why(
 
     The key of a poison or a surrogate is explained too.
     """
-    from bench.engine.why import explain, explain_other, find, find_clean, list_found
-    from leaderboard.protection import protections
+    from bench.engine.monitoring.explain import (
+        explain_cell,
+        explain_shared,
+        find_clean_record,
+        find_items,
+        list_items,
+    )
+    from leaderboard.scores import protections
 
     folder = _found(out)
-    found = find(folder, cell)
+    found = find_items(folder, cell)
     if len(found) > 1:
-        print(list_found(found))
+        print(list_items(found))
         raise BenchError(f"{len(found)} things are meant by {' '.join(cell)!r}; give more words or a key")
     record = found[0].record
     if record is None:
-        print(explain_other(found[0], folder))
+        print(explain_shared(found[0], folder))
         return
-    clean = find_clean(folder, record)
-    print(explain(record, folder, clean, protections(record, clean.scores) if clean else {}))
+    clean = find_clean_record(folder, record)
+    print(explain_cell(record, folder, clean, protections(record, clean.scores) if clean else {}))
 
 
 @app.command()
@@ -474,8 +485,8 @@ def report(
     if format_ == "markdown":
         text = _board(folder, _records(folder, curve=False))
     else:
+        from leaderboard.board import to_csv, to_json
         from leaderboard.frame import to_frame
-        from leaderboard.markdown import to_csv, to_json
 
         text = (to_csv if format_ == "csv" else to_json)(to_frame(_records(folder, curve=False)))
     if output is None:
@@ -492,9 +503,9 @@ def compare(
     out: FoundOption = None,
 ) -> None:
     """Settle an argument: pair the cells that differ in A and B alone and compare their protection."""
-    from leaderboard.comparison import compare as compare_cells
+    from leaderboard.board import render_comparison
+    from leaderboard.comparison import compare_attacks as compare_cells
     from leaderboard.frame import to_frame
-    from leaderboard.markdown import render_comparison
 
     print(render_comparison(compare_cells(to_frame(_records(_found(out), curve=False)), a, b, axis)))
 
@@ -508,16 +519,16 @@ def check(
     ] = False,
 ) -> None:
     """Compare a run with a committed reference: exit code 1 where scores, or grossly costs, regressed."""
-    from leaderboard import regression
+    from leaderboard import reference
 
     records = _records(_found(out), curve=False)
     if update:
-        regression.write_reference(against, regression.summarise(records))
+        reference.write_reference(against, reference.summarize_records(records))
         print(f"wrote {against} from {len(records)} records")
         return
-    moves = regression.check(regression.read_reference(against), records)
-    print(regression.render_moves(moves))
-    if any(move.verdict in regression.BAD for move in moves):
+    moves = reference.check_against_reference(reference.read_reference(against), records)
+    print(reference.render_moves(moves))
+    if any(move.verdict in reference.BAD for move in moves):
         sys.exit(1)
 
 
@@ -528,14 +539,14 @@ def list_(
     """List the catalog: every part with its paper, and the suites."""
     from tabulate import tabulate
 
-    from bench.catalog import COMPOSED, axes, listed
+    from bench.catalog.table import COMPOSED, catalog_axes, names_on_axis
 
-    if axis not in (None, "suite", *axes()):
-        raise unknown("axis", str(axis), ("suite", *axes()))
-    for name in axes() if axis is None else (axis,):
+    if axis not in (None, "suite", *catalog_axes()):
+        raise unknown_name_error("axis", str(axis), ("suite", *catalog_axes()))
+    for name in catalog_axes() if axis is None else (axis,):
         if name == "suite":
             continue
-        rows = [(part, *_described(name, part)) for part in sorted(listed(name))]
+        rows = [(part, *_described(name, part)) for part in sorted(names_on_axis(name))]
         widths = [None, 60, 60]
         print(tabulate(rows, (name, "what it is", "source"), "rounded_grid", maxcolwidths=widths) + "\n")
         if name in COMPOSED:
@@ -549,10 +560,10 @@ def list_(
 
 def _described(axis: str, part: str) -> tuple[str, str]:
     """Return what a part is and its source; of a broken one from outside, what is wrong with it."""
-    from bench.catalog import describe
+    from bench.catalog.description import describe_part
 
     try:
-        found = describe(axis, part)
+        found = describe_part(axis, part)
     except BenchError as error:
         return f"cannot be read: {error}", ""
     return found.summary, found.source
@@ -564,7 +575,7 @@ def show(
     name: Annotated[str, typer.Argument(help="The part's name.")],
 ) -> None:
     """Show one part: what it does, its paper, its parameters and their defaults."""
-    from bench.catalog import COMPOSED
+    from bench.catalog.table import COMPOSED
 
     for number, part in enumerate(name.split("+") if axis in COMPOSED else [name]):
         if number:
@@ -575,10 +586,11 @@ def show(
 def _show(axis: str, name: str) -> None:
     from tabulate import tabulate
 
-    from bench.catalog import describe, locate
+    from bench.catalog.description import describe_part
+    from bench.catalog.table import locate_part
 
-    found = describe(axis, name)
-    print(f"{axis} {name}  ({locate(axis, name)})\n\n{found.docstring}\n")
+    found = describe_part(axis, name)
+    print(f"{axis} {name}  ({locate_part(axis, name)})\n\n{found.docstring}\n")
     if found.parameters:
         rows = [(field.name, field.type, field.default, field.meaning) for field in found.parameters]
         headers, widths = ("parameter", "type", "default", "meaning"), [None, 34, None, 70]
@@ -605,12 +617,12 @@ def conform(
     from rich.console import Console
     from rich.progress import Progress
 
-    from bench.engine.conformance import TOTAL, render
-    from bench.engine.conformance import conform as run_checks
-    from bench.engine.trial import Trial
+    from bench.conformance.checks import TOTAL
+    from bench.conformance.craft_run import AttackUnderTest
+    from bench.conformance.report import render_verdicts, run_checks
 
     torch.set_num_threads(1)
-    trial = Trial(attack)
+    trial = AttackUnderTest(attack)
     verdicts = []
     screen = Console(stderr=True)
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
@@ -618,7 +630,7 @@ def conform(
         for verdict in run_checks(trial):
             verdicts.append(verdict)
             progress.update(bar, advance=1, description=verdict.check)
-    print(render(trial.choice.label, verdicts))
+    print(render_verdicts(trial.choice.label, verdicts))
     if any(verdict.failure for verdict in verdicts):
         sys.exit(1)
 
@@ -628,19 +640,21 @@ def data_check(name: DatasetArgument, data_root: RootOption = None, cache: Cache
     """Load a dataset and say what is in it: counts, rates, floors, labels that are missing, leaks."""
     from dataclasses import asdict
 
-    from bench.catalog import Choice, load
-    from bench.engine.datasheet import read_sheet, render_text
+    from bench.catalog.build import load_part_class
+    from bench.catalog.choice import Choice
+    from bench.dataset_report.statistics import compute_statistics
+    from bench.dataset_report.text import render_text
 
     label, loaded, _ = _load(name, data_root, _cache(cache))
-    print(render_text(read_sheet(label, loaded)))
-    recipe = asdict(load("dataset", Choice.parse(name).name).recipe)
+    print(render_text(compute_statistics(label, loaded)))
+    recipe = asdict(load_part_class("dataset", Choice.parse(name).name).recipe)
     print("\nrecipe: " + ", ".join(f"{entry} = {value}" for entry, value in recipe.items() if value))
 
 
 @data.command(name="prepare")
 def data_prepare(name: DatasetArgument, data_root: RootOption = None, cache: CacheOption = None) -> None:
     """Decode a dataset's images once, so that no run waits for it."""
-    from bench.engine.console import duration
+    from bench.engine.monitoring.console import format_duration
 
     folder = _cache(cache)
     before = _kept(folder)
@@ -651,7 +665,7 @@ def data_prepare(name: DatasetArgument, data_root: RootOption = None, cache: Cac
     what = f"written to {', '.join(map(str, made))}" if made else "nothing was left to decode"
     print(
         f"{label}: {sum(map(len, splits)):,} images, {size / 1e6:,.1f} MB with their labels; {what} "
-        f"({duration(seconds)})"
+        f"({format_duration(seconds)})"
     )
 
 
@@ -663,13 +677,14 @@ def data_show(
     cache: CacheOption = None,
 ) -> None:
     """Write a web page, one file, with some of a dataset's images, their labels and all counts."""
-    from bench.catalog import Choice, describe
-    from bench.engine.datapage import render_page
-    from bench.engine.datasheet import read_sheet
+    from bench.catalog.choice import Choice
+    from bench.catalog.description import describe_part
+    from bench.dataset_report.html import render_page
+    from bench.dataset_report.statistics import compute_statistics
 
     label, loaded, _ = _load(name, data_root, _cache(cache))
-    about = describe("dataset", Choice.parse(name).name)
-    _write(output, render_page(read_sheet(label, loaded), loaded, about))
+    about = describe_part("dataset", Choice.parse(name).name)
+    _write(output, render_page(compute_statistics(label, loaded), loaded, about))
     print(f"wrote {output}")
 
 
@@ -685,10 +700,11 @@ def _load(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from bench.catalog import Choice, make
+    from bench.catalog.build import build_part
+    from bench.catalog.choice import Choice
 
     choice, root = Choice.parse(name), _root(data_root)
-    dataset = make("dataset", choice)
+    dataset = build_part("dataset", choice)
     screen = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
@@ -728,7 +744,8 @@ def track(out: FoundOption = None, tracking_uri: UriOption = None) -> None:
     from rich.console import Console
     from rich.progress import track as advance
 
-    from bench.engine.tracking import default_uri, rebuild
+    from bench.engine.tracking.listener import rebuild_mirror
+    from bench.engine.tracking.mlflow_store import default_uri
 
     folder = _found(out)
     uri = tracking_uri or default_uri(folder)
@@ -737,7 +754,7 @@ def track(out: FoundOption = None, tracking_uri: UriOption = None) -> None:
     screen = Console(stderr=True)
     quiet = not screen.is_terminal
     shown = advance(oldest_first, "tracking", len(records), console=screen, transient=True, disable=quiet)
-    added, kept, replaced = rebuild(
+    added, kept, replaced = rebuild_mirror(
         uri, shown, folder / "mlartifacts", lambda: _exhibits(folder, records, _board(folder, records))
     )
     print(f"{uri}: {added} runs added, {replaced} replaced, {kept} kept")
@@ -790,23 +807,23 @@ def _reread(folder: Path, records: "Sequence[Record]") -> "Iterator[Record]":
 
 def _board(folder: Path, records: "Sequence[Record]") -> str:
     from bench.record import read_note
-    from leaderboard.markdown import render
+    from leaderboard.board import render_board
 
-    return render(records, left_out=read_note(folder))
+    return render_board(records, left_out=read_note(folder))
 
 
 def _exhibits(folder: Path, records: "Sequence[Record]", board: str) -> dict[str, bytes]:
     """Return what a tracker keeps of a whole run: the board, its rows and its figures."""
-    from leaderboard.figures import draw
+    from leaderboard.board import to_csv
+    from leaderboard.figures import draw_figures
     from leaderboard.frame import to_frame
-    from leaderboard.markdown import to_csv
 
-    figures = {f"figures/{name}": content for name, content in draw(_reread(folder, records)).items()}
+    figures = {f"figures/{name}": content for name, content in draw_figures(_reread(folder, records)).items()}
     texts = {"leaderboard.md": board, "leaderboard.csv": to_csv(to_frame(records))}
     return {name: text.encode() for name, text in texts.items()} | figures
 
 
 def _write(path: Path, text: str) -> None:
-    from bench.record import write_atomically
+    from bench.files import write_atomically
 
     write_atomically(path, text if text.endswith("\n") else text + "\n")

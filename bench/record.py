@@ -1,9 +1,6 @@
 """Record: what the engine writes for each cell and the leaderboard reads. Standard library only."""
 
-import contextlib
-import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -11,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from bench.errors import BenchError
+from bench.files import hash_bytes, hash_json, write_atomically
 
 RECORD_SCHEMA = 2
 """Version of a record file's layout; raised when a field changes its meaning. Files of 1 are read as well."""
 
 _HEADER = re.compile(rb'\{"schema": %d, "checksum": "([0-9a-f]{64})", "record":\n' % RECORD_SCHEMA)
+
 _CURVE, _END = b',\n"curve":\n', b"\n}\n"
 """What stands between the parts of a file; in JSON no string and nothing nested begins a line like this."""
 
@@ -46,7 +45,7 @@ class TaskInfo(TypedDict):
         scored: the metric protection is computed from.
         floor: metric → what an answer that knows nothing of the image scores.
         perfect: metric → the best possible value.
-        test: labelled test samples.
+        test: labeled test samples.
     """
 
     kind: str
@@ -204,32 +203,6 @@ class Record:
         return " · ".join(f"seed {self.cell[a]}" if a == "seed" else str(self.cell[a]) for a in AXES)
 
 
-def digest(value: object) -> str:
-    """Return the SHA-256 of a JSON value in its canonical spelling."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file aside and rename it, so that a reader sees the old file or the new one.
-
-    Raises:
-        BenchError: when the folder cannot be written to.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # below a file there is nothing to remove
-            aside.unlink()
-        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def write_record(folder: Path, record: Record) -> Path:
     """Write a record to ``folder/KEY.json`` and return the path.
 
@@ -239,7 +212,7 @@ def write_record(folder: Path, record: Record) -> Path:
     body = asdict(record)
     curve = body.pop("curve")
     content = b"".join((_spell(body), _CURVE, _spell(curve), _END))
-    header = f'{{"schema": {RECORD_SCHEMA}, "checksum": "{_sha256(content)}", "record":\n'
+    header = f'{{"schema": {RECORD_SCHEMA}, "checksum": "{hash_bytes(content)}", "record":\n'
     path = folder / f"{record.key}.json"
     write_atomically(path, header.encode() + content)
     return path
@@ -247,10 +220,6 @@ def write_record(folder: Path, record: Record) -> Path:
 
 def _spell(value: object) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False).encode()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def read_record(path: Path, *, curve: bool = True) -> Record:
@@ -281,7 +250,7 @@ class _NoRecordError(Exception):
 
 def _parse(content: bytes, checksum: bytes, curve: bool) -> object:
     """Return the fields in what follows the first line of a file."""
-    if _sha256(content).encode() != checksum:
+    if hash_bytes(content).encode() != checksum:
         raise _NoRecordError("is damaged: its checksum does not match")
     summary, _, rest = content.removesuffix(_END).partition(_CURVE)
     body: object = json.loads(summary)
@@ -296,8 +265,8 @@ def _parse_schema_1(content: bytes) -> object:
     schema = found.get("schema")
     if schema not in (1, RECORD_SCHEMA):
         raise _NoRecordError(f"has schema {schema}, this version reads schemas 1 and {RECORD_SCHEMA}")
-    # Of the present schema nothing gets here but what another program has spelt anew.
-    if schema != 1 or found.get("checksum") != digest(found["record"]):
+    # Of the present schema nothing gets here but what another program has spelled anew.
+    if schema != 1 or found.get("checksum") != hash_json(found["record"]):
         raise _NoRecordError("is damaged: its checksum does not match")
     body: object = found["record"]
     return body

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from pandas import DataFrame
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, unknown_name_error
 from bench.record import AXES, CLEAN
-from leaderboard.frame import whole
+from leaderboard.frame import full_protection_rows
 from leaderboard.statistics import TIE, Paired, compare_pairs
 
 
@@ -64,7 +64,7 @@ class Comparison:
         return f"Protection is higher under {winner} than under {loser} by {size} {over}."
 
 
-def compare(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Comparison:
+def compare_attacks(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Comparison:
     """Compare two labels of an axis over the cells that are equal in all other axes.
 
     Along any axis but the attack the clean cells, whose protection is 0 on both sides, and attacks on some of
@@ -81,7 +81,7 @@ def compare(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Compariso
     """
     _check(frame, a, b, axis)
     if axis != "attack":
-        frame = whole(frame)
+        frame = full_protection_rows(frame)
         frame = frame[frame["attack"] != CLEAN]
     others = [other for other in AXES if other != axis]
     columns = ["key", "position", "headline", "raw", "protection"]
@@ -112,7 +112,7 @@ def compare(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Compariso
 
 def _check(frame: DataFrame, a: str, b: str, axis: str) -> None:
     if axis not in AXES:
-        raise unknown("axis", axis, set(AXES) - {"seed"})
+        raise unknown_name_error("axis", axis, set(AXES) - {"seed"})
     if axis == "seed":
         raise BenchError(
             "seeds are what a comparison is repeated over, so they cannot be compared themselves"
@@ -121,7 +121,7 @@ def _check(frame: DataFrame, a: str, b: str, axis: str) -> None:
         raise BenchError(f"both sides of the comparison are {axis} {a!r}; name two different ones")
     for label in (a, b):
         if label not in set(frame[axis]):
-            raise unknown(f"{axis} in these results:", label, set(frame[axis]))
+            raise unknown_name_error(f"{axis} in these results:", label, set(frame[axis]))
 
 
 def _unbounded(frame: DataFrame, a: str, b: str) -> str | None:

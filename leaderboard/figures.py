@@ -18,11 +18,12 @@ from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series, concat
 
 from bench.record import CLEAN, POISON_PHASES, Record, Scores, TaskInfo
-from leaderboard.costs import costs
-from leaderboard.frame import to_frame, whole
-from leaderboard.protection import is_clean
-from leaderboard.tables import attack_order, marks, ranking, usual_victims
-from leaderboard.writing import DAGGER
+from leaderboard.formatting import DAGGER
+from leaderboard.frame import full_protection_rows, to_frame
+from leaderboard.scores import is_clean
+from leaderboard.sections.costs import cost_table
+from leaderboard.sections.ranking import attack_order, rank_attacks, track_marker
+from leaderboard.sections.tasks import usual_victims
 
 WIDTH = 9.0
 """Of every picture, in inches."""
@@ -36,7 +37,7 @@ COLUMNS = 4
 POISONED, UNPOISONED, FAINT = "#b5332e", "#444444", "#b9b9b9"
 
 
-def draw(records: Iterable[Record]) -> dict[str, bytes]:
+def draw_figures(records: Iterable[Record]) -> dict[str, bytes]:
     """Return the pictures for which there is something to show, as PNG by the file's name.
 
     ``protection.png``
@@ -73,7 +74,7 @@ def _encode(picture: Figure) -> bytes:
 
 
 def _protection(frame: DataFrame) -> Figure | None:
-    table = concat([ranking(frame, bounded) for bounded in (True, False)])
+    table = concat([rank_attacks(frame, bounded) for bounded in (True, False)])
     table = table[(table["attack"] != CLEAN) & table["worst"].notna()]
     if table.empty:
         return None
@@ -102,7 +103,7 @@ def _protection(frame: DataFrame) -> Figure | None:
         label="least over defenses ± standard deviation over seeds",
     )
     axes.plot(table["mean"], lines, "|", color=UNPOISONED, markersize=11, label="mean over defenses")
-    _list(axes, table["attack"].map(marks(frame)))
+    _list(axes, table["attack"].map(track_marker(frame)))
     free = f" ({DAGGER} without a budget)" if not frame["bounded"].all() else ""
     axes.set_xlabel(f"protection, mean over tasks and victims{free}")
     picture.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -110,7 +111,7 @@ def _protection(frame: DataFrame) -> Figure | None:
 
 
 def _cost(frame: DataFrame) -> Figure | None:
-    table = costs(frame)
+    table = cost_table(frame)
     table = table[table["phase"].isin(POISON_PHASES) & ~table["part"].map(is_clean)]
     if table.empty:
         return None
@@ -132,7 +133,7 @@ def _cost(frame: DataFrame) -> Figure | None:
     left.set_xlabel("seconds")
     right.set_xlabel(f"peak memory of the {'device' if memory == 'device_mb' else 'process'}, MiB")
     right.set_xlim(left=0)
-    _list(left, [marks(frame)(attack) for attack in attacks])
+    _list(left, [track_marker(frame)(attack) for attack in attacks])
     right.grid(axis="y", color="#eeeeee")
     picture.legend(loc="outside lower center", ncols=3, frameon=False)
     return picture
@@ -149,12 +150,13 @@ def _list(axes: Axes, labels: Iterable[str]) -> None:
 
 def _curves(frame: DataFrame, curves: Mapping[str, "Series[float]"]) -> Figure | None:
     panels = []
-    for dataset in sorted(set(whole(frame)["dataset"])):
+    for dataset in sorted(set(full_protection_rows(frame)["dataset"])):
         victims = usual_victims(frame, dataset).drop_duplicates("key")
         learned = {attack: _by_seed(rows, curves) for attack, rows in victims.groupby("attack")}
         shown = [attack for attack in attack_order(frame) if attack != CLEAN and attack in learned]
         panels += [
-            (f"{dataset}\n{marks(frame)(attack)}", learned[attack], learned.get(CLEAN)) for attack in shown
+            (f"{dataset}\n{track_marker(frame)(attack)}", learned[attack], learned.get(CLEAN))
+            for attack in shown
         ]
     if not panels:
         return None

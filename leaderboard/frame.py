@@ -8,7 +8,7 @@ from pandas import DataFrame, concat
 
 from bench.errors import BenchError
 from bench.record import AXES, CLEAN, Record
-from leaderboard.protection import MIN_HEADROOM, is_clean
+from leaderboard.scores import MIN_HEADROOM, is_clean
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
 """Phases of a cell as they follow each other; they always have columns, measured or not."""
@@ -50,7 +50,7 @@ _FLAGS = frozenset({"bounded", "partial", "clean_part", "is_protected"})
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectedRecords:
     """The records that count.
 
     Attributes:
@@ -64,7 +64,7 @@ class Selection:
     superseded: int
 
 
-def select(records: Iterable[Record]) -> Selection:
+def select_records(records: Iterable[Record]) -> SelectedRecords:
     """Keep, of the records with the same seven axis labels, the one finished last.
 
     The result is in the order of the axes, whatever the order of the records.
@@ -85,7 +85,7 @@ def select(records: Iterable[Record]) -> Selection:
     if len(protocols) > 1:
         listed = " and ".join(str(protocol) for protocol in protocols)
         raise BenchError(f"records of protocols {listed} cannot share a table; report them apart")
-    return Selection(
+    return SelectedRecords(
         done=tuple(done[labels] for labels in sorted(done)),
         failed=tuple(failed[labels] for labels in sorted(failed)),
         superseded=len(finished) - len(done),
@@ -119,7 +119,7 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     Raises:
         BenchError: when the records follow more than one protocol.
     """
-    done = select(records).done
+    done = select_records(records).done
     phases = sorted({phase for record in done for phase in record.cost} - set(PHASES))
     costs = tuple(f"{phase}_{suffix}" for phase in (*PHASES, *phases) for suffix in COSTS.values())
     known = {metric for record in done for info in record.tasks.values() for metric in info["perfect"]}
@@ -136,12 +136,12 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     return _protect(frame.astype(types))
 
 
-def whole(frame: DataFrame) -> DataFrame:
+def full_protection_rows(frame: DataFrame) -> DataFrame:
     """Return the rows that may stand beside each other: those of attacks on all images and tasks."""
     return frame[~frame["partial"]]
 
 
-def cells(frame: DataFrame) -> DataFrame:
+def cell_rows(frame: DataFrame) -> DataFrame:
     """Return one row per cell: its columns, its mean ``protection`` over the defined tasks, and counts.
 
     ``undefined`` counts the tasks that have a clean counterpart but no defined protection; ``unpaired`` says

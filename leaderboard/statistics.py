@@ -83,7 +83,7 @@ def seed_spread(values: "Series[float]", seeds: "Series[int]") -> float | None:
 
 
 def compare_pairs(differences: "Series[float]", seeds: "Series[int]") -> Paired:
-    """Summarise paired differences; a missing one is no pair.
+    """Summarize paired differences; a missing one is no pair.
 
     Args:
         differences: A - B, one per pair.

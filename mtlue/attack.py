@@ -10,9 +10,12 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.craft import LossOfDelta, Objective, State, craft, gradient
-from baselines.objectives import ErrorMinimising, Pretrained, SurrogateTraining, View
-from bench.api import Batch, CraftContext, Noise, Split
+from baselines.crafting.loop import LossOfDelta, Objective, State, craft_noise, delta_gradient
+from baselines.crafting.objective_helpers import SurrogateView
+from baselines.crafting.objectives import ErrorMinimizing, FixedSurrogate
+from baselines.crafting.surrogate_training import SurrogateTraining
+from bench.api import CraftContext, Noise
+from bench.values import Batch, Split
 from mtlue.generator import Generator, Inputs, Reduction
 from mtlue.regularizers import embedding_regularizers
 
@@ -28,9 +31,9 @@ class Profile:
     """What the paper and its public code do not agree on.
 
     Attributes:
-        intra: λ1, weight of the intra-task regulariser.
-        inter: λ2, weight of the inter-task regulariser.
-        per_task: the intra-task regulariser is averaged within a task first, and 1 is added.
+        intra: λ1, weight of the intra-task regularizer.
+        inter: λ2, weight of the inter-task regularizer.
+        per_task: the intra-task regularizer is averaged within a task first, and 1 is added.
         shared_crop: one crop and flip for a whole batch.
         away_if_binary: TAP on a task with two classes makes the true label's loss large.
         clamp: of δ, in units of the budget.
@@ -53,7 +56,7 @@ PROFILES = {
 
 
 class GeneratedNoise:
-    """δ held by a generator, improved by one optimiser step of the attacker's loss per batch.
+    """δ held by a generator, improved by one optimizer step of the attacker's loss per batch.
 
     Source: Yu et al., ICML 2025 (MTL-UE), Alg. 1: L = L_base + λ1·L_Intra + λ2·L_Inter; Adam with its
     learning rate divided by ten after 60 % and 80 % of the rounds
@@ -82,13 +85,13 @@ class GeneratedNoise:
         """Return δ as it would be released: the generator in evaluation mode."""
         return self.generator.eval()(batch.images, batch.targets)  # type: ignore[no-any-return]
 
-    def improve(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
+    def update(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
         """Take one step of the generator."""
         self.generator.train()
         delta = self.generator(batch.images, batch.targets)
         self._optimizer.zero_grad(set_to_none=True)
         roots: list[Tensor] = [delta]
-        slopes: list[Tensor | None] = [gradient(losses, delta)[1]]
+        slopes: list[Tensor | None] = [delta_gradient(losses, delta)[1]]
         embeddings = self.generator.class_embeddings()
         if embeddings:
             intra, inter = embedding_regularizers(embeddings, per_task=self._per_task)
@@ -111,7 +114,7 @@ class GeneratedNoise:
         return dict(self.generator.state_dict())
 
     def craft_state(self) -> State:
-        """Return the generator, its optimiser and its schedule."""
+        """Return the generator, its optimizer and its schedule."""
         return {
             "generator": self.generator.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -136,8 +139,8 @@ class MTLUE(ABC):
             flip per image, targeted TAP; ``official``, the public code: λ = (10, 200), averaged per task plus
             1, δ up to 0.0314 before rounding, one crop and flip per batch, TAP untargeted on binary tasks.
         inputs: what the generator is given: ``both``, ``embeddings`` only or the ``image`` only (ablations).
-        intra: λ1, weight of the intra-task regulariser; None: the profile's, 0: ablated.
-        inter: λ2, weight of the inter-task regulariser; None: the profile's, 0: ablated.
+        intra: λ1, weight of the intra-task regularizer; None: the profile's, 0: ablated.
+        inter: λ2, weight of the inter-task regularizer; None: the profile's, 0: ablated.
         rounds: cap on the passes over the training set.
         batch: images per step.
         stop_error: stop when the share of tasks on which the surrogate does not see what it shall is at most
@@ -176,7 +179,7 @@ class MTLUE(ABC):
             learning_rate=self.learning_rate,
             rounds=self.rounds,
         )
-        return craft(
+        return craft_noise(
             train,
             context,
             self._objective(train, context),
@@ -250,8 +253,8 @@ class MTLUEEM(MTLUE):
             clip_norm=5.0,
             shuffle=True,
         )
-        view: View = "shared-crop" if self._profile.shared_crop else "crop"
-        return ErrorMinimising(train, context, training, view=view, surrogate_first=False)
+        view: SurrogateView = "shared-crop" if self._profile.shared_crop else "crop"
+        return ErrorMinimizing(train, context, training, view=view, surrogate_first=False)
 
 
 @dataclass(frozen=True)
@@ -265,9 +268,9 @@ class MTLUETAP(MTLUE):
     """
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:
-        return Pretrained(
+        return FixedSurrogate(
             context,
-            context.checkpoints(1),
+            context.surrogate_snapshots(1),
             view="shared-crop" if self._profile.shared_crop else "crop",
             aim="away-if-binary" if self._profile.away_if_binary else "shifted",
         )
@@ -275,21 +278,21 @@ class MTLUETAP(MTLUE):
 
 @dataclass(frozen=True)
 class MTLUESEP(MTLUE):
-    """MTL-UE with SEP as base: the generator misleads the checkpoints of a clean surrogate at once.
+    """MTL-UE with SEP as base: the generator misleads the snapshots of a clean surrogate at once.
 
     Source: Yu et al., ICML 2025 (MTL-UE), Alg. 1, with the base of Chen et al., ICLR 2023, arXiv:2211.12005;
     whole images are shown, as in the public code
 
     Departs from the paper: x + δ is clipped to [0, 1] with the gradient passed straight through; the
-    checkpoints' losses are averaged, there summed, the regularisers once per checkpoint too.
+    snapshots' losses are averaged, there summed, the regularizers once per snapshot too.
 
     Attributes:
         rounds: cap on the passes over the training set.
-        checkpoints: equidistant checkpoints of the clean training run.
+        checkpoints: equidistant snapshots of the clean training run.
     """
 
     rounds: Annotated[int, Ge(1)] = 50
     checkpoints: Annotated[int, Ge(1)] = 15
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:
-        return Pretrained(context, context.checkpoints(self.checkpoints), view="image")
+        return FixedSurrogate(context, context.surrogate_snapshots(self.checkpoints), view="image")

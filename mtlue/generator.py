@@ -8,9 +8,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.lift import per_pixel
-from bench import vision
-from bench.api import Targets, Task
+from baselines.crafting.lift import per_pixel
+from bench import torchvision_import
+from bench.api import Task
+from bench.values import Targets
 
 Inputs = Literal["both", "embeddings", "image"]
 """What the decoder is given: class embeddings, features of the image, or both."""
@@ -22,7 +23,7 @@ Reduction = Literal[2, 8]
 class ClassEmbeddings(nn.Module):
     """One spatial embedding [e s s'] for every class of a task.
 
-    A missing label gets the mean of the task's embeddings. Of a label map every pixel, nearest neighbours of
+    A missing label gets the mean of the task's embeddings. Of a label map every pixel, nearest neighbors of
     the map being taken, gets what its own class's embedding has there.
     """
 
@@ -59,7 +60,7 @@ class MapEmbedding(nn.Module):
         self._mean: Tensor | None = None
 
     def forward(self, target: Float[Tensor, "b i h w"]) -> Float[Tensor, "b e s s2"]:
-        """Return the embeddings of maps, nearest neighbours of which are taken."""
+        """Return the embeddings of maps, nearest neighbors of which are taken."""
         values = _resized(target, self._shape)
         known = ~values.isnan().any(1, keepdim=True)
         embedded: Tensor = self._layers(torch.cat([values.nan_to_num() * known, known.float()], dim=1))
@@ -143,7 +144,7 @@ class Generator(nn.Module):
         return clamped
 
     def class_embeddings(self) -> list[Float[Tensor, "_ d"]]:
-        """Return what the regularisers act on, one matrix per task; none without embeddings.
+        """Return what the regularizers act on, one matrix per task; none without embeddings.
 
         That are the class embeddings, flattened, or the mean of a map's embeddings over the last batch.
         """
@@ -161,7 +162,7 @@ def _stem(channels: int, width: int, reduction: Reduction) -> nn.Sequential:
     if reduction == 8:
         enter = [nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)]
     shrink = [nn.MaxPool2d(3, stride=2, padding=1)] if reduction == 8 else []
-    block = vision.models.resnet.BasicBlock
+    block = torchvision_import.models.resnet.BasicBlock
     halve = nn.Sequential(nn.Conv2d(width, 2 * width, 1, stride=2, bias=False), nn.BatchNorm2d(2 * width))
     return nn.Sequential(
         *enter,
@@ -182,7 +183,7 @@ def _decoder(joined: int, width: int, channels: int, reduction: Reduction) -> nn
             return nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1)
         return nn.ConvTranspose2d(inner, outer, 3, padding=1)
 
-    # No non-linearity stands between the first two layers, and instance normalisation has no affine
+    # No non-linearity stands between the first two layers, and instance normalization has no affine
     # parameters: so it is in the authors' architecture.
     return nn.Sequential(
         nn.ConvTranspose2d(joined, width, 4, stride=2, padding=1),

@@ -1,4 +1,4 @@
-"""The two regularisers of MTL-UE's class embeddings, each entry of one matrix of cosines used once."""
+"""The two regularizers of MTL-UE's class embeddings, each entry of one matrix of cosines used once."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 def embedding_regularizers(
     embeddings: Sequence[Float[Tensor, "_ d"]], *, per_task: bool = False
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the intra-task and the inter-task regulariser of the tasks' class embeddings.
+    """Return the intra-task and the inter-task regularizer of the tasks' class embeddings.
 
     With the cosines of all pairs of class embeddings, intra is their mean over pairs of classes of one task
     (classes of a task are to be told apart), inter the mean of their absolute value over pairs of classes of

@@ -5,9 +5,10 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
-from bench.engine.cell import Cell
-from bench.engine.executors import Outcome
-from bench.engine.suite import Plan, Suite, expand
+from bench.engine.executors.base import Outcome
+from bench.engine.planning.cell import Cell
+from bench.engine.planning.expand import Plan, expand_suite
+from bench.engine.planning.suite_file import Suite
 from bench.record import Cost, Epoch, Record, TaskInfo, TaskNoise
 from tests.engine import tiny
 
@@ -38,7 +39,7 @@ def suite(**axes: list[str | int]) -> Suite:
 
 
 def plan(**axes: list[str | int]) -> Plan:
-    return expand(suite(**axes))
+    return expand_suite(suite(**axes))
 
 
 def finish(cell: Cell) -> Record:

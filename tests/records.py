@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.record import AXES, Cost, NoiseReport, Record, Scores, TaskInfo, TaskNoise, digest
+from bench.files import hash_json
+from bench.record import AXES, Cost, NoiseReport, Record, Scores, TaskInfo, TaskNoise
 
 LABELS: dict[str, str | int] = {
     "dataset": "digits",
@@ -78,12 +79,12 @@ def make_record(
     attack = {"dataset": cell["dataset"], "attack": label if rate == 1 else name, "seed": cell["seed"]}
     victim = {axis: cell[axis] for axis in AXES if axis != "attack"}
     fields: dict[str, Any] = {
-        "key": digest(cell)[:16],
+        "key": hash_json(cell)[:16],
         "status": "done",
         "suite": "synthetic",
         "cell": cell,
-        "victim": digest(victim)[:16],
-        "poison": digest(attack)[:16],
+        "victim": hash_json(victim)[:16],
+        "poison": hash_json(attack)[:16],
         "settings": {"epsilon": 8 if bounded else None, "rate": rate, "protected": list(protected)}
         | dict(settings or {}),
         "tasks": infos,

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge
 from torch import nn
 
-from bench import vision
-from bench.api import Shape
-from bench.backbones.adapt import he_normal, take_channels
+from bench import torchvision_import
+from bench.backbones.surgery import he_normal, take_channels
+from bench.values import Shape
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class _DeepLab:
 
     def decoder(self, features: int, outputs: int) -> nn.Module:
         """Return atrous spatial pyramid pooling and two convolutions, [b d h' w'] → [b o h' w']."""
-        head: nn.Module = vision.models.segmentation.deeplabv3.DeepLabHead(features, outputs)
+        head: nn.Module = torchvision_import.models.segmentation.deeplabv3.DeepLabHead(features, outputs)
         return head
 
 
@@ -35,7 +35,7 @@ class DilatedResNet50(_DeepLab):
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 2048 h/8 w/8] for images of any size, and its width."""
-        return _dilated(vision.models.resnet50(weights=None), shape[0])
+        return _dilated(torchvision_import.models.resnet50(weights=None), shape[0])
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DilatedResNet18(_DeepLab):
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 512 h/8 w/8] for images of any size, and its width."""
-        return _dilated(vision.models.resnet18(weights=None), shape[0])
+        return _dilated(torchvision_import.models.resnet18(weights=None), shape[0])
 
 
 def _dilated(net: Any, channels: int) -> tuple[nn.Module, int]:

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from bench import vision
-from bench.api import Shape
-from bench.backbones.adapt import require_side
+from bench import torchvision_import
+from bench.backbones.surgery import require_side
+from bench.values import Shape
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class DenseNet121:
     Source: Huang et al., CVPR 2017, arXiv:1608.06993; as victim: Yu et al., ICML 2025 (MTL-UE), section 5.1
 
     Departs from the paper: of Huang et al., in the stem, which is that of the code of MTL-UE; of that code,
-    in the initial weights, which are torchvision's, and in training the last batch normalisation too.
+    in the initial weights, which are torchvision's, and in training the last batch normalization too.
     """
 
     version: ClassVar[int] = 1
@@ -30,7 +30,7 @@ class DenseNet121:
             BenchError: when a side is shorter than 8 px, which three poolings reduce to nothing.
         """
         require_side(8, "densenet121", shape)
-        net = vision.models.densenet121(weights=None)
+        net = torchvision_import.models.densenet121(weights=None)
         stem = nn.Conv2d(shape[0], 64, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight)
         net.features.conv0 = stem

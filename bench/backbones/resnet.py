@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from bench import vision
-from bench.api import Shape
-from bench.backbones.adapt import he_normal, take_channels
+from bench import torchvision_import
+from bench.backbones.surgery import he_normal, take_channels
+from bench.values import Shape
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ResNet18:
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 512] for images of any size, and its width."""
-        return _without_classifier(vision.models.resnet18(weights=None), shape[0])
+        return _without_classifier(torchvision_import.models.resnet18(weights=None), shape[0])
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ResNet50:
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 2048] for images of any size, and its width."""
-        return _without_classifier(vision.models.resnet50(weights=None), shape[0])
+        return _without_classifier(torchvision_import.models.resnet50(weights=None), shape[0])
 
 
 def _without_classifier(net: Any, channels: int) -> tuple[nn.Module, int]:

@@ -9,7 +9,7 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bench.api import Shape
+from bench.values import Shape
 
 GRID = 4
 """Side of the last feature map. It is flattened, not averaged: tasks such as *left digit* ask where."""
@@ -17,7 +17,7 @@ GRID = 4
 
 @dataclass(frozen=True)
 class Small:
-    """Four 3×3 convolutions with batch normalisation, flattened from a 4×4 grid, for any image size.
+    """Four 3×3 convolutions with batch normalization, flattened from a 4×4 grid, for any image size.
 
     Not from a paper: a plain VGG-like network that trains at thousands of 32-pixel images per second on two
     CPU cores.
@@ -61,7 +61,7 @@ class _Grid(nn.AdaptiveAvgPool2d):
 def cell_means(maps: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c g g"]:
     """Return the means of so many cells a side, as adaptive average pooling has them, cell by cell.
 
-    Cells reach from the pixel they begin in to the one they end in, so that neighbours may overlap.
+    Cells reach from the pixel they begin in to the one they end in, so that neighbors may overlap.
     """
     rows, columns = (
         [slice(side * i // cells, -(-side * (i + 1) // cells)) for i in range(cells)]

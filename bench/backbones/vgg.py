@@ -5,19 +5,19 @@ from typing import ClassVar
 
 from torch import nn
 
-from bench import vision
-from bench.api import Shape
-from bench.backbones.adapt import draw, he_normal, require_side, take_channels
+from bench import torchvision_import
+from bench.backbones.surgery import draw, he_normal, require_side, take_channels
+from bench.values import Shape
 
 
 @dataclass(frozen=True)
 class VGG16:
-    """The thirteen convolutions of VGG-16 with batch normalisation, averaged over the image, untrained.
+    """The thirteen convolutions of VGG-16 with batch normalization, averaged over the image, untrained.
 
     Source: Simonyan & Zisserman, ICLR 2015, arXiv:1409.1556; as victim: Yu et al., ICML 2025 (MTL-UE),
     section 5.1
 
-    Departs from the paper: of Simonyan & Zisserman, in batch normalisation, and in the average in place of
+    Departs from the paper: of Simonyan & Zisserman, in batch normalization, and in the average in place of
     two hidden layers of 4096, both as in the code of MTL-UE.
     """
 
@@ -32,7 +32,7 @@ class VGG16:
         """
         require_side(32, "vgg16", shape)
         # Not out of torchvision's vgg16_bn: drawing the weights of its classifier would take seconds.
-        vgg = vision.models.vgg
+        vgg = torchvision_import.models.vgg
         features = vgg.make_layers(vgg.cfgs["D"], batch_norm=True)
         for part in features:
             if isinstance(part, nn.Conv2d):

@@ -5,9 +5,9 @@ from typing import ClassVar, Final
 
 from torch import Tensor, nn
 
-from bench import vision
-from bench.api import Shape
-from bench.backbones.adapt import Resized, take_channels
+from bench import torchvision_import
+from bench.backbones.surgery import Resized, take_channels
+from bench.values import Shape
 
 PATCH: Final = 16
 
@@ -23,7 +23,7 @@ class ViTB16:
     section 5.1
 
     Departs from the paper: the code of MTL-UE builds it for 128 px and reads the first 17 of its 65 position
-    embeddings on crops of 64 px, normalises patches before and after they are embedded, and draws position
+    embeddings on crops of 64 px, normalizes patches before and after they are embedded, and draws position
     embeddings 50 times as large.
     """
 
@@ -34,11 +34,11 @@ class ViTB16:
         """Return the encoder [b c h w] → [b 768] for images of any size, and its width."""
         channels, height, width = shape
         side = max(1, (max(height, width) + PATCH // 2) // PATCH) * PATCH
-        net = vision.models.vit_b_16(weights=None, image_size=side)
-        take_channels(net, channels, _initialise)
+        net = torchvision_import.models.vit_b_16(weights=None, image_size=side)
+        take_channels(net, channels, _initialize)
         net.heads = nn.Identity()
         return Resized(net, (side, side)), net.hidden_dim
 
 
-def _initialise(weight: Tensor) -> None:
+def _initialize(weight: Tensor) -> None:
     nn.init.trunc_normal_(weight, std=weight[0].numel() ** -0.5)

@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.record import digest
+from bench.files import hash_json
 
 LAYOUT = 2
 """Version of the folder's layout, part of every key."""
@@ -105,7 +105,7 @@ def cached_arrays(
         BenchError: when the cache cannot be read or written; what ``build`` raises is passed on, but for an
             OSError, which is taken for the cache's. None of them leaves anything behind.
     """
-    target = cache / f"{dataset}-{digest([LAYOUT, dict(identity)])[:16]}"
+    target = cache / f"{dataset}-{hash_json([LAYOUT, dict(identity)])[:16]}"
     try:
         kept = _reuse(target)
         if kept is None:
@@ -142,7 +142,7 @@ def _open(target: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         kept, checksum = content["kept"], content["checksum"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise _DamagedError(f"index.json: {error}") from error
-    if checksum != digest(kept):
+    if checksum != hash_json(kept):
         raise _DamagedError("index.json: its checksum does not match")
     arrays = {}
     for name, header in kept["arrays"].items():
@@ -178,7 +178,7 @@ def _build(target: Path, build: Callable[[Path], dict[str, Any]]) -> None:
         paths = sorted(built.glob("*.npy"))
         kept = {"arrays": {path.stem: _written(path) for path in paths}, "index": index}
         file = built / "index.json"
-        file.write_text(json.dumps({"checksum": digest(kept), "kept": kept}), encoding="utf-8")
+        file.write_text(json.dumps({"checksum": hash_json(kept), "kept": kept}), encoding="utf-8")
         for path in (*paths, file):
             _sync(path)
         try:

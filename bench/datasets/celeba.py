@@ -12,20 +12,21 @@ import pandas as pd
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
-from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, quiet
+from bench.api import MultiTaskData
 from bench.datasets.decoding import Decode, list_files
-from bench.datasets.labelled import (
-    absent,
+from bench.datasets.labeled_images import (
     check_crop,
-    held_out,
-    listed,
-    load_labelled,
+    draw_test_rows,
+    load_labeled_images,
+    missing_files_sentence,
     omissions,
-    required,
-    warn,
+    require_files,
+    rows_with_files,
+    warn_of_omissions,
 )
 from bench.errors import BenchError
-from bench.tasks import Classification
+from bench.tasks.classification import Classification
+from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
 
 FOLDER: Final = "celeba"
 IMAGES: Final = "img_align_celeba"
@@ -81,19 +82,19 @@ class CelebA:
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
         needed = (IMAGES, ATTRIBUTES, PARTITION)
-        return absent("celeba", root, LAYOUT, *(f"{FOLDER}/{name}" for name in needed))
+        return missing_files_sentence("celeba", root, LAYOUT, *(f"{FOLDER}/{name}" for name in needed))
 
-    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/celeba``; decoded images are kept under ``cache`` and memory-mapped.
 
         Raises:
             BenchError: when something is missing, a list is malformed or the cache cannot be used.
         """
-        folder = required(self.missing(root), root) / FOLDER
+        folder = require_files(self.missing(root), root) / FOLDER
         files = list_files(folder / IMAGES, ".jpg", ".jpeg")
         attributes = read_attributes(folder / ATTRIBUTES)
         partition = read_list(folder / PARTITION, ["partition"], values=(0, 1, 2))
-        rows, notes = listed(attributes.join(partition, how="inner"), [file.name for file in files])
+        rows, notes = rows_with_files(attributes.join(partition, how="inner"), [file.name for file in files])
         if rows.empty:
             raise BenchError(f"none of the images in {folder / IMAGES} is in the lists of {folder}")
         used = rows[rows["partition"] != VALIDATION]
@@ -104,7 +105,7 @@ class CelebA:
                 "the official partition leaves a split empty, so the images are split by identity, "
                 f"{test.sum()} of {len(test)} for testing"
             )
-        train_split, test_split, skipped = load_labelled(
+        train_split, test_split, skipped = load_labeled_images(
             cache,
             "celeba",
             folder / IMAGES,
@@ -118,7 +119,7 @@ class CelebA:
         )
         if skipped:
             notes.append(omissions(skipped, len(files)))
-        warn("celeba", notes)
+        warn_of_omissions("celeba", notes)
         tasks = tuple(Classification(name, ("no", "yes")) for name in map(str, attributes))
         augmentation = Augmentation(self.crop or round(self.size * 64 / 70), flip=True)
         return MultiTaskData(tasks, train_split, test_split, augmentation, tuple(notes))
@@ -133,7 +134,7 @@ class CelebA:
         identities = read_list(path, ["identities"])["identities"].reindex(names)
         if identities.isna().any():
             raise BenchError(f"{path} has no identity of {names[identities.isna()][0]}")
-        return held_out("celeba", identities, self.test_fraction, self.split_seed)
+        return draw_test_rows("celeba", identities, self.test_fraction, self.split_seed)
 
 
 def read_attributes(path: Path) -> pd.DataFrame:

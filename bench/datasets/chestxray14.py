@@ -7,20 +7,21 @@ from typing import Annotated, ClassVar, Final, Literal
 import pandas as pd
 from annotated_types import Ge, Gt, Lt
 
-from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, quiet
+from bench.api import MultiTaskData
 from bench.datasets.decoding import Decode, list_files
-from bench.datasets.labelled import (
-    absent,
+from bench.datasets.labeled_images import (
     check_crop,
-    held_out,
-    listed,
-    load_labelled,
+    draw_test_rows,
+    load_labeled_images,
+    missing_files_sentence,
     omissions,
-    required,
-    warn,
+    require_files,
+    rows_with_files,
+    warn_of_omissions,
 )
-from bench.errors import BenchError, unknown
-from bench.tasks import Classification
+from bench.errors import BenchError, unknown_name_error
+from bench.tasks.classification import Classification
+from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
 
 FOLDER: Final = "chestxray14"
 ENTRIES: Final = "Data_Entry_2017*.csv"
@@ -52,7 +53,7 @@ _IMAGE, _FINDINGS, _PATIENT = "Image Index", "Finding Labels", "Patient ID"
 
 @dataclass(frozen=True)
 class ChestXray14:
-    """Grey X-ray images with 14 binary findings, scored by AUROC; whole or a subset, at any resolution.
+    """Gray X-ray images with 14 binary findings, scored by AUROC; whole or a subset, at any resolution.
 
     Official: ``train_val_list.txt`` is the training set, ``test_list.txt`` the test set; no patient is in
     both. Images that are missing, not listed or damaged are left out, with one warning that counts them. The
@@ -89,28 +90,28 @@ class ChestXray14:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
         lists = (TRAIN, TEST) if self.split == "official" else ()
         needed = (f"{FOLDER}/{name}" for name in (ENTRIES, *lists, "images*"))
-        return absent("chestxray14", root, LAYOUT, *needed)
+        return missing_files_sentence("chestxray14", root, LAYOUT, *needed)
 
-    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/chestxray14``; decoded images are kept under ``cache`` and memory-mapped.
 
         Raises:
             BenchError: when something is missing, a list is malformed or the cache cannot be used.
         """
-        folder = required(self.missing(root), root) / FOLDER
+        folder = require_files(self.missing(root), root) / FOLDER
         files = list_files(folder, ".png", folders=_image_folders(folder))
         paths = pd.Series({file.name.rpartition("/")[2]: file.name for file in files}, dtype=object)
         entries = read_entries(max(folder.glob(ENTRIES)))  # the last of several versions
         official = read_split(folder) if self.split == "official" else None
         table = entries if official is None else entries[entries.index.isin(official.index)]
-        rows, notes = listed(table, paths.index)
+        rows, notes = rows_with_files(table, paths.index)
         if rows.empty:
             raise BenchError(f"none of the {len(files)} images in {folder} is in its lists")
         if official is None:
-            test = held_out("chestxray14", rows["patients"], self.test_fraction, self.split_seed)
+            test = draw_test_rows("chestxray14", rows["patients"], self.test_fraction, self.split_seed)
         else:
             test = official[rows.index].to_numpy(dtype=bool)
-        train_split, test_split, skipped = load_labelled(
+        train_split, test_split, skipped = load_labeled_images(
             cache,
             "chestxray14",
             folder,
@@ -124,7 +125,7 @@ class ChestXray14:
         )
         if skipped:
             notes.append(omissions(skipped, len(files)))
-        warn("chestxray14", notes)
+        warn_of_omissions("chestxray14", notes)
         tasks = tuple(Classification(name, ("no", "yes"), "auroc") for name in FINDINGS)
         augmentation = Augmentation(self.crop or round(self.size * 224 / 256), flip=True)
         return MultiTaskData(tasks, train_split, test_split, augmentation, tuple(notes))
@@ -163,7 +164,7 @@ def read_entries(path: Path) -> pd.DataFrame:
     marks = pd.Series(combinations).str.get_dummies("|")
     for name in marks.columns.difference([*FINDINGS, NOTHING]):
         line = table.index[marks[name].to_numpy()[codes] > 0][0]
-        raise unknown(f"finding in {path}, line {line}:", name, FINDINGS)
+        raise unknown_name_error(f"finding in {path}, line {line}:", name, FINDINGS)
     marks = marks.reindex(columns=[*FINDINGS, NOTHING], fill_value=0)
     contradictory = marks[NOTHING] == marks[list(FINDINGS)].any(axis=1)
     _refuse(path, table[_FINDINGS][contradictory.to_numpy()[codes]], f"is neither findings nor {NOTHING!r}")

@@ -11,18 +11,19 @@ from typing import Annotated, Any, ClassVar, Final
 import numpy as np
 from annotated_types import Ge, Le
 
-from bench import vision
-from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
+from bench import torchvision_import
+from bench.api import MultiTaskData
 from bench.datasets.cache import cached_arrays
-from bench.datasets.labelled import absent, required, share
+from bench.datasets.labeled_images import missing_files_sentence, require_files, split_limit
 from bench.errors import BenchError
-from bench.tasks import Classification
+from bench.tasks.classification import Classification
+from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
 
 FOLDER: Final = "cifar-100-python"
 LAYOUT: Final = f"{FOLDER}/train, test and meta, as published"
 """What is expected under the data root."""
 
-_PUBLISHED: Final = vision.datasets.CIFAR100
+_PUBLISHED: Final = torchvision_import.datasets.CIFAR100
 MD5: Final[dict[str, str]] = {
     **dict(_PUBLISHED.train_list),
     **dict(_PUBLISHED.test_list),
@@ -63,15 +64,15 @@ class CIFAR100:
 
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
-        return absent("cifar100", root, LAYOUT, *(f"{FOLDER}/{name}" for name in MD5))
+        return missing_files_sentence("cifar100", root, LAYOUT, *(f"{FOLDER}/{name}" for name in MD5))
 
-    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/cifar-100-python``; its arrays are kept under ``cache`` and memory-mapped.
 
         Raises:
             BenchError: when a file is missing or not the published one, or the cache cannot be used.
         """
-        folder = required(self.missing(root), root) / FOLDER
+        folder = require_files(self.missing(root), root) / FOLDER
         states = [(folder / name).stat() for name in MD5]
         identity = {
             "reading": READING,
@@ -97,7 +98,7 @@ class CIFAR100:
             content[name] = read_published(folder / name, MD5[name])
             progress("reading", done, len(MD5))
         train, test, meta = content["train"], content["test"], content["meta"]
-        counts = share(len(train["data"]), len(test["data"]), self.limit)
+        counts = split_limit(len(train["data"]), len(test["data"]), self.limit)
         images = np.concatenate([train["data"][: counts[0]], test["data"][: counts[1]]])
         np.save(aside / "images.npy", images.reshape(-1, 3, SIDE, SIDE))
         for task in ("coarse", "fine"):

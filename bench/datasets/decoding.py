@@ -20,9 +20,9 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.api import Progress, quiet
 from bench.datasets.cache import RowWriter, cached_arrays
 from bench.errors import BenchError
+from bench.values import Progress, ignore_progress
 
 DECODING = 2
 """Version of the decoding, raised when its pixels change."""
@@ -166,7 +166,7 @@ def load_decoded(
     decode: Decode,
     order: Mapping[str, Any],
     select: Callable[[], Selection],
-    progress: Progress = quiet,
+    progress: Progress = ignore_progress,
 ) -> Decoded:
     """Return a dataset's images from the cache, decoding them first where it has none that is sound.
 

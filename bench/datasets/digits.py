@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
-from bench.tasks import Classification
+from bench.api import MultiTaskData
+from bench.tasks.classification import Classification
+from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
 
 SIDE = 32
 """Side of the canvas; each digit stands in one half of it."""
@@ -22,7 +23,7 @@ GLYPH = 16
 """Side of a digit on the canvas, twice its original 8."""
 
 GROUND = (0.2, 0.6)
-"""Range of the canvas's colour, per channel."""
+"""Range of the canvas's color, per channel."""
 
 CONTRAST = (0.1, 0.25)
 """Range of how much brighter than the ground a digit is, per channel: low, as in photographs. On black and
@@ -39,7 +40,7 @@ TABLE = "sklearn/datasets/data/digits.csv.gz"
 
 @dataclass(frozen=True)
 class Digits:
-    """Two real handwritten digits on a 32×32 colour canvas; ships with the package, needs no data root.
+    """Two real handwritten digits on a 32×32 color canvas; ships with the package, needs no data root.
 
     The 8×8 digits of the UCI set, enlarged to 16 px, one in each half at a random height, each in an ink a
     little brighter than the common ground, under sensor noise. Tasks: *left* and *right* (which digit),
@@ -49,7 +50,7 @@ class Digits:
     Source: Alpaydin & Kaynak, UCI "Optical Recognition of Handwritten Digits", 1998; two digits on one
     canvas as in MultiMNIST, Sabour et al., NeurIPS 2017, arXiv:1710.09829
 
-    Departs from MultiMNIST: the digits do not overlap, are in faint colours, and two tasks need both.
+    Departs from MultiMNIST: the digits do not overlap, are in faint colors, and two tasks need both.
 
     Attributes:
         train: training canvases.
@@ -67,7 +68,7 @@ class Digits:
     def missing(self, root: Path | None) -> None:
         """Return None: nothing is ever missing."""
 
-    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Draw the canvases; ``root`` and ``cache`` are not used."""
         glyphs, labels = read_glyphs()
         images = torch.from_numpy(glyphs.reshape(-1, 1, 8, 8) / 16).float()

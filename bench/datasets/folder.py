@@ -15,11 +15,20 @@ import pandas as pd
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
-from bench.api import MISSING, Augmentation, Kind, MultiTaskData, Progress, Recipe, quiet
+from bench.api import MultiTaskData
 from bench.datasets.decoding import Decode, File
-from bench.datasets.labelled import absent, check_crop, held_out, load_labelled, omissions, required, warn
+from bench.datasets.labeled_images import (
+    check_crop,
+    draw_test_rows,
+    load_labeled_images,
+    missing_files_sentence,
+    omissions,
+    require_files,
+    warn_of_omissions,
+)
 from bench.errors import BenchError
-from bench.tasks import Classification
+from bench.tasks.classification import Classification
+from bench.values import MISSING, Augmentation, Kind, Progress, Recipe, ignore_progress
 
 TABLE: Final = "labels.csv"
 SPLIT: Final = "split"
@@ -34,7 +43,7 @@ FIFTHS: Final = (0.2, 0.4, 0.6, 0.8)
 """Quantiles at which a quantity falls into classes."""
 
 BOOLEANS: Final = (("false", "true"), ("no", "yes"))
-"""Pairs of words that mean the same however they are capitalised."""
+"""Pairs of words that mean the same however they are capitalized."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -83,15 +92,15 @@ class Folder:
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
         table = str(PurePath(self.path, TABLE))
-        return absent("folder", root, f"{table} and the images it names", escape(table))
+        return missing_files_sentence("folder", root, f"{table} and the images it names", escape(table))
 
-    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/PATH/labels.csv``; decoded images are kept under ``cache`` and memory-mapped.
 
         Raises:
             BenchError: when something is missing, the table is malformed or the cache cannot be used.
         """
-        folder = required(self.missing(root), root) / self.path
+        folder = require_files(self.missing(root), root) / self.path
         table = read_table(folder / TABLE)
         files = list(_stat(folder, table.cells.index))
         if not files:
@@ -99,7 +108,7 @@ class Folder:
         rows = table.cells.loc[sorted(file.name for file in files)]
         test = self._test(table, rows)
         tasks, labels, notes = _tasks(table, rows.drop(columns=SPLIT, errors="ignore"), ~test)
-        train_split, test_split, damaged = load_labelled(
+        train_split, test_split, damaged = load_labeled_images(
             cache,
             "folder",
             folder,
@@ -114,7 +123,7 @@ class Folder:
         skipped = dict.fromkeys(table.cells.index.difference(rows.index), "no such file") | damaged
         if skipped:
             notes.append(omissions(skipped, len(table.cells)))
-        warn("folder", notes)
+        warn_of_omissions("folder", notes)
         augmentation = Augmentation(self.crop or round(self.size * 128 / 140), self.flip)
         return MultiTaskData(tasks, train_split, test_split, augmentation, tuple(notes))
 
@@ -125,7 +134,9 @@ class Folder:
             for name, part in parts[~parts.isin(PARTS)].items():
                 raise table.error(str(name), SPLIT, f"{part!r} is neither train nor test")
             return (parts == "test").to_numpy()
-        return held_out("folder", rows.index.to_series(name="images"), self.test_fraction, self.split_seed)
+        return draw_test_rows(
+            "folder", rows.index.to_series(name="images"), self.test_fraction, self.split_seed
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +189,7 @@ def read_table(path: Path) -> Table:
 
 
 def _header(path: Path, row: Sequence[str]) -> list[str]:
-    """Return the columns' names, `SPLIT` however it is capitalised."""
+    """Return the columns' names, `SPLIT` however it is capitalized."""
     header = [SPLIT if cell.strip().lower() == SPLIT else cell.strip() for cell in row]
     if len(header) < 2:
         raise BenchError(
@@ -252,16 +263,16 @@ def _classes(
     table: Table, cells: pd.Series, train: NDArray[np.bool_]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the names of a column's classes, and the class of every row [n]."""
-    labelled = (cells != "").to_numpy()
-    texts = cells[labelled]
+    labeled = (cells != "").to_numpy()
+    texts = cells[labeled]
     if texts.nunique() < 2:
         raise _UselessError("all its labels are the same" if len(texts) else "it is empty")
     classes = np.full(len(cells), MISSING, np.int64)
     numbers = _numbers(table, texts)
     if numbers is None:
-        names, classes[labelled] = _words(texts)
+        names, classes[labeled] = _words(texts)
     else:
-        names, classes[labelled] = _quantity(numbers, train[labelled])
+        names, classes[labeled] = _quantity(numbers, train[labeled])
     return names, classes
 
 

@@ -13,11 +13,11 @@ KNOWN = 0.25
 
 
 def camera_rays(
-    height: int, width: int, focal: tuple[float, float], centre: tuple[float, float]
+    height: int, width: int, focal: tuple[float, float], center: tuple[float, float]
 ) -> Float[np.ndarray, "2 h w"]:
-    """Return x/z and y/z of what every pixel sees, for focal lengths and optical centre (x, y) in px."""
+    """Return x/z and y/z of what every pixel sees, for focal lengths and optical center (x, y) in px."""
     rows, columns = np.mgrid[:height, :width]
-    return np.stack([(columns - centre[0]) / focal[0], (rows - centre[1]) / focal[1]])
+    return np.stack([(columns - center[0]) / focal[0], (rows - center[1]) / focal[1]])
 
 
 def normals_from_depth(

@@ -10,12 +10,20 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
-from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
+from bench.api import MultiTaskData
 from bench.datasets.cache import RowWriter, cached_arrays
-from bench.datasets.labelled import absent, required, share, warn
+from bench.datasets.labeled_images import (
+    missing_files_sentence,
+    require_files,
+    split_limit,
+    warn_of_omissions,
+)
 from bench.datasets.nyuv2_layouts import MAT, SPLITS, Arrays, Frame, Layout, MatFile
-from bench.dense import Depth, Normals, Segmentation
 from bench.errors import BenchError
+from bench.tasks.depth import Depth
+from bench.tasks.normals import Normals
+from bench.tasks.segmentation import Segmentation
+from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
 
 FOLDER: Final = "nyuv2"
 LAYOUT: Final = (
@@ -43,7 +51,7 @@ NAMES_40: Final = (
 """Source: Gupta, Arbeláez, Malik, CVPR 2013"""
 
 FARTHEST: Final = 10.0
-"""How far the depth sensor sees, in metres."""
+"""How far the depth sensor sees, in meters."""
 
 DECODING: Final = 1
 """Version of everything between the files and the kept arrays, raised when values change."""
@@ -54,7 +62,7 @@ class NYUv2:
     """Photographs of rooms: segmentation into 13 or 40 classes, depth and surface normals; official split.
 
     Read from the arrays of the multi-task literature or from the original file; where both are there, from
-    the arrays, if 13 classes are asked for. Images are scaled with antialiasing, maps by nearest neighbour.
+    the arrays, if 13 classes are asked for. Images are scaled with antialiasing, maps by nearest neighbor.
     Normals are read where they are given, their axes turned the way the depth has them, else derived from
     depth. The original file's labels may be the 40 classes, or its own with ``classMapping40.mat`` beside.
 
@@ -83,15 +91,15 @@ class NYUv2:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
         if root is not None and self.classes == 13 and Arrays.found(root / FOLDER):
             return None
-        return absent("nyuv2", root, LAYOUT, f"{FOLDER}/{MAT}", f"{FOLDER}/{SPLITS}")
+        return missing_files_sentence("nyuv2", root, LAYOUT, f"{FOLDER}/{MAT}", f"{FOLDER}/{SPLITS}")
 
-    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/nyuv2``; scaled images and maps are kept under ``cache`` and memory-mapped.
 
         Raises:
             BenchError: when something is missing, cannot be read, or the cache cannot be used.
         """
-        folder = required(self.missing(root), root) / FOLDER
+        folder = require_files(self.missing(root), root) / FOLDER
         from_arrays = self.classes == 13 and Arrays.found(folder)
         layout: Layout = Arrays(folder) if from_arrays else MatFile(folder)
         arrays, index = cached_arrays(
@@ -113,7 +121,7 @@ class NYUv2:
         notes = _notes(index, len(train), len(test))
         if from_arrays and (folder / MAT).is_file():
             notes.append(f"{MAT} is not used, as the arrays are there too")
-        warn("nyuv2", notes)
+        warn_of_omissions("nyuv2", notes)
         tasks = (
             Segmentation("segmentation", NAMES_13 if self.classes == 13 else NAMES_40),
             Depth("depth", 0.0, FARTHEST),
@@ -126,7 +134,7 @@ class NYUv2:
         numbers = layout.numbers()
         if empty := [split for split, there in numbers.items() if not there]:
             raise BenchError(f"dataset 'nyuv2': there is no {empty[0]} image")
-        shares = share(len(numbers["train"]), len(numbers["test"]), self.limit)
+        shares = split_limit(len(numbers["train"]), len(numbers["test"]), self.limit)
         wanted = sorted(
             (there[row], split)
             for (split, there), count in zip(numbers.items(), shares, strict=True)

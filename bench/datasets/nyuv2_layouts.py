@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Int8, UInt8
 from numpy.typing import NDArray
 
-from bench.api import MISSING
 from bench.datasets.decoding import list_files
 from bench.datasets.geometry import camera_rays, normals_from_depth
 from bench.errors import BenchError
+from bench.values import MISSING
 
 MAT: Final = "nyu_depth_v2_labeled.mat"
 SPLITS: Final = "splits.mat"
@@ -32,9 +32,9 @@ Source: Handa et al., CVPR 2016, arXiv:1511.07041 (SceneNet), from Gupta's 40 cl
 FOCAL: Final = (518.857901, 519.469611)
 CENTRE: Final = (325.582449, 253.736166)
 WIDTH: Final = 640
-"""Focal lengths and optical centre (x, y), in px of a whole frame that is so wide.
+"""Focal lengths and optical center (x, y), in px of a whole frame that is so wide.
 
-Source: the colour camera's calibration in the toolbox of Silberman et al., ECCV 2012
+Source: the color camera's calibration in the toolbox of Silberman et al., ECCV 2012
 """
 
 RADIUS: Final = 10
@@ -48,7 +48,7 @@ CHUNK: Final = 16
 
 
 class Frame(NamedTuple):
-    """One frame: labels from 0, `MISSING` where there is none; depth in metres and normals, NaN likewise."""
+    """One frame: labels from 0, `MISSING` where there is none; depth in meters and normals, NaN likewise."""
 
     image: UInt8[np.ndarray, "h w 3"]
     labels: Int8[np.ndarray, "h w"]
@@ -238,8 +238,8 @@ def derive_normals(depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "3 
 @cache
 def _rays(height: int, width: int) -> Float[np.ndarray, "2 h w"]:
     scale = width / WIDTH
-    focal, centre = ((x * scale, y * scale) for x, y in (FOCAL, CENTRE))
-    return camera_rays(height, width, focal, centre)
+    focal, center = ((x * scale, y * scale) for x, y in (FOCAL, CENTRE))
+    return camera_rays(height, width, focal, center)
 
 
 def _mat_frame(

@@ -12,8 +12,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
-from bench.dense import Depth, Normals, Segmentation
+from bench.api import MultiTaskData
+from bench.tasks.depth import Depth
+from bench.tasks.normals import Normals
+from bench.tasks.segmentation import Segmentation
+from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
 
 Array = NDArray[np.float32]
 
@@ -28,7 +31,7 @@ PER_CLASS: Final = 4
 """Solids of each class that are drawn for a scene; those that find no place are left out."""
 
 FARTHEST: Final = 9.0
-"""No ray goes farther, in metres, in the largest room there is."""
+"""No ray goes farther, in meters, in the largest room there is."""
 
 FOCAL: Final = 0.85
 """Focal length in widths of the image: 61° are seen from left to right, as NYUv2's camera sees."""
@@ -54,9 +57,9 @@ class Scenes:
     """Rendered rooms with boxes, cylinders and ellipsoids on the floor; needs no data root.
 
     A pinhole camera, slightly tilted, in a random room under one distant lamp. Every surface has a faint
-    random colour and pattern, whatever its class, so that shape, shading and place tell the class and colour
+    random color and pattern, whatever its class, so that shape, shading and place tell the class and color
     does not. Tasks: *segmentation*, *depth* (along the optical axis, as NYUv2 has it) and *normals*, all
-    exact at the pixels' centres; the image is also blurred by the lens. Training and test rooms are drawn
+    exact at the pixels' centers; the image is also blurred by the lens. Training and test rooms are drawn
     apart.
 
     Not from a paper; its tasks are those of NYUv2, Silberman et al., ECCV 2012.
@@ -82,7 +85,7 @@ class Scenes:
     def missing(self, root: Path | None) -> None:
         """Return None: nothing is ever missing."""
 
-    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Render the scenes; ``root`` and ``cache`` are not used."""
         train, test = (
             self._render(np.random.default_rng([self.data_seed, part]), count, progress)
@@ -107,7 +110,7 @@ class Scenes:
 
 @dataclass(frozen=True, eq=False)
 class Rooms:
-    """What there is to see in n scenes, each from a camera at the origin; metres, y down.
+    """What there is to see in n scenes, each from a camera at the origin; meters, y down.
 
     The axes are the room's. Surfaces are floor, ceiling and walls, then the s solids.
 
@@ -115,14 +118,14 @@ class Rooms:
         camera: rotation from the camera's axes (x right, y down, z ahead) to the room's.
         middle: of the room.
         half: half-extents of the room.
-        centres: of the solids.
+        centers: of the solids.
         halves: their half-extents.
         turns: their angles about the vertical axis.
         placed: which of them there are.
         lamp: direction to the lamp.
-        tint: colour of its light.
-        colours: of the surfaces.
-        waves: two waves per surface in cycles per metre, whose product is its pattern.
+        tint: color of its light.
+        colors: of the surfaces.
+        waves: two waves per surface in cycles per meter, whose product is its pattern.
         phases: of these waves, in cycles.
         contrasts: of the patterns.
     """
@@ -130,13 +133,13 @@ class Rooms:
     camera: Float32[np.ndarray, "n 3 3"]
     middle: Float32[np.ndarray, "n 3"]
     half: Float32[np.ndarray, "n 3"]
-    centres: Float32[np.ndarray, "n s 3"]
+    centers: Float32[np.ndarray, "n s 3"]
     halves: Float32[np.ndarray, "n s 3"]
     turns: Float32[np.ndarray, "n s"]
     placed: Bool[np.ndarray, "n s"]
     lamp: Float32[np.ndarray, "n 3"]
     tint: Float32[np.ndarray, "n 3"]
-    colours: Float32[np.ndarray, "n s+3 3"]
+    colors: Float32[np.ndarray, "n s+3 3"]
     waves: Float32[np.ndarray, "n s+3 2 3"]
     phases: Float32[np.ndarray, "n s+3 2"]
     contrasts: Float32[np.ndarray, "n s+3"]
@@ -147,7 +150,7 @@ class Rooms:
 
 
 def draw_rooms(rng: Generator, count: int) -> Rooms:
-    """Draw scenes: a room, a camera in its rear part, solids where there is place, a lamp, and colours."""
+    """Draw scenes: a room, a camera in its rear part, solids where there is place, a lamp, and colors."""
     solids, surfaces = len(GROUPS), len(CLASS_OF)
 
     def uniform(low: float, high: float, *shape: int) -> Array:
@@ -162,20 +165,20 @@ def draw_rooms(rng: Generator, count: int) -> Rooms:
     distance = uniform(1.3, 5.5, solids)
     halves = _half_extents(uniform(0.14, 0.5, solids, 3))
     upright = tall[:, None] - halves[..., 1]
-    centres = np.stack([distance * np.sin(bearing), upright, distance * np.cos(bearing)], 2)
+    centers = np.stack([distance * np.sin(bearing), upright, distance * np.cos(bearing)], 2)
 
     height, around = uniform(0.6, 1.1), uniform(-np.pi, np.pi)
     return Rooms(
         camera=_rotations(yaw, pitch, roll),
         middle=-eye,
         half=half,
-        centres=centres,
+        centers=centers,
         halves=halves,
         turns=uniform(-np.pi, np.pi, solids),
-        placed=_placed(-eye, half, centres, np.hypot(halves[..., 0], halves[..., 2])),
+        placed=_placed(-eye, half, centers, np.hypot(halves[..., 0], halves[..., 2])),
         lamp=np.stack([np.cos(height) * np.sin(around), -np.sin(height), np.cos(height) * np.cos(around)], 1),
         tint=uniform(0.94, 1.06, 3),
-        colours=_colours(uniform(0.4, 0.85, surfaces, 1), uniform(-1.0, 1.0, surfaces, 2)),
+        colors=_colors(uniform(0.4, 0.85, surfaces, 1), uniform(-1.0, 1.0, surfaces, 2)),
         waves=_waves(uniform(0.4, 2.5, surfaces, 2), rng.integers(0, 4, (count, surfaces, 2))),
         phases=uniform(0.0, 1.0, surfaces, 2),
         contrasts=uniform(-0.05, 0.2, surfaces).clip(0),
@@ -206,9 +209,9 @@ def _rotations(yaw: Array, pitch: Array, roll: Array) -> Float32[np.ndarray, "n 
     return product
 
 
-def _placed(middle: Array, half: Array, centres: Array, radii: Array) -> NDArray[np.bool_]:
+def _placed(middle: Array, half: Array, centers: Array, radii: Array) -> NDArray[np.bool_]:
     """Return which solids stand inside the room, away from the camera and from those before them."""
-    ground = centres[..., [0, 2]]
+    ground = centers[..., [0, 2]]
     room = (np.abs(ground - middle[:, None, [0, 2]]) + radii[..., None] < half[:, None, [0, 2]]).all(2)
     placed: NDArray[np.bool_] = room & (np.linalg.norm(ground, axis=2) > radii + 0.7)
     gaps = np.linalg.norm(ground[:, :, None] - ground[:, None], axis=3) - radii[:, :, None] - radii[:, None]
@@ -217,9 +220,9 @@ def _placed(middle: Array, half: Array, centres: Array, radii: Array) -> NDArray
     return placed
 
 
-def _colours(grey: Array, hue: Array) -> Array:
-    """Return faint colours: greys, made warmer or colder and a little greener or redder."""
-    return grey * (1 + hue @ np.array([[0.25, 0.0, -0.25], [-0.06, 0.06, -0.06]], np.float32))
+def _colors(gray: Array, hue: Array) -> Array:
+    """Return faint colors: grays, made warmer or colder and a little greener or redder."""
+    return gray * (1 + hue @ np.array([[0.25, 0.0, -0.25], [-0.06, 0.06, -0.06]], np.float32))
 
 
 def _waves(cycles: Array, axis: NDArray[np.int64]) -> Array:
@@ -245,8 +248,8 @@ def render(
     points = depth[:, None] * rays
     light = _lit(rooms, points, normals)
     facing = (-(rays * normals).sum(1) / np.linalg.norm(rays, axis=1)).clip(0.01)
-    colours = _colour_at(rooms, points, surfaces, depth / (FOCAL * width * facing))
-    images = (colours * light[:, None] * rooms.tint[..., None]).clip(0, 1)
+    colors = _color_at(rooms, points, surfaces, depth / (FOCAL * width * facing))
+    images = (colors * light[:, None] * rooms.tint[..., None]).clip(0, 1)
     return (
         gaussian_filter(images.reshape(count, 3, *shape), (0, 0, BLUR, BLUR), mode="nearest"),
         CLASS_OF[surfaces].reshape(count, *shape),
@@ -258,8 +261,8 @@ def render(
 def _photographed(rng: Generator, images: Float32[np.ndarray, "n 3 h w"]) -> UInt8[np.ndarray, "n 3 h w"]:
     """Return images with the sensor's noise in whole steps."""
     grain = rng.standard_normal(images.shape, dtype=np.float32)
-    quantised: NDArray[np.uint8] = ((images + GRAIN * grain).clip(0, 1) * 255).round().astype(np.uint8)
-    return quantised
+    quantized: NDArray[np.uint8] = ((images + GRAIN * grain).clip(0, 1) * 255).round().astype(np.uint8)
+    return quantized
 
 
 def _nearest(rooms: Rooms, rays: Float32[np.ndarray, "n 3 p"]) -> tuple[Array, Array, NDArray[np.int64]]:
@@ -298,13 +301,13 @@ def _lit(
     return light
 
 
-def _colour_at(
+def _color_at(
     rooms: Rooms,
     points: Float32[np.ndarray, "n 3 p"],
     surfaces: NDArray[np.int64],
     footprint: Float32[np.ndarray, "n p"],
 ) -> Float32[np.ndarray, "n 3 p"]:
-    """Return the surfaces' colours at points; a pattern fades where a pixel's footprint spans its waves."""
+    """Return the surfaces' colors at points; a pattern fades where a pixel's footprint spans its waves."""
     each = np.arange(len(points))[:, None]
     turns = np.pad(rooms.turns, ((0, 0), (3, 0)))[each, surfaces]
     waves = rooms.waves[each, surfaces]
@@ -312,8 +315,8 @@ def _colour_at(
     blurred = np.linalg.norm(waves, axis=3).max(2) * footprint
     pattern = np.tanh(4 * np.sin(2 * np.pi * cycles).prod(2)) * np.exp(-8 * blurred**2)
     shade = 1 + rooms.contrasts[each, surfaces] * pattern
-    colours: Array = rooms.colours[each, surfaces].transpose(0, 2, 1) * shade[:, None]
-    return colours
+    colors: Array = rooms.colors[each, surfaces].transpose(0, 2, 1) * shade[:, None]
+    return colors
 
 
 def _in_units(
@@ -321,7 +324,7 @@ def _in_units(
 ) -> tuple[Array, Array]:
     """Return points and rays of some scenes in a solid's axes and half-extents."""
     turns, half = rooms.turns[there, solid, None], rooms.halves[there, solid, :, None]
-    return _turned(points - rooms.centres[there, solid, :, None], turns) / half, _turned(rays, turns) / half
+    return _turned(points - rooms.centers[there, solid, :, None], turns) / half, _turned(rays, turns) / half
 
 
 def _turned(

@@ -9,11 +9,18 @@ from typing import Annotated, ClassVar, Final
 import torch
 from annotated_types import Ge, Gt, Lt
 
-from bench.api import Augmentation, Kind, MultiTaskData, Progress, Recipe, Split, quiet
+from bench.api import MultiTaskData
 from bench.datasets.decoding import Decode, Decoded, File, Selection, find_copies, list_files, load_decoded
-from bench.datasets.labelled import absent, check_crop, omissions, required, warn
+from bench.datasets.labeled_images import (
+    check_crop,
+    missing_files_sentence,
+    omissions,
+    require_files,
+    warn_of_omissions,
+)
 from bench.errors import BenchError
-from bench.tasks import Classification
+from bench.tasks.classification import Classification
+from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
 
 FOLDER: Final = "utkface/UTKFace"
 LAYOUT: Final = f"{FOLDER}/AGE_GENDER_RACE_DATE.jpg.chip.jpg"
@@ -92,15 +99,15 @@ class UTKFace:
 
     def missing(self, root: Path | None) -> str | None:
         """Return one sentence on what is not there and where it is expected, None where it is there."""
-        return absent("utkface", root, LAYOUT, FOLDER)
+        return missing_files_sentence("utkface", root, LAYOUT, FOLDER)
 
-    def load(self, root: Path | None, cache: Path, progress: Progress = quiet) -> MultiTaskData:
+    def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/utkface/UTKFace``; decoded images are kept under ``cache`` and memory-mapped.
 
         Raises:
             BenchError: when the images are not there, too few, or cannot be kept in the cache.
         """
-        folder = required(self.missing(root), root) / FOLDER
+        folder = require_files(self.missing(root), root) / FOLDER
         files = list_files(folder, ".jpg", ".jpeg")
         if not files:
             raise BenchError(f"{folder} has no .jpg images; UTKFace is expected as DATA_ROOT/{LAYOUT}")
@@ -115,7 +122,7 @@ class UTKFace:
             progress=progress,
         )
         notes = _notes(decoded, len(files))
-        warn("utkface", notes)
+        warn_of_omissions("utkface", notes)
         return self._split(decoded, notes)
 
     def _select(self, folder: Path, files: list[File]) -> Selection:

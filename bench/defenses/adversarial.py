@@ -9,13 +9,14 @@ import torch
 from annotated_types import Ge, Gt
 from torch import nn
 
-from bench.api import Batch, Task
-from bench.defenses.passive import Passive
-from bench.training import batch_losses
+from bench.api import Task
+from bench.defenses.no_op import NoOp
+from bench.training.loop import batch_losses
+from bench.values import Batch
 
 
 @dataclass(frozen=True)
-class Adversarial(Passive):
+class Adversarial(NoOp):
     """Adversarial training: in every step the network sees the images of an ℓ∞ ball that it answers worst.
 
     They are searched for by projected signed gradient ascent on the joint loss, the mean over the tasks, from

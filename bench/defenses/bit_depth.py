@@ -9,14 +9,15 @@ from annotated_types import Ge, Le
 from jaxtyping import UInt8
 from torch import Tensor
 
-from bench import vision
-from bench.api import Progress, Split, Task, quiet
-from bench.defenses.chunks import by_chunks
-from bench.defenses.passive import Passive
+from bench import torchvision_import
+from bench.api import Task
+from bench.defenses.by_chunk import map_by_chunk
+from bench.defenses.no_op import NoOp
+from bench.values import Progress, Split, ignore_progress
 
 
 @dataclass(frozen=True)
-class BitDepth(Passive):
+class BitDepth(NoOp):
     """Every value x in [0, 1] becomes ⌊2ᵇ x⌋ / 2ᵇ: 2ᵇ levels over the range, and white, which stays white.
 
     Source: Yu et al., ICML 2025 (MTL-UE), the public code's ⌊4x⌋ / 4
@@ -32,7 +33,11 @@ class BitDepth(Passive):
     bits: Annotated[int, Ge(1), Le(7)] = 2
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the images in fewer levels."""
         levels = 1 << self.bits
@@ -42,11 +47,11 @@ class BitDepth(Passive):
             level: Tensor = (values.float() * levels).div(255, rounding_mode="floor")
             return level * 255 / levels
 
-        return by_chunks(released.images, reduce, device, progress)
+        return map_by_chunk(released.images, reduce, device, progress)
 
 
 @dataclass(frozen=True)
-class Posterize(Passive):
+class Posterize(NoOp):
     """Of every value's eight bits the lowest become zero; white is lost: two bits leave 0, 64, 128 and 192.
 
     Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS, "BDR": two bits)
@@ -62,12 +67,16 @@ class Posterize(Passive):
     bits: Annotated[int, Ge(1), Le(7)] = 2
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the images with the lower bits cleared."""
 
         def clear(values: Tensor) -> Tensor:
-            kept: Tensor = vision.functional.posterize(values, self.bits)
+            kept: Tensor = torchvision_import.functional.posterize(values, self.bits)
             return kept
 
-        return by_chunks(released.images, clear, device, progress)
+        return map_by_chunk(released.images, clear, device, progress)

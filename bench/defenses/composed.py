@@ -8,9 +8,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from bench.api import Batch, Defense, Progress, Split, Task, quiet
+from bench.api import Defense, Task
 from bench.defenses.mixing import Mixing
 from bench.errors import BenchError
+from bench.values import Batch, Progress, Split, ignore_progress
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,11 @@ class Composed:
         return max(part.trusted for part in self.parts)
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return what the last one makes of the images."""
         for part in self.parts:

@@ -9,13 +9,14 @@ from annotated_types import Gt, Le
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from bench.api import Batch, Task
-from bench.defenses.passive import Passive
+from bench.api import Task
+from bench.defenses.no_op import NoOp
+from bench.values import Batch
 
 
 @dataclass(frozen=True)
-class Cutout(Passive):
-    """One black square per image and step, centred on any pixel, so that a part of it may lie outside.
+class Cutout(NoOp):
+    """One black square per image and step, centered on any pixel, so that a part of it may lie outside.
 
     Labels stay; of dense tasks those under the square too.
 

@@ -10,13 +10,14 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench import vision
-from bench.api import MISSING, Batch, Progress, Split, Task, quiet
-from bench.defenses.passive import Passive
+from bench import torchvision_import
+from bench.api import Task
+from bench.defenses.no_op import NoOp
 from bench.errors import BenchError
-from bench.roomy import zeros
-from bench.tasks import Classification, classification_only
-from bench.training import batches
+from bench.memory import allocate_zeros
+from bench.tasks.classification import Classification, require_classification
+from bench.training.loaders import iterate_batches
+from bench.values import MISSING, Batch, Progress, Split, ignore_progress
 
 _KL_WEIGHT: Final = 0.01
 _CLIP_NORM: Final = 5.0
@@ -29,7 +30,7 @@ _NOISE_SIZE: Final = 0.002
 
 
 @dataclass(frozen=True)
-class DVAE(Passive):
+class DVAE(NoOp):
     """D-VAE: a variational autoencoder whose bottleneck drops the noise, which a second decoder tells apart.
 
     The second decoder makes it from the latent code and from an embedding of the labels. Stage 1 trains with
@@ -64,14 +65,18 @@ class DVAE(Passive):
     learned: ClassVar[bool] = True
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the reconstructions of stage 2.
 
         Raises:
             BenchError: when a task is no classification, or the training diverges.
         """
-        known = classification_only(tasks, "defense 'd-vae'")
+        known = require_classification(tasks, "defense 'd-vae'")
 
         def first(done: int) -> None:
             progress("purifying epoch", done, 2 * self.epochs)
@@ -99,7 +104,7 @@ class DVAE(Passive):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         for epoch in range(self.epochs):
             tell(epoch)
-            for batch in batches(split, self.batch, device, shuffle=True):
+            for batch in iterate_batches(split, self.batch, device, shuffle=True):
                 made = model(batch.images, joint_labels(batch, tasks))
                 loss = reconstruction_loss(made, batch.images) + _KL_WEIGHT * made.rate.clamp(min=rate)
                 if epoch >= round(_FREE * self.epochs):
@@ -121,8 +126,8 @@ class DVAE(Passive):
         device: torch.device,
         change: Callable[[Tensor, Tensor], Tensor],
     ) -> UInt8[Tensor, "n c h w"]:
-        cleaned = zeros(split.images.shape, torch.uint8)
-        for batch in batches(split, self.batch, device, shuffle=False):
+        cleaned = allocate_zeros(split.images.shape, torch.uint8)
+        for batch in iterate_batches(split, self.batch, device, shuffle=False):
             images = change(batch.images, joint_labels(batch, tasks))
             if not images.isfinite().all():
                 raise BenchError("defense 'd-vae' diverged on the released images; lower its learning_rate")
@@ -155,9 +160,9 @@ class DisentanglingVAE(nn.Module):
             nn.Conv2d(channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            vision.models.resnet.BasicBlock(width, width),
-            vision.models.resnet.BasicBlock(width, width),
-            vision.models.resnet.BasicBlock(width, 2 * width, 2, _halving(width)),
+            torchvision_import.models.resnet.BasicBlock(width, width),
+            torchvision_import.models.resnet.BasicBlock(width, width),
+            torchvision_import.models.resnet.BasicBlock(width, 2 * width, 2, _halving(width)),
         )
         self.mean = nn.Conv2d(2 * width, latent, 1)
         self.log_variance = nn.Conv2d(2 * width, latent, 1)
@@ -192,7 +197,9 @@ class DisentanglingVAE(nn.Module):
 
 
 def _halving(width: int) -> nn.Module:
-    return nn.Sequential(vision.models.resnet.conv1x1(width, 2 * width, 2), nn.BatchNorm2d(2 * width))
+    return nn.Sequential(
+        torchvision_import.models.resnet.conv1x1(width, 2 * width, 2), nn.BatchNorm2d(2 * width)
+    )
 
 
 def _decoder(width: int, channels: int) -> Iterator[nn.Module]:

@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Gt, Lt
 
-from bench.defenses.passive import Passive
+from bench.defenses.no_op import NoOp
 
 
 @dataclass(frozen=True)
-class EarlyStopping(Passive):
+class EarlyStopping(NoOp):
     """Early stopping: the network of the epoch that is best on released images it was not trained on.
 
     Best is the largest mean over the tasks of how far the scored metric is from the floor to perfect, the

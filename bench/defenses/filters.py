@@ -9,23 +9,24 @@ from annotated_types import Ge, Gt
 from jaxtyping import UInt8
 from torch import Tensor
 
-from bench import vision
-from bench.api import Progress, Split, Task, quiet
-from bench.defenses.chunks import by_chunks
-from bench.defenses.passive import Passive
+from bench import torchvision_import
+from bench.api import Task
+from bench.defenses.by_chunk import map_by_chunk
+from bench.defenses.no_op import NoOp
 from bench.errors import BenchError
+from bench.values import Progress, Split, ignore_progress
 
 Odd = Literal[3, 5, 7, 9, 11]
 """Sides of a window with a middle, in pixels."""
 
 
 @dataclass(frozen=True)
-class GaussianBlur(Passive):
+class GaussianBlur(NoOp):
     """Each pixel becomes a Gaussian-weighted mean of its window; images are mirrored at their edges.
 
     Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS, a window of 3)
 
-    Departs from the public code: a standard deviation of 1 pixel; 0.1, as there, weighs the neighbours with
+    Departs from the public code: a standard deviation of 1 pixel; 0.1, as there, weighs the neighbors with
     2e-22 and changes nothing.
 
     Attributes:
@@ -39,7 +40,11 @@ class GaussianBlur(Passive):
     sigma: Annotated[float, Gt(0)] = 1.0
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the blurred images.
 
@@ -53,16 +58,16 @@ class GaussianBlur(Passive):
             )
 
         def blur(values: Tensor) -> Tensor:
-            blurred: Tensor = vision.functional.gaussian_blur(
+            blurred: Tensor = torchvision_import.functional.gaussian_blur(
                 values.float(), [self.kernel] * 2, [self.sigma] * 2
             )
             return blurred
 
-        return by_chunks(released.images, blur, device, progress)
+        return map_by_chunk(released.images, blur, device, progress)
 
 
 @dataclass(frozen=True)
-class Median(Passive):
+class Median(NoOp):
     """Each value becomes the median of the 3 by 3 pixels around it; the outermost ones are repeated.
 
     Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS)
@@ -73,10 +78,14 @@ class Median(Passive):
     version: ClassVar[int] = 1
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the filtered images."""
-        return by_chunks(released.images, _median, device, progress)
+        return map_by_chunk(released.images, _median, device, progress)
 
 
 def _median(values: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
@@ -104,7 +113,7 @@ def _sorted(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tenso
 
 
 @dataclass(frozen=True)
-class Resize(Passive):
+class Resize(NoOp):
     """Each image is made smaller and scaled back, both bilinear, the first with antialiasing.
 
     Not from a paper: a copy at a lower resolution, such as any website serves.
@@ -118,15 +127,19 @@ class Resize(Passive):
     factor: Annotated[float, Ge(1)] = 2.0
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the images at their size, with the details of a smaller one."""
         size = list(released.images.shape[2:])
         small = [max(1, round(side / self.factor)) for side in size]
 
         def there_and_back(values: Tensor) -> Tensor:
-            reduced = vision.functional.resize(values.float(), small, antialias=True)
-            back: Tensor = vision.functional.resize(reduced, size, antialias=True)
+            reduced = torchvision_import.functional.resize(values.float(), small, antialias=True)
+            back: Tensor = torchvision_import.functional.resize(reduced, size, antialias=True)
             return back
 
-        return by_chunks(released.images, there_and_back, device, progress)
+        return map_by_chunk(released.images, there_and_back, device, progress)

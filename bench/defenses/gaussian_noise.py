@@ -8,12 +8,13 @@ import torch
 from annotated_types import Gt
 from torch import nn
 
-from bench.api import Batch, Task
-from bench.defenses.passive import Passive
+from bench.api import Task
+from bench.defenses.no_op import NoOp
+from bench.values import Batch
 
 
 @dataclass(frozen=True)
-class GaussianNoise(Passive):
+class GaussianNoise(NoOp):
     """Independent normal noise is added to every value, anew in every step; the sum is clamped to [0, 1].
 
     Not from a paper: noise as strong as the field's budget.

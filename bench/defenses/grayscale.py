@@ -1,4 +1,4 @@
-"""Grayscale: drop the colours a perturbation may hide in."""
+"""Grayscale: drop the colors a perturbation may hide in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,17 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from bench import vision
-from bench.api import Progress, Split, Task, quiet
-from bench.defenses.chunks import by_chunks
-from bench.defenses.passive import Passive
+from bench import torchvision_import
+from bench.api import Task
+from bench.defenses.by_chunk import map_by_chunk
+from bench.defenses.no_op import NoOp
 from bench.errors import BenchError
+from bench.values import Progress, Split, ignore_progress
 
 
 @dataclass(frozen=True)
-class Grayscale(Passive):
-    """Each channel becomes the ITU-R 601 luma, rounded to nearest; grey images stay as they are.
+class Grayscale(NoOp):
+    """Each channel becomes the ITU-R 601 luma, rounded to nearest; gray images stay as they are.
 
     Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS)
     """
@@ -25,9 +26,13 @@ class Grayscale(Passive):
     version: ClassVar[int] = 1
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
-        """Return the images without colour, in as many channels as they had.
+        """Return the images without color, in as many channels as they had.
 
         Raises:
             BenchError: when they have neither one channel nor three.
@@ -41,7 +46,9 @@ class Grayscale(Passive):
 
         def weigh(values: Tensor) -> Tensor:
             # Of floats: on integers torchvision truncates, and white would come back as 254.
-            luma: Tensor = vision.functional.rgb_to_grayscale(values.float(), num_output_channels=3)
+            luma: Tensor = torchvision_import.functional.rgb_to_grayscale(
+                values.float(), num_output_channels=3
+            )
             return luma
 
-        return by_chunks(images, weigh, device, progress)
+        return map_by_chunk(images, weigh, device, progress)

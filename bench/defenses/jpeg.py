@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bench.api import Progress, Split, Task, quiet
-from bench.defenses.passive import Passive
+from bench.api import Task
+from bench.defenses.no_op import NoOp
 from bench.errors import BenchError
-from bench.roomy import zeros
+from bench.memory import allocate_zeros
+from bench.values import Progress, Split, ignore_progress
 
 
 @dataclass(frozen=True)
-class JPEG(Passive):
+class JPEG(NoOp):
     """Each released image once through a JPEG file in memory; the codec is Pillow's, chroma is 4:2:0.
 
     Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS, quality 10)
@@ -35,7 +36,11 @@ class JPEG(Passive):
     quality: Annotated[int, Ge(1), Le(95)] = 10
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the images as they come back from the codec.
 
@@ -47,7 +52,7 @@ class JPEG(Passive):
         if channels not in (1, 3):
             raise BenchError(f"defense 'jpeg' takes images of 1 or 3 channels, not {channels}")
         pixels = images.cpu().numpy()
-        cleaned = zeros(images.shape, images.dtype).numpy()
+        cleaned = allocate_zeros(images.shape, images.dtype).numpy()
 
         def clean(row: int) -> None:
             cleaned[row] = self._compress(pixels[row])
@@ -58,11 +63,11 @@ class JPEG(Passive):
         return torch.from_numpy(cleaned).to(images.device)
 
     def _compress(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Encode and decode one image [c h w]: one channel as grey levels, three as RGB."""
-        grey = len(image) == 1
-        pixels = image[0] if grey else image.transpose(1, 2, 0)
+        """Encode and decode one image [c h w]: one channel as gray levels, three as RGB."""
+        gray = len(image) == 1
+        pixels = image[0] if gray else image.transpose(1, 2, 0)
         with BytesIO() as file:
             Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=self.quality)
             with Image.open(file, formats=("JPEG",)) as decoded:
                 back = np.asarray(decoded)
-        return back[None] if grey else back.transpose(2, 0, 1)
+        return back[None] if gray else back.transpose(2, 0, 1)

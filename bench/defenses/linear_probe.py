@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Gt, Lt
 
-from bench.defenses.passive import Passive
+from bench.defenses.no_op import NoOp
 
 
 @dataclass(frozen=True)
-class LinearProbe(Passive):
+class LinearProbe(NoOp):
     """Linear probe: heads on released images, above shared parameters trained on a few clean originals.
 
     An exploiter who owns some of the images, and so their clean originals, trains a network on these alone

@@ -10,12 +10,13 @@ from annotated_types import Gt
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from bench.api import DENSE, Batch, Targets, Task
-from bench.defenses.passive import Passive
+from bench.api import Task
+from bench.defenses.no_op import NoOp
+from bench.values import DENSE, Batch, Targets
 
 
 @dataclass(frozen=True)
-class Mixing(Passive):
+class Mixing(NoOp):
     """What Mixup and CutMix have in common: one λ ~ Beta(α, α) per batch, and a partner for each image.
 
     Attributes:
@@ -59,7 +60,7 @@ class CutMix(Mixing):
     """A rectangle of each image is cut out of another one; the loss is blended by area.
 
     The maps of dense tasks are cut as their images are, so that each pixel has the label of what it shows and
-    nothing is left to blend. The rectangle has the image's proportions and the area 1 - λ, is centred on any
+    nothing is left to blend. The rectangle has the image's proportions and the area 1 - λ, is centered on any
     pixel, and is the same for the whole batch; where it reaches over an edge, λ is made that of what is left.
 
     Source: Yun et al., ICCV 2019, arXiv:1905.04899

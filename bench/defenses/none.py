@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.defenses.passive import Passive
+from bench.defenses.no_op import NoOp
 
 
 @dataclass(frozen=True)
-class NoDefense(Passive):
+class NoDefense(NoOp):
     """Nothing is done; the counterpart every defense is compared with.
 
     Source: the undefended victim of Yu et al., ICML 2025 (MTL-UE)

@@ -9,16 +9,18 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from bench.api import Progress, Split, Task, quiet
-from bench.defenses.chunks import by_chunks
-from bench.defenses.passive import Passive
-from bench.roomy import together
-from bench.tasks import classification_only
-from bench.training import batches, losses_of
+from bench.api import Task
+from bench.defenses.by_chunk import map_by_chunk
+from bench.defenses.no_op import NoOp
+from bench.memory import rows_per_chunk
+from bench.tasks.classification import require_classification
+from bench.training.loaders import iterate_batches
+from bench.training.loop import losses_of_outputs
+from bench.values import Progress, Split, ignore_progress
 
 
 @dataclass(frozen=True)
-class OrthogonalProjection(Passive):
+class OrthogonalProjection(NoOp):
     """Orthogonal projection: linear models learn the tasks from pixels, and their directions are removed.
 
     One model without bias per task, a row of weights per output (so one for a binary task). Every image is
@@ -28,7 +30,7 @@ class OrthogonalProjection(Passive):
     Source: Sandoval-Segura et al., NeurIPS 2023, arXiv:2305.19254, section 4.4; SGD, its schedule and batch
     as in its public code (psandovalsegura/learn-from-unlearnable)
 
-    Departs from the paper: images are centred at the mean image before they are learned from and projected,
+    Departs from the paper: images are centered at the mean image before they are learned from and projected,
     since without a bias the rows are mostly that image, and what is left without it does not fit into 8 bits:
     a third of the values and more would be cut off. The order is drawn anew for every pass, and victims do
     not augment more than usual.
@@ -49,7 +51,11 @@ class OrthogonalProjection(Passive):
     learned: ClassVar[bool] = True
 
     def purify(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
         """Return the projected images, rounded and held to the range of 8 bits.
 
@@ -62,10 +68,14 @@ class OrthogonalProjection(Passive):
         def change(images: Tensor) -> Tensor:
             return 255 * (project(images.flatten(1) / 255 - mean, basis) + mean).view(images.shape)
 
-        return by_chunks(released.images, change, device, progress)
+        return map_by_chunk(released.images, change, device, progress)
 
     def learn(
-        self, released: Split, tasks: Sequence[Task], device: torch.device, progress: Progress = quiet
+        self,
+        released: Split,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress = ignore_progress,
     ) -> Float[Tensor, "r p"]:
         """Return the rows [r, pixel values] of the linear models of all tasks."""
         return self._learn(released, mean_image(released.images, device), tasks, device, progress)
@@ -78,17 +88,17 @@ class OrthogonalProjection(Passive):
         device: torch.device,
         progress: Progress,
     ) -> Float[Tensor, "r p"]:
-        outputs = [task.outputs for task in classification_only(tasks, "defense 'orthogonal-projection'")]
+        outputs = [task.outputs for task in require_classification(tasks, "defense 'orthogonal-projection'")]
         model = torch.nn.Linear(len(mean), sum(outputs), bias=False).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.learning_rate)
         drops = [max(1, self.epochs // 2), max(1, 3 * self.epochs // 4)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
         for epoch in range(self.epochs):
             progress("projection epoch", epoch, self.epochs)
-            for batch in batches(released, self.batch, device, shuffle=True):
+            for batch in iterate_batches(released, self.batch, device, shuffle=True):
                 answers = model(batch.images.flatten(1).sub_(mean)).split(outputs, dim=1)
                 optimizer.zero_grad(set_to_none=True)
-                losses_of(answers, tasks, batch.targets).sum().backward()
+                losses_of_outputs(answers, tasks, batch.targets).sum().backward()
                 optimizer.step()
             schedule.step()
         progress("projection epoch", self.epochs, self.epochs)
@@ -98,7 +108,7 @@ class OrthogonalProjection(Passive):
 def mean_image(images: UInt8[Tensor, "n c h w"], device: torch.device) -> Float[Tensor, " p"]:
     """Return the mean of all images, flattened, in [0, 1]."""
     total = torch.zeros(images[0].numel(), dtype=torch.double, device=device)
-    for some in images.split(together(images)):
+    for some in images.split(rows_per_chunk(images)):
         total += some.to(device).flatten(1).sum(0, dtype=torch.double)
     return (total / (255 * len(images))).float()
 

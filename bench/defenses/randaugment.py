@@ -9,18 +9,19 @@ from annotated_types import Ge, Le
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from bench import vision
-from bench.api import Batch, Task
-from bench.defenses.passive import Passive
+from bench import torchvision_import
+from bench.api import Task
+from bench.defenses.no_op import NoOp
 from bench.errors import BenchError
+from bench.values import Batch
 
 BINS: Final = 31
 """Steps from the weakest to the strongest magnitude, torchvision's."""
 
 
 @dataclass(frozen=True)
-class RandomAugment(Passive):
-    """Operations drawn for each image and step: moves, turns, shears, tones, colours; torchvision's fourteen.
+class RandomAugment(NoOp):
+    """Operations drawn for each image and step: moves, turns, shears, tones, colors; torchvision's fourteen.
 
     Some move what the image shows, so that a dense task's map would no longer belong to it.
 
@@ -46,7 +47,7 @@ class RandomAugment(Passive):
         channels = batch.images.shape[1]
         if channels not in (1, 3):
             raise BenchError(f"defense 'randaugment' takes images of 1 or 3 channels, not {channels}")
-        library = vision.transforms.RandAugment(self.operations, self.magnitude, BINS)
+        library = torchvision_import.transforms.RandAugment(self.operations, self.magnitude, BINS)
         images = (batch.images * 255).round().to(torch.uint8)
         for _ in range(self.operations):
             images = _operate(library, images)

@@ -1,9 +1,9 @@
 """UEraser: strong augmentation, of which a network is shown what it does worst on."""
 
 # ruff: noqa: E402 - kornia imports torchvision, so its door comes first
-from bench import vision
+from bench import torchvision_import
 
-vision.open_door()
+torchvision_import.import_torchvision()
 
 # isort: split
 from collections.abc import Sequence
@@ -18,13 +18,14 @@ from kornia.augmentation.auto import TrivialAugment
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from bench.api import Batch, Targets, Task
-from bench.defenses.passive import Passive
-from bench.training import losses_of
+from bench.api import Task
+from bench.defenses.no_op import NoOp
+from bench.training.loop import losses_of_outputs
+from bench.values import Batch, Targets
 
 
 @dataclass(frozen=True)
-class UEraserLite(Passive):
+class UEraserLite(NoOp):
     """Fractal brightness and contrast, shuffled channels, and one operation of TrivialAugment, in every step.
 
     The operations are kornia's: fractals and channels are drawn per image, TrivialAugment's operation per
@@ -124,7 +125,7 @@ def _losses(
     def mean_loss(outputs: Sequence[Tensor], targets: Targets) -> Tensor:
         """Return the loss of one sample."""
         alone = {name: target[None] for name, target in targets.items()}
-        return losses_of([out[None] for out in outputs], tasks, alone).mean()
+        return losses_of_outputs([out[None] for out in outputs], tasks, alone).mean()
 
     losses = vmap(mean_loss)(outputs, dict(batch.targets))
     if batch.mixed is None:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bench.api import Balancer, Task
-from bench.weightings.weighted import Weighted
+from bench.weightings.weighted_balancer import WeightedBalancer
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class DynamicWeightAverage:
         return _Dynamic(self.temperature)
 
 
-class _Dynamic(Weighted):
+class _Dynamic(WeightedBalancer):
     def __init__(self, temperature: float) -> None:
         self._temperature = temperature
         self._epochs: list[Tensor] = []
 
-    def weigh(self, losses: Float[Tensor, " m"], labelled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
         """Return the epoch's weights."""
         if len(self._epochs) < 2:
             return torch.ones_like(losses)
         before, last = self._epochs
         ratios = torch.where(before > 0, last / before, 1.0)
-        return (len(ratios) * (ratios / self._temperature).softmax(0))[labelled]
+        return (len(ratios) * (ratios / self._temperature).softmax(0))[labeled]
 
     def finish_epoch(self, losses: Float[Tensor, " t"]) -> None:
         """Remember the epoch's mean losses, and forget those of the one before last."""

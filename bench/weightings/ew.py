@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.api import Balancer, Step, Task
-from bench.weightings.stateless import Stateless
+from bench.weightings.balancers import StatelessBalancer
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class EqualWeights:
         return _Mean()
 
 
-class _Mean(Stateless):
+class _Mean(StatelessBalancer):
     def backward(self, step: Step) -> Float[Tensor, " t"]:
         """Back-propagate the mean loss; every weight is 1/t."""
         step.losses.mean().backward()

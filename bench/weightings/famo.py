@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bench.api import Balancer, Step, Task
-from bench.weightings.weighted import Weighted
+from bench.weightings.weighted_balancer import WeightedBalancer
 
 TINY = 1e-8
 """Added to every loss before its logarithm is taken, as in the paper's code."""
@@ -43,19 +43,19 @@ class FAMO:
         return _Adaptive(logits, optimizer)
 
 
-class _Adaptive(Weighted):
+class _Adaptive(WeightedBalancer):
     def __init__(self, logits: Float[Tensor, " t"], optimizer: torch.optim.Optimizer) -> None:
         self._logits, self._optimizer = logits, optimizer
 
-    def weigh(self, losses: Float[Tensor, " m"], labelled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
         """Return the weights."""
-        rates = self._logits[labelled].softmax(0) / (losses + TINY)
+        rates = self._logits[labeled].softmax(0) / (losses + TINY)
         return rates / rates.sum()
 
     def finish_step(self, step: Step) -> None:
         """Move the logits along the gradient of Σ softmax(ξ) · falls, over the tasks that have a label."""
         falls = (step.losses.detach() + TINY).log() - (step.again() + TINY).log()
-        known = step.labelled & falls.isfinite()
+        known = step.labeled & falls.isfinite()
         if not known.any():
             return
         shares = self._logits[known].softmax(0)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bench.api import Balancer, Task
-from bench.weightings.weighted import Weighted
+from bench.weightings.weighted_balancer import WeightedBalancer
 
 SMALLEST = 1e-8
 """A loss below counts as this much: the geometric mean has no gradient where a loss is 0."""
@@ -32,8 +32,8 @@ class GeometricMean:
         return _Geometric()
 
 
-class _Geometric(Weighted):
-    def weigh(self, losses: Float[Tensor, " m"], labelled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+class _Geometric(WeightedBalancer):
+    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
         """Return the derivatives of the geometric mean by the losses."""
         losses = losses.clamp(min=SMALLEST)
         return losses.log().mean().exp() / (len(losses) * losses)

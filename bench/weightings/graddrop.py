@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.api import Balancer, Step, Task
-from bench.weightings.per_task import backward_features, feature_gradients
-from bench.weightings.stateless import Stateless
+from bench.weightings.balancers import StatelessBalancer
+from bench.weightings.task_gradients import backward_features, feature_gradients
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class GradDrop:
         return _Dropping(self.leak)
 
 
-class _Dropping(Stateless):
+class _Dropping(StatelessBalancer):
     def __init__(self, leak: float) -> None:
         self._leak = leak
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from torchjd import aggregation
 
 from bench.api import Balancer, Step, Task
-from bench.weightings.per_task import (
+from bench.weightings.balancers import StatelessBalancer
+from bench.weightings.task_gradients import (
     backward_features,
     feature_gradients,
     parameter_gradients,
     set_parameter_gradient,
 )
-from bench.weightings.stateless import Stateless
 
 Rule = Callable[[Float[Tensor, "t t"]], Float[Tensor, " t"]]
 """From the gradients' products with each other to the gradients' weights."""
@@ -48,7 +48,7 @@ class GradientWeighting(ABC):
         """Return the rule for so many gradients, with an empty memory."""
 
 
-class _Gradients(Stateless):
+class _Gradients(StatelessBalancer):
     """Weighs gradients that are not zero: a task without a label, or without anything to learn, is left out.
 
     Tasks that are weighed together for the first time start a rule of their own.
@@ -131,7 +131,7 @@ class MGDA(GradientWeighting):
     With gradients of the features it is their MGDA-UB. The solver's limits leave the step a few percent
     longer than the shortest.
 
-    Source: Sener and Koltun, NeurIPS 2018, arXiv:1810.04650, Alg. 2. The gradients are not normalised, which
+    Source: Sener and Koltun, NeurIPS 2018, arXiv:1810.04650, Alg. 2. The gradients are not normalized, which
     their code does on some datasets
     """
 
@@ -160,7 +160,7 @@ class PCGrad(GradientWeighting):
 
 @dataclass(frozen=True)
 class GradVac(GradientWeighting):
-    """Gradient vaccine: gradients less similar than is usual for two tasks are turned towards each other.
+    """Gradient vaccine: gradients less similar than is usual for two tasks are turned toward each other.
 
     What is usual is a moving average of the cosine. The sum of the turned gradients is used.
 
@@ -237,7 +237,7 @@ class ImpartialGradients(GradientWeighting):
 
     The weights sum to 1 and may be negative. As in the paper, gradients are those of the features.
 
-    Source: Liu et al., ICLR 2021, "Towards Impartial Multi-task Learning"; for dependent gradients: Quinton
+    Source: Liu et al., ICLR 2021, "Toward Impartial Multi-task Learning"; for dependent gradients: Quinton
     and Rey, arXiv:2406.16232
     """
 

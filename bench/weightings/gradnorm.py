@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bench.api import Balancer, Step, Task
-from bench.weightings.stateless import Stateless
+from bench.weightings.balancers import StatelessBalancer
 
 
 @dataclass(frozen=True)
 class GradNorm:
-    """GradNorm: learnt weights bring the norm of each task's gradient to what its rate of learning asks for.
+    """GradNorm: learned weights bring the norm of each task's gradient to what its rate of learning asks for.
 
     The norms are those in the last shared layer. A task's target is the mean norm times r^α, where r is the
     task's loss relative to its first one, divided by the mean of that over the tasks. The weights start at 1,
@@ -40,7 +40,7 @@ class GradNorm:
         return _Normed(weights, torch.optim.Adam([weights], lr=self.learning_rate), self.asymmetry)
 
 
-class _Normed(Stateless):
+class _Normed(StatelessBalancer):
     def __init__(
         self, weights: Float[Tensor, " t"], optimizer: torch.optim.Optimizer, asymmetry: float
     ) -> None:
@@ -49,11 +49,11 @@ class _Normed(Stateless):
 
     def backward(self, step: Step) -> Float[Tensor, " t"]:
         """Back-propagate the weighted sum of the losses; move the weights; return those that were used."""
-        used = self._weights * step.labelled
+        used = self._weights * step.labeled
         layer = _last_layer(step.shared)
         norms = torch.zeros_like(used)
         if layer is not None:
-            for task in step.labelled.nonzero().flatten().tolist():
+            for task in step.labeled.nonzero().flatten().tolist():
                 (gradient,) = torch.autograd.grad(step.losses[task], layer, retain_graph=True)
                 norms[task] = gradient.norm()
         (used * step.losses).sum().backward()
@@ -61,7 +61,7 @@ class _Normed(Stateless):
         return used
 
     def _follow(self, norms: Float[Tensor, " t"], losses: Float[Tensor, " t"]) -> None:
-        """Take one step towards the targets; tasks without a gradient have none and do not count."""
+        """Take one step toward the targets; tasks without a gradient have none and do not count."""
         self._first = torch.where(self._first > 0, self._first, losses)
         known = (norms > 0) & (self._first > 0)
         if not known.any():

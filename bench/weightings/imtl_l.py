@@ -9,18 +9,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bench.api import Balancer, Step, Task
-from bench.weightings.stateless import Stateless
+from bench.weightings.balancers import StatelessBalancer
 
 
 @dataclass(frozen=True)
 class ImpartialLosses:
-    """Impartial multi-task learning's loss balance (IMTL-L): learnt scales bring all losses to the same size.
+    """Impartial multi-task learning's loss balance (IMTL-L): learned scales bring all losses to one size.
 
-    The loss is Σ exp(s) L - s; the scales s start at 0 and are trained along by the network's optimiser. At
+    The loss is Σ exp(s) L - s; the scales s start at 0 and are trained along by the network's optimizer. At
     fixed losses s settles where every exp(s) L is 1. Written here because TorchJD's wants a label of every
     task.
 
-    Source: Liu et al., ICLR 2021, "Towards Impartial Multi-task Learning"
+    Source: Liu et al., ICLR 2021, "Toward Impartial Multi-task Learning"
     """
 
     version: ClassVar[int] = 1
@@ -30,7 +30,7 @@ class ImpartialLosses:
         return _Scaled(torch.zeros(len(tasks), device=device))
 
 
-class _Scaled(Stateless):
+class _Scaled(StatelessBalancer):
     def __init__(self, log_scales: Float[Tensor, " t"]) -> None:
         self._log_scales = nn.Parameter(log_scales)
 
@@ -42,5 +42,5 @@ class _Scaled(Stateless):
         """Back-propagate the loss, without the terms of tasks that have no label; return exp(s)."""
         weights = torch.exp(self._log_scales)
         terms = weights * step.losses - self._log_scales
-        terms[step.labelled].sum().backward()
-        return weights.detach() * step.labelled
+        terms[step.labeled].sum().backward()
+        return weights.detach() * step.labeled

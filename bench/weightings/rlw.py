@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bench.api import Balancer, Task
-from bench.weightings.weighted import Weighted
+from bench.weightings.weighted_balancer import WeightedBalancer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RandomWeights:
         return _Random()
 
 
-class _Random(Weighted):
-    def weigh(self, losses: Float[Tensor, " m"], labelled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+class _Random(WeightedBalancer):
+    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
         """Draw the weights."""
         return torch.randn_like(losses).softmax(0)

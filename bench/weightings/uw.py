@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bench.api import Balancer, Step, Task
-from bench.weightings.stateless import Stateless
+from bench.weightings.balancers import StatelessBalancer
 
 
 @dataclass(frozen=True)
 class UncertaintyWeights:
-    """Uncertainty weighting (UW): a learnt variance exp(s) per task; the loss is Σ L / (2 exp(s)) + s / 2.
+    """Uncertainty weighting (UW): a learned variance exp(s) per task; the loss is Σ L / (2 exp(s)) + s / 2.
 
-    The log-variances s are trained along by the network's optimiser. At fixed losses s settles at log L,
+    The log-variances s are trained along by the network's optimizer. At fixed losses s settles at log L,
     where every task's share of the loss is the same. Written here because TorchJD's wants a label of every
     task.
 
@@ -38,7 +38,7 @@ class UncertaintyWeights:
         return _Uncertain(torch.full((len(tasks),), self.start_value, device=device))
 
 
-class _Uncertain(Stateless):
+class _Uncertain(StatelessBalancer):
     def __init__(self, log_variances: Float[Tensor, " t"]) -> None:
         self._log_variances = nn.Parameter(log_variances)
 
@@ -50,5 +50,5 @@ class _Uncertain(Stateless):
         """Back-propagate the loss, without the terms of tasks that have no label; return 1 / (2 exp(s))."""
         weights = torch.exp(-self._log_variances) / 2
         terms = weights * step.losses + self._log_variances / 2
-        terms[step.labelled].sum().backward()
-        return weights.detach() * step.labelled
+        terms[step.labeled].sum().backward()
+        return weights.detach() * step.labeled

@@ -15,13 +15,13 @@ import psutil
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.engine.console import console
-from bench.engine.course import Course
-from bench.engine.events import Event, ItemFinished
-from bench.engine.runner import run
-from bench.engine.suite import Plan
+from bench.engine.execution.events import Event, ItemFinished
+from bench.engine.execution.runner import run_plan
+from bench.engine.monitoring.console import show_progress
+from bench.engine.monitoring.progress import RunProgress
+from bench.engine.planning.expand import Plan
 from bench.record import write_record
-from leaderboard.standing import Standing
+from leaderboard.live_ranking import LiveRanking
 from tests import large
 from tests.engine import tiny
 
@@ -118,8 +118,8 @@ def test_memory_over_cells(benchmark: BenchmarkFixture, tmp_path: Path, say: Say
             marks.append(process.memory_info().rss / 2**20)
 
     def whole() -> None:
-        with console(Course(Standing()), io.StringIO()) as show, large.Pretending() as executor:
-            run(planned, tiny.workshop(tmp_path), executor, [show, watch])
+        with show_progress(RunProgress(LiveRanking()), io.StringIO()) as show, large.Pretending() as executor:
+            run_plan(planned, tiny.run_context(tmp_path), executor, [show, watch])
 
     benchmark.pedantic(whole, rounds=1)
     every = marks[:: max(1, len(marks) // 8)]

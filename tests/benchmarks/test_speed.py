@@ -12,12 +12,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import Recipe
 from bench.backbones.small import Small
 from bench.datasets.digits import Digits
 from bench.defenses.none import NoDefense
-from bench.net import MultiTaskNet
-from bench.training import fit
+from bench.training.loop import train_epochs
+from bench.training.net import MultiTaskNet
+from bench.values import Recipe
 from bench.weightings.ew import EqualWeights
 from mtlue.regularizers import embedding_regularizers
 
@@ -32,7 +32,7 @@ def test_fit(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     balancer = EqualWeights().start(data.tasks, CPU)
 
     def epoch() -> None:
-        list(fit(net, data.train, data.tasks, recipe, data.augmentation, balancer, NoDefense(), CPU))
+        list(train_epochs(net, data.train, data.tasks, recipe, data.augmentation, balancer, NoDefense(), CPU))
 
     benchmark.pedantic(epoch, rounds=7, warmup_rounds=1)
 
@@ -65,12 +65,12 @@ def test_bare_loop(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
 EMBEDDINGS = [torch.randn(2, 16 * 16 * 16) for _ in range(40)]
 
 
-@pytest.mark.benchmark(group="regularisers, 40 binary tasks")
+@pytest.mark.benchmark(group="regularizers, 40 binary tasks")
 def test_one_matrix_product(benchmark: BenchmarkFixture) -> None:
     benchmark(embedding_regularizers, EMBEDDINGS)
 
 
-@pytest.mark.benchmark(group="regularisers, 40 binary tasks")
+@pytest.mark.benchmark(group="regularizers, 40 binary tasks")
 def test_loop_over_pairs(benchmark: BenchmarkFixture) -> None:
     def loop() -> None:
         rows = [(task, row) for task, matrix in enumerate(EMBEDDINGS) for row in matrix]

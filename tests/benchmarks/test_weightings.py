@@ -17,11 +17,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from tabulate import tabulate
 
 from bench.api import Step
-from bench.catalog import CATALOG, make
-from bench.engine.metering import Meter
-from bench.net import MultiTaskNet
-from bench.tasks import Classification
-from bench.training import losses_of
+from bench.catalog.build import build_part
+from bench.catalog.table import CATALOG
+from bench.engine.stages.cost import CostMeter
+from bench.tasks.classification import Classification
+from bench.training.loop import losses_of_outputs
+from bench.training.net import MultiTaskNet
 
 CPU = torch.device("cpu")
 BATCH = 128
@@ -35,22 +36,22 @@ def training_step(backbone: str, weighting: str, count: int) -> Callable[[], Non
     """A training step on random images of 32 × 32 pixels with this many binary tasks."""
     torch.manual_seed(0)
     tasks = tuple(Classification(str(number), ("a", "b")) for number in range(count))
-    net = MultiTaskNet(make("backbone", backbone), tasks, (3, 32, 32)).train()
+    net = MultiTaskNet(build_part("backbone", backbone), tasks, (3, 32, 32)).train()
     images = torch.rand(BATCH, 3, 32, 32)
     targets = {task.name: torch.randint(0, 2, (BATCH,)) for task in tasks}
-    labelled = torch.ones(count, dtype=torch.bool)
-    balancer = make("weighting", weighting).start(tasks, CPU)
+    labeled = torch.ones(count, dtype=torch.bool)
+    balancer = build_part("weighting", weighting).start(tasks, CPU)
     optimizer = torch.optim.Adam([*net.parameters(), *balancer.parameters()], lr=1e-3)
 
     @torch.no_grad()
     def again() -> torch.Tensor:
-        return losses_of(net(images), tasks, targets)
+        return losses_of_outputs(net(images), tasks, targets)
 
     def step() -> None:
         features = net.encode(images)
-        losses = losses_of(net.answer(features, (32, 32)), tasks, targets)
+        losses = losses_of_outputs(net.answer(features, (32, 32)), tasks, targets)
         optimizer.zero_grad(set_to_none=True)
-        taken = Step(losses, labelled, features, net.shared_parameters(), again)
+        taken = Step(losses, labeled, features, net.shared_parameters(), again)
         balancer.backward(taken)
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
         optimizer.step()
@@ -71,7 +72,7 @@ def measure(backbone: str, weighting: str, count: int) -> tuple[float, float]:
     step = training_step(backbone, weighting, count)
     step()
     seconds: list[float] = []
-    meter = Meter(CPU)
+    meter = CostMeter(CPU)
     with meter.phase("steps"):
         while len(seconds) < 5 and sum(seconds) < ENOUGH_S:
             start = time.process_time()

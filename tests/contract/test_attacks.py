@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench.catalog import CATALOG
-from bench.engine.conformance import CHECKS, Check, conform
-from bench.engine.trial import CASES, USUAL, Trial
+from bench.catalog.table import CATALOG
+from bench.conformance.cases import CASES, PLAIN_CASE
+from bench.conformance.checks import CHECKS, Check
+from bench.conformance.craft_run import AttackUnderTest
+from bench.conformance.report import run_checks
 
-ENSEMBLE = {"checkpoints": 2, "steps": 2, "batch": 20}
+ENSEMBLE = {"snapshots": 2, "steps": 2, "batch": 20}
 GENERATOR = {"rounds": 2, "batch": 20, "width": 4, "embedding_channels": 2}
 PROJECTED = {"steps": 2, "step_size": 1.6, "batch": 20}
 
@@ -27,47 +29,49 @@ QUICK: dict[str, dict[str, Any]] = {
     "uc": {"clusters": 3, "rounds": 2, "batch": 20, "width": 4},
     "mtl-ue-em": {**GENERATOR, "surrogate_steps": 2},
     "mtl-ue-tap": GENERATOR,
-    "mtl-ue-sep": {**GENERATOR, "checkpoints": 2},
+    "mtl-ue-sep": {**GENERATOR, "snapshots": 2},
 }
 """Attack → parameters that make it quick; an attack that is not here is crafted with its defaults."""
 
 NOT_RANDOM = {"clean", "ops", "sep", "sep-fa"}
 """Attacks that are the same under every seed, given the surrogates."""
 
-NO_BOOKMARK = {"clean", "random", "random-samplewise", "lsp", "ar", "ops", "cuda"}
-"""Attacks that are crafted too quickly to be worth a bookmark."""
+NO_CHECKPOINT = {"clean", "random", "random-samplewise", "lsp", "ar", "ops", "cuda"}
+"""Attacks that are crafted too quickly to be worth a checkpoint."""
 
 attacks = pytest.mark.parametrize("attack", CATALOG["attack"])
 
 
 @cache
-def trial(attack: str) -> Trial:
+def trial(attack: str) -> AttackUnderTest:
     """An attack's craftings, kept for all the checks that look at them."""
-    return Trial(attack, QUICK.get(attack))
+    return AttackUnderTest(attack, QUICK.get(attack))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name.replace(" ", "-"))
 @attacks  # innermost, so that the tests of one attack follow each other
 def test_an_attack_keeps_its_contract(attack: str, check: Check) -> None:
-    verdicts = list(conform(trial(attack), [check]))
+    verdicts = list(run_checks(trial(attack), [check]))
     assert [verdict for verdict in verdicts if verdict.failure is not None] == []
 
 
 @attacks
 def test_another_seed_gives_another_poison_where_chance_has_a_part(attack: str) -> None:
-    change, other = (trial(attack).again(USUAL, seed=seed).change for seed in (0, 1))
+    change, other = (trial(attack).again(PLAIN_CASE, seed=seed).change for seed in (0, 1))
     assert torch.equal(change, other) == (attack in NOT_RANDOM)
 
 
 @attacks
-def test_a_long_crafting_uses_its_bookmark(attack: str) -> None:
-    trial(attack).crafting(USUAL)
-    assert (trial(attack).saves(USUAL) == 0) == (attack in NO_BOOKMARK)
+def test_a_long_crafting_uses_its_checkpoint(attack: str) -> None:
+    trial(attack).crafting(PLAIN_CASE)
+    assert (trial(attack).saves(PLAIN_CASE) == 0) == (attack in NO_CHECKPOINT)
 
 
 def test_the_generators_serve_images_they_have_not_seen() -> None:
     (check,) = (check for check in CHECKS if check.name == "serves images it has not seen")
-    serving = {attack for attack in CATALOG["attack"] if next(conform(trial(attack), [check])).beside is None}
+    serving = {
+        attack for attack in CATALOG["attack"] if next(run_checks(trial(attack), [check])).beside is None
+    }
     assert serving == {"mtl-ue-em", "mtl-ue-tap", "mtl-ue-sep"}
 
 
@@ -84,6 +88,6 @@ def test_the_training_sets_are_of_the_kinds_that_are_promised() -> None:
     assert {True, False} == {case.dense for case in cases}
     for case in cases:
         split = case.split()
-        labelled = {t.name: float(t.labelled(split.targets[t.name]).float().mean()) for t in case.tasks}
-        for number, share in enumerate(labelled.values()):
-            assert share == pytest.approx(0.0 if number in case.unlabelled else 1 - case.missing, abs=0.25)
+        labeled = {t.name: float(t.labeled(split.targets[t.name]).float().mean()) for t in case.tasks}
+        for number, share in enumerate(labeled.values()):
+            assert share == pytest.approx(0.0 if number in case.unlabeled else 1 - case.missing, abs=0.25)

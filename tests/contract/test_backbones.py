@@ -11,22 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench import vision
-from bench.api import DENSE, Shape, Task
-from bench.backbones.adapt import Resized
+from bench import torchvision_import
+from bench.api import Task
 from bench.backbones.dense import DenseSmall
 from bench.backbones.resnet import ResNet18
 from bench.backbones.small import Small
-from bench.catalog import CATALOG, make
-from bench.dense import Depth, Normals, Segmentation
+from bench.backbones.surgery import Resized
+from bench.catalog.build import build_part
+from bench.catalog.table import CATALOG
 from bench.errors import BenchError
-from bench.net import MultiTaskNet
-from bench.tasks import Classification
+from bench.tasks.classification import Classification
+from bench.tasks.depth import Depth
+from bench.tasks.normals import Normals
+from bench.tasks.segmentation import Segmentation
+from bench.training.net import MultiTaskNet
+from bench.values import DENSE, Shape
 
 LABELS = (Classification("two", ("a", "b")), Classification("four", ("a", "b", "c", "d")))
 MAPS = (Segmentation("things", ("a", "b", "c")), Depth("depth", 1.0, 9.0), Normals("normals"))
 
-DENSE_NAMES = [name for name in CATALOG["backbone"] if make("backbone", name).dense]
+DENSE_NAMES = [name for name in CATALOG["backbone"] if build_part("backbone", name).dense]
 LABEL_NAMES = [name for name in CATALOG["backbone"] if name not in DENSE_NAMES]
 FAMILY_NAMES = [
     *(f"torchvision:{name}" for name in ("mobilenet_v3_small", "squeezenet1_1")),
@@ -35,7 +39,7 @@ FAMILY_NAMES = [
 QUICK_NAMES = [name for name in CATALOG["backbone"] if not name.endswith(("50", "121", "vit-b16"))]
 """Those that are built in no time."""
 
-COLOUR, ODD_GREY = (3, 64, 64), (1, 49, 35)
+COLOUR, ODD_GRAY = (3, 64, 64), (1, 49, 35)
 
 
 def built(name: str, shape: Shape) -> tuple[nn.Module, int]:
@@ -43,7 +47,7 @@ def built(name: str, shape: Shape) -> tuple[nn.Module, int]:
     if name.startswith("timm:"):
         pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
     torch.manual_seed(0)
-    encoder, width = make("backbone", name).build(shape)
+    encoder, width = build_part("backbone", name).build(shape)
     return encoder, width
 
 
@@ -75,11 +79,11 @@ def check_all_is_trained(net: nn.Module, loss: Tensor) -> None:
 # All
 
 
-@pytest.mark.parametrize("shape", [COLOUR, ODD_GREY], ids=str)
+@pytest.mark.parametrize("shape", [COLOUR, ODD_GRAY], ids=str)
 @pytest.mark.parametrize("name", LABEL_NAMES)
 def test_every_parameter_is_trained_by_labels_of_two_and_of_four_classes(name: str, shape: Shape) -> None:
     torch.manual_seed(0)
-    net = MultiTaskNet(make("backbone", name), LABELS, shape)
+    net = MultiTaskNet(build_part("backbone", name), LABELS, shape)
     outputs = net(torch.rand(2, *shape))
     assert [out.shape for out in outputs] == [(2, task.outputs) for task in LABELS]
     targets = (torch.tensor([0, 1]), torch.tensor([2, 3]))
@@ -106,8 +110,8 @@ def test_images_before_their_crop_are_taken_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*QUICK_NAMES, *FAMILY_NAMES])
 def test_a_backbone_is_new_every_time_and_the_same_under_the_same_seed(name: str) -> None:
-    first, second = (built(name, ODD_GREY if "vit" not in name else COLOUR)[0] for _ in range(2))
-    other = make("backbone", name).build(ODD_GREY if "vit" not in name else COLOUR)[0]
+    first, second = (built(name, ODD_GRAY if "vit" not in name else COLOUR)[0] for _ in range(2))
+    other = build_part("backbone", name).build(ODD_GRAY if "vit" not in name else COLOUR)[0]
     vectors = [nn.utils.parameters_to_vector(net.parameters()) for net in (first, second, other)]
     assert torch.equal(vectors[0], vectors[1])
     assert not torch.equal(vectors[0], vectors[2])
@@ -138,14 +142,14 @@ def test_the_first_convolution_is_drawn_as_the_others_for_any_number_of_channels
 
 def test_an_old_seed_gives_the_old_weights() -> None:
     torch.manual_seed(3)
-    resnet = vision.models.resnet18(weights=None).state_dict()
+    resnet = torchvision_import.models.resnet18(weights=None).state_dict()
     torch.manual_seed(3)
-    colour = ResNet18().build((3, 32, 32))[0].state_dict()
-    assert set(resnet) - set(colour) == {"fc.weight", "fc.bias"}
-    assert all(torch.equal(value, resnet[name]) for name, value in colour.items())
+    color = ResNet18().build((3, 32, 32))[0].state_dict()
+    assert set(resnet) - set(color) == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, resnet[name]) for name, value in color.items())
 
     torch.manual_seed(3)
-    vision.models.resnet18(weights=None)
+    torchvision_import.models.resnet18(weights=None)
     first = nn.Conv2d(1, 64, 7, bias=False).weight
     nn.init.kaiming_normal_(first, mode="fan_out", nonlinearity="relu")
     torch.manual_seed(3)
@@ -203,7 +207,7 @@ def test_images_that_would_vanish_are_refused_in_one_sentence(name: str, least: 
     if least > 1:
         wanted = rf"^backbone '{name}' takes images of at least {least} px a side, not 64x{least - 1}$"
         with pytest.raises(BenchError, match=wanted):
-            make("backbone", name).build((3, 64, least - 1))
+            build_part("backbone", name).build((3, 64, least - 1))
 
 
 @pytest.mark.parametrize(
@@ -216,11 +220,11 @@ def test_the_vision_transformer_is_for_whole_patches_near_the_images_size(
 
     def tiny(weights: None, image_size: int) -> nn.Module:
         asked.append(image_size)
-        net: nn.Module = vision.models.VisionTransformer(image_size, 16, 1, 1, 8, 8)
+        net: nn.Module = torchvision_import.models.VisionTransformer(image_size, 16, 1, 1, 8, 8)
         return net
 
-    monkeypatch.setattr(vision.models, "vit_b_16", tiny)
-    encoder, width = make("backbone", "vit-b16").build((1, *sides))
+    monkeypatch.setattr(torchvision_import.models, "vit_b_16", tiny)
+    encoder, width = build_part("backbone", "vit-b16").build((1, *sides))
     assert (asked, width) == ([side], 8)
     assert seen(encoder, torch.rand(2, 1, *sides)).shape == (2, 8)
     patches = encoder.get_submodule("net.conv_proj").weight
@@ -243,7 +247,7 @@ def test_every_parameter_is_trained_by_maps_and_labels_together(name: str) -> No
     torch.manual_seed(0)
     shape = (3, 45, 50)
     tasks: tuple[Task, ...] = (LABELS[0], *MAPS)
-    net = MultiTaskNet(make("backbone", name), tasks, shape)
+    net = MultiTaskNet(build_part("backbone", name), tasks, shape)
     outputs = net(torch.rand(2, *shape))
     assert outputs[0].shape == (2, 1)
     assert [out.shape for out in outputs[1:]] == [(2, task.outputs, 45, 50) for task in MAPS]
@@ -265,7 +269,7 @@ def test_the_map_of_features_is_a_fraction_of_the_image(name: str, shape: Shape)
     features = seen(encoder, torch.rand(2, *shape))
     sides = tuple(-(-side // stride) for side in shape[1:])
     assert features.shape == (2, width, *sides)
-    decoder = make("backbone", name).decoder(width, 7)
+    decoder = build_part("backbone", name).decoder(width, 7)
     assert seen(decoder, features).shape == (2, 7, *sides)
 
 
@@ -354,15 +358,15 @@ def test_a_size_a_network_cannot_take_is_refused_with_the_way_out(name: str) -> 
 
 
 def test_a_first_convolution_for_other_channels_has_the_variance_it_had() -> None:
-    colour, grey = (
+    color, gray = (
         next(
             part for part in built("torchvision:squeezenet1_1", shape)[0].modules() if type(part) is nn.Conv2d
         )
         for shape in ((3, 64, 64), (2, 64, 64))
     )
-    assert (colour.in_channels, grey.in_channels) == (3, 2)
-    assert (colour.stride, colour.padding) == (grey.stride, grey.padding)
-    assert grey.weight.std().item() == pytest.approx(colour.weight.std().item(), rel=0.1)
+    assert (color.in_channels, gray.in_channels) == (3, 2)
+    assert (color.stride, color.padding) == (gray.stride, gray.padding)
+    assert gray.weight.std().item() == pytest.approx(color.weight.std().item(), rel=0.1)
 
 
 def test_a_tag_of_pretrained_weights_is_only_a_name() -> None:
@@ -376,10 +380,10 @@ def test_an_unknown_network_of_timm_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         BenchError, match=r"unknown backbone 'timm:resnet10'; did you mean 'timm:resnet10t'\?"
     ):
-        make("backbone", "timm:resnet10")
+        build_part("backbone", "timm:resnet10")
 
 
 def test_without_timm_its_family_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(BenchError, match=r"needs the package timm.*; pip install timm"):
-        make("backbone", "timm:resnet10t")
+        build_part("backbone", "timm:resnet10t")

@@ -19,16 +19,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench import api
-from bench.api import DENSE, MISSING, Batch, Split, Step
+from bench.api import MultiTaskData, Step
 from bench.backbones.small import Small
-from bench.catalog import CATALOG, Choice, describe, load, make, settings
+from bench.catalog.build import build_part, load_part_class, part_settings
+from bench.catalog.choice import Choice
+from bench.catalog.description import describe_part
+from bench.catalog.table import CATALOG
+from bench.conformance.cases import Case
 from bench.datasets import digits
-from bench.engine.pipeline import seeded
-from bench.engine.trial import Case
+from bench.engine.stages.context import seeded
 from bench.errors import BenchError
-from bench.net import MultiTaskNet
-from bench.tasks import Classification
-from bench.training import losses_of, take
+from bench.tasks.classification import Classification
+from bench.training.loaders import make_batch
+from bench.training.loop import losses_of_outputs
+from bench.training.net import MultiTaskNet
+from bench.values import DENSE, MISSING, Batch, Split
 
 PROTOCOLS: dict[str, Any] = {
     "dataset": api.Dataset,
@@ -67,18 +72,18 @@ def each(axis: str) -> pytest.MarkDecorator:
 
 @parts
 def test_a_part_is_a_frozen_value(axis: str, name: str) -> None:
-    part = make(axis, name)
+    part = build_part(axis, name)
     assert isinstance(part, PROTOCOLS[axis])
     assert dataclasses.is_dataclass(part)
-    assert load(axis, name).__dataclass_params__.frozen
-    assert part == make(axis, name)
-    assert hash(part) == hash(make(axis, name))
+    assert load_part_class(axis, name).__dataclass_params__.frozen
+    assert part == build_part(axis, name)
+    assert hash(part) == hash(build_part(axis, name))
     assert pickle.loads(pickle.dumps(part)) == part
 
 
 @parts
 def test_a_part_has_a_version_which_is_no_parameter(axis: str, name: str) -> None:
-    part = make(axis, name)
+    part = build_part(axis, name)
     assert type(part.version) is int
     assert part.version >= 1
     assert "version" not in {field.name for field in dataclasses.fields(part)}
@@ -87,26 +92,26 @@ def test_a_part_has_a_version_which_is_no_parameter(axis: str, name: str) -> Non
 @parts
 def test_a_part_can_be_written_into_a_key(axis: str, name: str) -> None:
     choice = Choice(name)
-    written = json.dumps(settings(choice, make(axis, choice)), allow_nan=False)
+    written = json.dumps(part_settings(choice, build_part(axis, choice)), allow_nan=False)
     params = json.loads(written)["params"]
-    assert make(axis, Choice(name, tuple(p for p in params.items() if p[1] is not None))) == make(
+    assert build_part(axis, Choice(name, tuple(p for p in params.items() if p[1] is not None))) == build_part(
         axis, choice
     )
 
 
 @parts
 def test_a_part_says_what_it_is_and_where_it_is_from(axis: str, name: str) -> None:
-    description = describe(axis, name)
+    description = describe_part(axis, name)
     assert description.summary.endswith((".", ":", ";"))
     assert description.source or "Not from a paper" in description.docstring
     for method in vars(PROTOCOLS[axis]):
         if not method.startswith("_") and callable(getattr(PROTOCOLS[axis], method)):
-            assert getattr(load(axis, name), method).__doc__, f"{method} has no docstring"
+            assert getattr(load_part_class(axis, name), method).__doc__, f"{method} has no docstring"
 
 
 @parts
 def test_every_parameter_is_described_with_its_default(axis: str, name: str) -> None:
-    description, kind = describe(axis, name), load(axis, name)
+    description, kind = describe_part(axis, name), load_part_class(axis, name)
     described = {parameter.name: parameter for parameter in description.parameters}
     fields = dataclasses.fields(kind)
     assert list(described) == [field.name for field in fields]
@@ -146,16 +151,16 @@ def step_of(
     if without_labels is not None:
         targets[tasks[without_labels].name][:] = MISSING
     features = net.encode(torch.rand(8, 3, 16, 16))
-    losses = losses_of(net.answer(features, (16, 16)), tasks, targets)
-    labelled = torch.tensor([number != without_labels for number in range(len(tasks))])
-    return Step(losses, labelled, features, net.shared_parameters(), losses.detach), net
+    losses = losses_of_outputs(net.answer(features, (16, 16)), tasks, targets)
+    labeled = torch.tensor([number != without_labels for number in range(len(tasks))])
+    return Step(losses, labeled, features, net.shared_parameters(), losses.detach), net
 
 
 @each("weighting")
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_weighting_reaches_every_parameter_and_tells_its_weights(name: str, count: int) -> None:
     tasks = TASKS[:count]
-    balancer = make("weighting", name).start(tasks, CPU)
+    balancer = build_part("weighting", name).start(tasks, CPU)
     assert isinstance(balancer, api.Balancer)
     for number in range(3):
         step, net = step_of(tasks, number)
@@ -173,7 +178,7 @@ def test_a_weighting_reaches_every_parameter_and_tells_its_weights(name: str, co
 
 @each("weighting")
 def test_a_weighting_starts_every_training_run_afresh(name: str) -> None:
-    weighting = make("weighting", name)
+    weighting = build_part("weighting", name)
 
     def run() -> list[list[float]]:
         balancer = weighting.start(TASKS, CPU)
@@ -187,7 +192,7 @@ def test_a_weighting_starts_every_training_run_afresh(name: str) -> None:
 
 @each("weighting")
 def test_a_weighting_goes_on_where_a_task_has_no_label(name: str) -> None:
-    balancer = make("weighting", name).start(TASKS, CPU)
+    balancer = build_part("weighting", name).start(TASKS, CPU)
     for number, without in enumerate([None, 1, 0, None]):
         step, net = step_of(TASKS, number, without)
         weights = balancer.backward(step)
@@ -206,7 +211,7 @@ def test_equal_weights_are_the_gradient_of_the_mean_loss(count: int) -> None:
     tasks = TASKS[:count]
     step, net = step_of(tasks, 0)
     wanted = torch.autograd.grad(step.losses.sum() / count, list(net.parameters()), retain_graph=True)
-    weights = make("weighting", "ew").start(tasks, CPU).backward(step)
+    weights = build_part("weighting", "ew").start(tasks, CPU).backward(step)
     assert weights.tolist() == pytest.approx([1 / count] * count)
     for parameter, gradient in zip(net.parameters(), wanted, strict=True):
         assert parameter.grad is not None
@@ -223,12 +228,12 @@ def test_purifying_keeps_the_shape_and_the_type_and_its_input(name: str, channel
     targets = {task.name: torch.randint(0, task.classes, (5,)) for task in TASKS}
     released = Split(drawn.to(torch.uint8), {name: target.clone() for name, target in targets.items()})
     with seeded("purify", 0):
-        purified = make("defense", name, QUICK_DEFENSES.get(name)).purify(released, TASKS, CPU)
+        purified = build_part("defense", name, QUICK_DEFENSES.get(name)).purify(released, TASKS, CPU)
     assert (purified.shape, purified.dtype) == (released.images.shape, torch.uint8)
     assert torch.equal(released.images.int(), drawn.int())
     assert all(torch.equal(released.targets[task], target) for task, target in targets.items())
     with seeded("purify", 0):
-        again = make("defense", name, QUICK_DEFENSES.get(name)).purify(released, TASKS, CPU)
+        again = build_part("defense", name, QUICK_DEFENSES.get(name)).purify(released, TASKS, CPU)
         assert torch.equal(again, purified)
 
 
@@ -240,17 +245,17 @@ ANY_DEFENSE = pytest.mark.parametrize(
 def augmented(name: str, case: Case, backbone: str) -> tuple[Batch, Batch]:
     """A batch, and what a defense makes of it; all that it may not touch is checked."""
     torch.manual_seed(0)
-    net = MultiTaskNet(make("backbone", backbone), case.tasks, (3, 16, 16)).train()
-    batch = take(case.split(), torch.arange(case.count), CPU)
+    net = MultiTaskNet(build_part("backbone", backbone), case.tasks, (3, 16, 16)).train()
+    batch = make_batch(case.split(), torch.arange(case.count), CPU)
     before = [value.clone() for value in (batch.images, *batch.targets.values(), *net.state_dict().values())]
     with seeded("augment", 0):
-        seen = make("defense", name).augment(batch, net, case.tasks)
+        seen = build_part("defense", name).augment(batch, net, case.tasks)
     after = [batch.images, *batch.targets.values(), *net.state_dict().values()]
     assert all(same(one, other) for one, other in zip(before, after, strict=True))
     assert net.training
     assert all(parameter.grad is None for parameter in net.parameters())
     with seeded("augment", 0):
-        again = make("defense", name).augment(batch, net, case.tasks)
+        again = build_part("defense", name).augment(batch, net, case.tasks)
     assert torch.equal(again.images, seen.images)
     assert again.share == seen.share
     return batch, seen
@@ -279,7 +284,7 @@ def test_augmenting_gives_images_and_keeps_what_it_got(name: str) -> None:
 
 @ANY_DEFENSE
 def test_augmenting_images_with_maps_moves_no_pixel_of_them(name: str) -> None:
-    if not make("defense", name).dense:
+    if not build_part("defense", name).dense:
         pytest.skip("suites leave it out on dense tasks")
     case = Case(classes=(2,), dense=True, missing=0.1, count=6)
     batch, seen = augmented(name, case, "dense-small(width=2)")
@@ -298,7 +303,7 @@ def test_augmenting_images_with_maps_moves_no_pixel_of_them(name: str) -> None:
 @each("regime")
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_regime_trains_every_task_once(name: str, count: int) -> None:
-    groups = make("regime", name).groups(TASKS[:count])
+    groups = build_part("regime", name).groups(TASKS[:count])
     assert all(groups)
     assert sorted(task.name for group in groups for task in group) == sorted(
         task.name for task in TASKS[:count]
@@ -308,13 +313,13 @@ def test_a_regime_trains_every_task_once(name: str, count: int) -> None:
 # Datasets
 
 
-def load_small(name: str, request: pytest.FixtureRequest, cache: Path) -> api.MultiTaskData:
+def load_small(name: str, request: pytest.FixtureRequest, cache: Path) -> MultiTaskData:
     """Load a dataset at a small size; skip where it needs images that are not here."""
-    dataset = make("dataset", name, SMALL_DATASETS.get(name))
+    dataset = build_part("dataset", name, SMALL_DATASETS.get(name))
     root = request.getfixturevalue("data_root") if dataset.missing(None) else None
     if missing := dataset.missing(root):
         pytest.skip(missing)
-    data: api.MultiTaskData = dataset.load(root, cache)
+    data: MultiTaskData = dataset.load(root, cache)
     return data
 
 
@@ -341,8 +346,8 @@ def test_a_dataset_has_images_and_a_label_of_every_task(
                 assert (len(target), *target.shape[-2:]) == (len(split), *split.images.shape[2:])
             if task.kind in ("classification", "segmentation"):
                 assert ((target >= 0) & (target < task.classes) | (target == MISSING)).all()
-            assert task.labelled(target).any()
-        assert {task.kind for task in data.tasks} == make("dataset", name).kinds
+            assert task.labeled(target).any()
+        assert {task.kind for task in data.tasks} == build_part("dataset", name).kinds
 
 
 @each("dataset")
@@ -362,7 +367,7 @@ def test_a_dataset_is_the_same_every_time_and_leaves_chance_alone(
 
 @each("dataset")
 def test_a_dataset_says_what_is_missing(name: str, tmp_path: Path) -> None:
-    dataset = make("dataset", name, SMALL_DATASETS.get(name))
+    dataset = build_part("dataset", name, SMALL_DATASETS.get(name))
     for root in (None, tmp_path):
         missing = dataset.missing(root)
         if missing is None:
@@ -383,13 +388,13 @@ def content(split: Split) -> str:
 
 
 def test_digits_are_the_same_on_every_machine(tmp_path: Path) -> None:
-    data = make("dataset", "digits(train=60, test=20)").load(None, tmp_path)
+    data = build_part("dataset", "digits(train=60, test=20)").load(None, tmp_path)
     assert (content(data.train), content(data.test)) == ("747c5ab8b28bb996", "f2aa8ac636340aa6")
 
 
 def test_digits_of_another_data_seed_are_others(tmp_path: Path) -> None:
     first, second = (
-        make("dataset", f"digits(train=60, test=20, data_seed={seed})").load(None, tmp_path)
+        build_part("dataset", f"digits(train=60, test=20, data_seed={seed})").load(None, tmp_path)
         for seed in (0, 1)
     )
     assert content(first.train) != content(second.train)
@@ -397,7 +402,7 @@ def test_digits_of_another_data_seed_are_others(tmp_path: Path) -> None:
 
 
 def test_labels_of_digits_agree_with_each_other(tmp_path: Path) -> None:
-    data = make("dataset", "digits(train=500, test=200)").load(None, tmp_path)
+    data = build_part("dataset", "digits(train=500, test=200)").load(None, tmp_path)
     assert [task.name for task in data.tasks] == ["left", "right", "larger", "sum-odd"]
     for split in (data.train, data.test):
         rows = [split.targets[task].tolist() for task in ("left", "right", "larger", "sum-odd")]
@@ -432,7 +437,7 @@ def test_no_source_digit_is_in_both_splits(
     data_seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     glyphs = numbered(monkeypatch)
-    dataset = make("dataset", f"digits(train=3000, test=3000, data_seed={data_seed})")
+    dataset = build_part("dataset", f"digits(train=3000, test=3000, data_seed={data_seed})")
     data = dataset.load(None, tmp_path)
     used = [
         set(split.targets["left"].tolist()) | set(split.targets["right"].tolist())
@@ -442,12 +447,12 @@ def test_no_source_digit_is_in_both_splits(
     assert len(used[0]) + len(used[1]) > 0.9 * len(glyphs)
 
 
-def test_every_canvas_shows_the_digits_it_is_labelled_with(
+def test_every_canvas_shows_the_digits_it_is_labeled_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     glyphs = torch.from_numpy(numbered(monkeypatch)).float()[:, None]
     monkeypatch.setattr(digits, "GRAIN", 0.0)
-    data = make("dataset", "digits(train=20, test=20)").load(None, tmp_path)
+    data = build_part("dataset", "digits(train=20, test=20)").load(None, tmp_path)
     for split in (data.train, data.test):
         for row, image in enumerate(split.images.float()):
             for task, half in (("left", image[:, :, :16]), ("right", image[:, :, 16:])):

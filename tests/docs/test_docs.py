@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from bench.api import Recipe
-from bench.catalog import CATALOG
+from bench.catalog.table import CATALOG
 from bench.cli import app
-from bench.engine.suite import Suite, overridden
+from bench.engine.planning.suite_file import Suite, override_recipe
+from bench.values import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -73,7 +73,7 @@ def test_commands_parse(page: str, command: str) -> None:
 def test_suite_example_is_a_suite() -> None:
     (text,) = blocks(ROOT / "docs" / "suites.md", "toml")
     suite = Suite.model_validate(tomllib.loads(text))
-    assert overridden(Recipe(), suite.recipe) == Recipe()  # the page says that these are the defaults
+    assert override_recipe(Recipe(), suite.recipe) == Recipe()  # the page says that these are the defaults
 
 
 def test_every_bundled_suite_is_described() -> None:
@@ -134,7 +134,7 @@ def test_the_example_is_listed(package: Path) -> None:
     listed = bench(package, "list", "attack")
     assert listed.returncode == 0, listed.stderr
     (line,) = (line for line in listed.stdout.splitlines() if line.startswith("│ regions "))
-    assert "Region noise: a grid of colours" in line
+    assert "Region noise: a grid of colors" in line
     assert "Sandoval-Segura et al." in line
     shown = bench(package, "show", "attack", "regions")
     assert re.search(r"^side +Annotated\[int, Ge\(1\)\] +4 +regions per side", shown.stdout, re.MULTILINE)

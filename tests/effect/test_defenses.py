@@ -10,7 +10,7 @@ from statistics import fmean
 
 import pytest
 
-from bench.catalog import make
+from bench.catalog.build import build_part
 from bench.record import Record
 from tests.effect.exploit import RECIPE, Scene
 from tests.engine import tiny
@@ -29,7 +29,7 @@ Learned = Callable[..., float]
 @pytest.fixture(scope="module")
 def learned() -> Learned:
     """What a victim learns of *left* and *right*, by attack and defense; each is run once."""
-    data = make("dataset", "digits(train=1500, test=500)").load(None, Path())
+    data = build_part("dataset", "digits(train=1500, test=500)").load(None, Path())
     scene = Scene(data, surrogate="small(width=8)", victim="small(width=8)")
     return cache(lambda attack, defense="none": scene.learned(attack, ("left", "right"), defense))
 
@@ -47,7 +47,7 @@ def test_error_minimising_noise_is_undone_by_adversarial_training(learned: Learn
     assert learned(EM, ADVERSARIAL) > 1.7 * learned(EM)
 
 
-def test_error_minimising_noise_is_in_the_colours_in_part(learned: Learned) -> None:
+def test_error_minimising_noise_is_in_the_colors_in_part(learned: Learned) -> None:
     assert learned(EM, "grayscale") > 1.4 * learned(EM)
 
 

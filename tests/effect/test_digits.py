@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.catalog import make
+from bench.catalog.build import build_part
 from tests.effect.exploit import Scene
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ MTL_UE = (
 @pytest.fixture(scope="module")
 def learned() -> Callable[[str], float]:
     """What a victim learns of *left* and *right*, by attack; each is run once."""
-    data = make("dataset", "digits(train=1500, test=500)").load(None, Path())
+    data = build_part("dataset", "digits(train=1500, test=500)").load(None, Path())
     scene = Scene(data, surrogate="small(width=8)", victim="small(width=8)")
     return cache(lambda attack: scene.learned(attack, ("left", "right")))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.api import MultiTaskData
-from bench.catalog import make
+from bench.catalog.build import build_part
 from tests.effect.exploit import Scene
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ MTL_UE = (
 @pytest.fixture(scope="module")
 def faces(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> MultiTaskData:
     """Small faces, or skip."""
-    dataset = make("dataset", "utkface(size=32, limit=1500)")
+    dataset = build_part("dataset", "utkface(size=32, limit=1500)")
     if missing := dataset.missing(data_root):
         pytest.skip(missing)
     data: MultiTaskData = dataset.load(data_root, tmp_path_factory.mktemp("cache"))

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.engine.events import Event, ItemFinished, Notice, RunFinished, RunStarted, Wave
-from bench.engine.executors import Executor, Inline
-from bench.engine.pipeline import Workshop
-from bench.engine.runner import run as run_plan
-from bench.engine.selection import Rerun
-from bench.engine.suite import Plan, Suite, expand
+from bench.engine.execution.events import Event, ItemFinished, Notice, RunFinished, RunStarted
+from bench.engine.execution.runner import run_plan
+from bench.engine.executors.base import Executor
+from bench.engine.executors.inline import Inline
+from bench.engine.planning.cell import Wave
+from bench.engine.planning.expand import Plan, expand_suite
+from bench.engine.planning.remaining_work import RerunPolicy
+from bench.engine.planning.suite_file import Suite
+from bench.engine.stages.context import RunContext
 from bench.record import Epoch, Record, Scores, read_record
 
 TOML = """
@@ -80,11 +83,11 @@ def suite(**tables: Any) -> Suite:
 
 
 def plan(*only: str, **tables: Any) -> Plan:
-    return expand(suite(**tables), only)
+    return expand_suite(suite(**tables), only)
 
 
-def workshop(out: Path) -> Workshop:
-    return Workshop(out, None, out / "cache", "cpu", 1, "tiny")
+def run_context(out: Path) -> RunContext:
+    return RunContext(out, None, out / "cache", "cpu", 1, "tiny")
 
 
 @dataclass
@@ -116,10 +119,10 @@ class Ran:
         return self.finished.done, self.finished.cached, self.finished.failed
 
 
-def run(chosen: Plan, out: Path, executor: Executor | None = None, rerun: Rerun = "failed") -> Ran:
+def run(chosen: Plan, out: Path, executor: Executor | None = None, rerun: RerunPolicy = "failed") -> Ran:
     ran = Ran()
     with executor or Inline() as entered:
-        ran.finished = run_plan(chosen, workshop(out), entered, [ran.events.append], rerun)
+        ran.finished = run_plan(chosen, run_context(out), entered, [ran.events.append], rerun)
     return ran
 
 

@@ -11,11 +11,11 @@ import pytest
 from pandas import DataFrame
 
 from bench.record import Record
-from leaderboard.comparison import compare
-from leaderboard.defenses import by_defense, most_lasting, render_defenses
+from leaderboard.board import render_board
+from leaderboard.comparison import compare_attacks
 from leaderboard.frame import to_frame
-from leaderboard.markdown import render
-from leaderboard.tables import by_axis
+from leaderboard.sections.defenses import by_defense, most_lasting, render_defenses
+from leaderboard.sections.tasks import protection_by_axis
 from tests.golden.committed import expect
 from tests.records import make_record, make_room, matrix, task_info
 
@@ -115,7 +115,7 @@ def recovery(records: Sequence[Record], defense: str, dataset: str = "digits") -
 def test_section_is_the_committed_one_and_stands_on_the_board() -> None:
     section = render_defenses(to_frame(everything()))
     expect("defenses.md", section + "\n")
-    assert f"\n\n{section}\n\n## Last and best epoch" in render(everything())
+    assert f"\n\n{section}\n\n## Last and best epoch" in render_board(everything())
 
 
 def test_text_does_not_depend_on_the_order_of_the_records() -> None:
@@ -179,7 +179,7 @@ def test_recovery_is_left_out_where_there_is_little_to_give_back(
     # Another seed, where it is defined, then counts alone.
     both = recovery([*cells(scores), *cells(SECOND, seed=1)], "jpeg")
     assert both == pytest.approx(0.75 if expected is None else (expected + 0.75) / 2)
-    assert "nan" not in render(cells(scores)).lower()
+    assert "nan" not in render_board(cells(scores)).lower()
 
 
 def test_an_error_counts_the_other_way_round() -> None:
@@ -242,7 +242,7 @@ def test_recovery_is_over_the_tasks_that_all_three_victims_have() -> None:
     ]
     assert recovery(records, "jpeg") == pytest.approx(0.5)
     assert best(by_defense(to_frame(records), "digits")) == {"em": "jpeg"}
-    assert "nan" not in render(records).lower()
+    assert "nan" not in render_board(records).lower()
 
 
 def test_of_equal_defenses_the_first_by_the_alphabet_is_best() -> None:
@@ -277,13 +277,13 @@ def test_recovery_and_protection_tell_the_same() -> None:
     """With a clean victim that loses nothing, protection is what recovery leaves of it."""
     frame = to_frame(faces())
     found = by_defense(frame, "faces")
-    protections = by_axis(frame, "defense")
+    protections = protection_by_axis(frame, "defense")
     for attack in ("em", "tap", "cuda"):
         for defense in ("jpeg(quality=30)", "blur|3", "mixup"):
             kept = 1 - value(found, "level", attack, defense)
             assert kept == pytest.approx(protections.loc[attack, defense])
             # Over pairs of cells, as `bench compare` has it.
-            apart = compare(frame, "none", defense, axis="defense").tasks["protection"].mean()
+            apart = compare_attacks(frame, "none", defense, axis="defense").tasks["protection"].mean()
             differences = protections["none"] - protections[defense]
             assert apart == pytest.approx(differences.mean())
 

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from bench.api import Task
 from bench.record import Record
-from leaderboard.comparison import compare
-from leaderboard.dense import by_metric
+from leaderboard.board import render_board, render_comparison, to_csv, to_json
+from leaderboard.comparison import compare_attacks
+from leaderboard.formatting import METRICS, format_score, metric_label
 from leaderboard.frame import to_frame
-from leaderboard.markdown import render, render_comparison, to_csv, to_json
-from leaderboard.regression import check, render_moves, summarise
-from leaderboard.tables import by_regime, by_task, peak_vs_last, ranking
-from leaderboard.writing import METRICS, metric_name, raw_score
+from leaderboard.reference import check_against_reference, render_moves, summarize_records
+from leaderboard.sections.dense import scores_by_metric
+from leaderboard.sections.ranking import rank_attacks
+from leaderboard.sections.tasks import peak_and_last_scores, scores_by_regime, scores_by_task
 from tests.golden.committed import expect
 from tests.records import make_record, make_room
 
@@ -60,17 +61,19 @@ def everything() -> list[Record]:
 
 
 def test_board_is_the_committed_one() -> None:
-    expect("dense.md", render(everything()))
+    expect("dense.md", render_board(everything()))
 
 
 def test_comparison_is_the_committed_one() -> None:
-    expect("dense-comparison.md", render_comparison(compare(to_frame(everything()), "em", "mtl-ue-em")))
+    expect(
+        "dense-comparison.md", render_comparison(compare_attacks(to_frame(everything()), "em", "mtl-ue-em"))
+    )
 
 
 def test_no_text_depends_on_the_order_of_the_records() -> None:
     shuffled = everything()
     random.Random(0).shuffle(shuffled)
-    assert render(shuffled) == render(everything())
+    assert render_board(shuffled) == render_board(everything())
     assert to_csv(to_frame(shuffled)) == to_csv(to_frame(everything()))
 
 
@@ -87,24 +90,24 @@ def test_protection_of_errors_and_angles_by_hand() -> None:
 
 
 def test_an_attack_that_raises_an_error_ranks_first() -> None:
-    ranked = ranking(to_frame([record for record in rooms() if record.cell["regime"] == "mtl"]))
+    ranked = rank_attacks(to_frame([record for record in rooms() if record.cell["regime"] == "mtl"]))
     assert list(ranked["attack"]) == ["mtl-ue-em", "em", "clean"]
     worst = ranked.set_index("attack")
     assert worst.loc["mtl-ue-em", "raw_absolute_error"] == pytest.approx(0.8 * 1.51)
     assert worst.loc["clean", "raw_mean_angle"] == pytest.approx(40 * (1 - (0.4 + 0.5) / 2))
     # The victims of the digits score accuracies and those of rooms none.
-    both = ranking(to_frame(everything())).set_index("attack")
+    both = rank_attacks(to_frame(everything())).set_index("attack")
     assert both.loc["em", "raw_accuracy"] == pytest.approx(0.7)
 
 
 def test_the_best_epoch_of_an_error_is_its_smallest() -> None:
-    found = peak_vs_last(to_frame(rooms()))
+    found = peak_and_last_scores(to_frame(rooms()))
     better = found["peak"] - found["last"]
     assert ((better > 0) == (found["metric"] == "miou")).all()
 
 
 def test_every_metric_of_a_dense_task_stands_in_the_fields_order() -> None:
-    found = by_metric(to_frame(rooms()), "rooms")
+    found = scores_by_metric(to_frame(rooms()), "rooms")
     em = found[found["attack"] == "em"]
     assert list(zip(em["task"], em["metric"], strict=True)) == [
         ("segmentation", "miou"),
@@ -119,12 +122,12 @@ def test_every_metric_of_a_dense_task_stands_in_the_fields_order() -> None:
     ]
     # Usual victims are multi-task networks with equal weights; seeds 0 and 1 are averaged.
     assert em["value"].tolist()[2:4] == pytest.approx([0.8 * 0.76, 0.3 * 0.76])
-    assert not len(by_metric(to_frame(everything()), "digits"))
+    assert not len(scores_by_metric(to_frame(everything()), "digits"))
 
 
 def test_a_metric_that_one_victim_lacks_is_a_dash() -> None:
     records = [make_room({"depth": 0.5}, attack="clean"), make_room({}, attack="em")]
-    page = render(records)
+    page = render_board(records)
     assert "nan" not in page.lower()
     section = page.split("every metric of dense tasks")[1].split("##")[0]
     assert "| clean" in section
@@ -132,7 +135,7 @@ def test_a_metric_that_one_victim_lacks_is_a_dash() -> None:
 
 
 def test_regimes_stand_side_by_side_under_the_settings_that_both_were_run_with() -> None:
-    found = by_regime(to_frame(rooms())).set_index(["metric", "attack", "regime"])
+    found = scores_by_regime(to_frame(rooms())).set_index(["metric", "attack", "regime"])
     # The other weighting, which would add a tenth, is not in it.
     assert found.loc[("miou", "clean", "mtl"), "raw"] == pytest.approx(0.02 + 0.6 * 0.98)
     assert found.loc[("miou", "clean", "stl"), "raw"] == pytest.approx(0.02 + 0.5 * 0.98)
@@ -140,8 +143,8 @@ def test_regimes_stand_side_by_side_under_the_settings_that_both_were_run_with()
     # A victim of its own regime is the reference: (0.6 - 0.29) / 0.6.
     assert found.loc[("absolute_error", "em", "stl"), "protection"] == pytest.approx(0.31 / 0.6)
     assert ("miou", "mtl-ue-em", "stl") not in found.index
-    assert " – |" in render(rooms()).split("## Raw score by regime")[1].split("\n## ")[0]
-    assert "by regime" not in render([record for record in rooms() if record.cell["regime"] == "mtl"])
+    assert " – |" in render_board(rooms()).split("## Raw score by regime")[1].split("\n## ")[0]
+    assert "by regime" not in render_board([record for record in rooms() if record.cell["regime"] == "mtl"])
 
 
 def test_the_mean_over_tasks_comes_before_that_over_cells() -> None:
@@ -154,7 +157,7 @@ def test_the_mean_over_tasks_comes_before_that_over_cells() -> None:
             ("stl", "em", 0.9, 0.6),
         ]
     ]
-    found = by_regime(to_frame(records)).set_index(["attack", "regime"])
+    found = scores_by_regime(to_frame(records)).set_index(["attack", "regime"])
     assert found["raw"].to_dict() == pytest.approx(
         {("clean", "mtl"): 0.95, ("clean", "stl"): 0.8, ("em", "mtl"): 0.65, ("em", "stl"): 0.75}
     )
@@ -168,7 +171,7 @@ def test_a_derived_truth_is_never_paired_with_a_measured_one() -> None:
     tasks = {name: {**info, "derived": False} for name, info in measured.tasks.items()}
     (first, *_) = to_frame([make_record({}, tasks=tasks, dataset="rooms")]).query("kind == 'normals'")["task"]
     assert first == "normals"
-    assert set(by_task(to_frame([measured]), "rooms")["raw"].columns) >= {"normals (derived)"}
+    assert set(scores_by_task(to_frame([measured]), "rooms")["raw"].columns) >= {"normals (derived)"}
 
 
 def test_csv_and_json_have_the_kind_and_every_metric() -> None:
@@ -197,12 +200,14 @@ def test_csv_and_json_have_the_kind_and_every_metric() -> None:
     ],
 )
 def test_every_metric_in_its_unit(metric: str, value: float, name: str, text: str) -> None:
-    assert (metric_name(metric), raw_score(value, metric)) == (name, text)
+    assert (metric_label(metric), format_score(value, metric)) == (name, text)
 
 
 def test_every_metric_of_every_kind_of_task_has_a_unit() -> None:
-    from bench.dense import Depth, Normals, Segmentation
-    from bench.tasks import Classification
+    from bench.tasks.classification import Classification
+    from bench.tasks.depth import Depth
+    from bench.tasks.normals import Normals
+    from bench.tasks.segmentation import Segmentation
 
     maps = torch.randint(0, 2, (2, 4, 4), dtype=torch.int8)
     normals = torch.nn.functional.normalize(torch.randn(2, 3, 4, 4), dim=1)
@@ -242,7 +247,11 @@ def run(learned: float, attack: str = "clean") -> list[Record]:
     ],
 )
 def test_an_error_regresses_the_other_way_round(attack: str, then: float, now: float, verdict: str) -> None:
-    (move,) = [move for move in check(summarise(run(then, attack)), run(now, attack)) if move.what == "score"]
+    (move,) = [
+        move
+        for move in check_against_reference(summarize_records(run(then, attack)), run(now, attack))
+        if move.what == "score"
+    ]
     assert move.verdict == verdict
     assert move.tolerance == pytest.approx(0.08), "part of the way from floor to perfect, whatever the unit"
 
@@ -250,7 +259,7 @@ def test_an_error_regresses_the_other_way_round(attack: str, then: float, now: f
 def test_a_truth_that_is_measured_from_now_on_is_another_task() -> None:
     now = run(0.5)[0]
     now.tasks["normals"] = {**now.tasks["normals"], "derived": False}
-    moves = check(summarise(run(0.5)), [now])
+    moves = check_against_reference(summarize_records(run(0.5)), [now])
     assert [(move.what, move.verdict) for move in moves if move.is_bad] == [
         ("task normals (derived)", "missing")
     ]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bench.record import Epoch, Record
 from leaderboard import figures
-from leaderboard.figures import draw
+from leaderboard.figures import draw_figures
 from tests.records import fail, make_record, matrix, task_info
 
 PNG = b"\x89PNG\r\n"
@@ -59,16 +59,16 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
 
 def test_the_same_records_give_the_same_bytes_in_any_order() -> None:
     records = board()
-    once = draw(records)
+    once = draw_figures(records)
     assert list(once) == ["protection.png", "curves.png", "cost.png"]
     assert all(content.startswith(PNG) for content in once.values())
     random.Random(0).shuffle(records)
-    assert draw(iter(records)) == once
+    assert draw_figures(iter(records)) == once
 
 
 def test_protection_is_that_of_the_ranking(drawn: dict[str, Figure]) -> None:
     records = board()
-    draw(records)
+    draw_figures(records)
     [axes] = drawn["protection"].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["em", "mtl-ue-em"]
     least = axes.containers[0].lines[0]
@@ -81,7 +81,7 @@ def test_protection_is_that_of_the_ranking(drawn: dict[str, Figure]) -> None:
 
 
 def test_a_curve_is_the_mean_over_tasks_of_what_was_learned_beside_clean(drawn: dict[str, Figure]) -> None:
-    draw(board())
+    draw_figures(board())
     panels = [axes for axes in drawn["curves"].axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == ["digits\nem", "digits\nmtl-ue-em"]
     lines = {axes.get_title(): [list(line.get_ydata()) for line in axes.lines[1:]] for axes in panels}
@@ -104,13 +104,13 @@ def test_scores_that_fall_with_learning_count_upwards_and_missing_ones_are_left_
         point: Any = {"epoch": 1, "train_loss": 1.0, "learning_rate": 0.1, "weights": {}}
         return replace(record, curve=[{**point, "scores": record.scores}])
 
-    draw([cell("clean", 1.0, 1.0), cell("em", 1.5, None)])
+    draw_figures([cell("clean", 1.0, 1.0), cell("em", 1.5, None)])
     [axes] = [axes for axes in drawn["curves"].axes if axes.get_visible()]
     assert [list(line.get_ydata()) for line in axes.lines[1:]] == [[0.75], [0.25]]
 
 
 def test_cost_is_per_attack_and_clean_has_none(drawn: dict[str, Figure]) -> None:
-    draw(board())
+    draw_figures(board())
     seconds, memory = drawn["cost"].axes
     assert [label.get_text() for label in seconds.get_yticklabels()] == ["em", "mtl-ue-em"]
     [crafting] = seconds.lines
@@ -119,9 +119,9 @@ def test_cost_is_per_attack_and_clean_has_none(drawn: dict[str, Figure]) -> None
 
 
 def test_what_there_is_not_is_not_drawn() -> None:
-    assert draw([]) == {}
-    assert draw([fail(attack="em")]) == {}
-    assert draw([make_record({"age": 0.9}, attack="clean")]) == {}
+    assert draw_figures([]) == {}
+    assert draw_figures([fail(attack="em")]) == {}
+    assert draw_figures([make_record({"age": 0.9}, attack="clean")]) == {}
 
 
 def test_names_are_text_and_no_formulas() -> None:
@@ -129,7 +129,7 @@ def test_names_are_text_and_no_formulas() -> None:
     records = [
         make_record({"age": score}, attack=a, dataset=dataset) for a, score in (("clean", 0.9), ("em", 0.6))
     ]
-    assert len(draw(map(with_curve, records))) == 3
+    assert len(draw_figures(map(with_curve, records))) == 3
 
 
 def test_drawing_loads_no_torch() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from bench.engine.cell import KEY_LENGTH, Cell
-from bench.engine.suite import expand, read_suite
+from bench.engine.planning.cell import KEY_LENGTH, Cell
+from bench.engine.planning.expand import expand_suite
+from bench.engine.planning.suite_file import read_suite
 from tests.engine import tiny
 
 GOLDEN = Path(__file__).parent / "keys.json"
@@ -29,7 +30,7 @@ def cells(**tables: Any) -> dict[str, Cell]:
 
 
 def test_keys_of_the_smoke_suite() -> None:
-    plan = expand(read_suite("smoke"))
+    plan = expand_suite(read_suite("smoke"))
     keys = {
         "surrogates": {surrogate.label: surrogate.key for surrogate in plan.surrogates},
         "poisons": {poison.label: poison.key for poison in plan.poisons},
@@ -41,7 +42,7 @@ def test_keys_of_the_smoke_suite() -> None:
 
 
 def test_every_key_is_another() -> None:
-    plan = expand(read_suite("smoke"))
+    plan = expand_suite(read_suite("smoke"))
     keys = [
         *(surrogate.key for surrogate in plan.surrogates),
         *(poison.key for poison in plan.poisons),
@@ -118,9 +119,9 @@ def test_an_attacks_parameter_changes_its_own_cells_alone(tables: dict[str, Any]
 
 
 def test_a_spelt_out_default_changes_nothing() -> None:
-    spelt = tiny.plan(matrix={"attack": ["em(steps=1)"], "backbone": ["small(width=2)"]})
+    spelled = tiny.plan(matrix={"attack": ["em(steps=1)"], "backbone": ["small(width=2)"]})
     plain = tiny.plan(matrix={"attack": ["em"]})
-    assert {cell.key for cell in spelt.cells} == {cell.key for cell in plain.cells}
+    assert {cell.key for cell in spelled.cells} == {cell.key for cell in plain.cells}
 
 
 @pytest.mark.parametrize("of", [lambda c: c.key, lambda c: c.poison.key, lambda c: c.poison.surrogate.key])

@@ -19,13 +19,14 @@ from pandas.testing import assert_frame_equal
 
 from bench.errors import BenchError
 from bench.record import Record, TaskInfo
-from leaderboard.comparison import compare
-from leaderboard.costs import costs
-from leaderboard.frame import select, to_frame
-from leaderboard.markdown import render, render_comparison, to_csv, to_json
-from leaderboard.noise import noise
-from leaderboard.partial import partial_images, partial_tasks
-from leaderboard.tables import by_axis, by_task, peak_vs_last, ranking, usual_victims
+from leaderboard.board import render_board, render_comparison, to_csv, to_json
+from leaderboard.comparison import compare_attacks
+from leaderboard.frame import select_records, to_frame
+from leaderboard.sections.costs import cost_table
+from leaderboard.sections.noise import noise_table
+from leaderboard.sections.partial import partial_images, partial_tasks
+from leaderboard.sections.ranking import rank_attacks
+from leaderboard.sections.tasks import peak_and_last_scores, protection_by_axis, scores_by_task, usual_victims
 from tests.golden.committed import expect
 from tests.records import cost, fail, make_record, matrix, task_info
 
@@ -108,18 +109,18 @@ def value(frame: DataFrame, column: str, **labels: str | int) -> float:
 
 
 def test_board_is_the_committed_one() -> None:
-    expect("leaderboard.md", render(everything(), ["records/3f.json is damaged | and left out"]))
+    expect("leaderboard.md", render_board(everything(), ["records/3f.json is damaged | and left out"]))
 
 
 def test_comparison_is_the_committed_one() -> None:
-    expect("comparison.md", render_comparison(compare(to_frame(everything()), "em", "mtl-ue-em")))
+    expect("comparison.md", render_comparison(compare_attacks(to_frame(everything()), "em", "mtl-ue-em")))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_text_depends_on_the_order_of_the_records(seed: int) -> None:
     shuffled = everything()
     random.Random(seed).shuffle(shuffled)
-    assert render(shuffled) == render(everything())
+    assert render_board(shuffled) == render_board(everything())
     assert to_csv(to_frame(shuffled)) == to_csv(to_frame(everything()))
 
 
@@ -137,11 +138,11 @@ def test_protection_by_hand() -> None:
 
 def test_a_task_that_clean_does_not_learn_is_undefined() -> None:
     # (0.26 - 0.25) / (1 - 0.25) is below 0.05.
-    noise = to_frame(rooms()).query("task == 'noise' and attack != 'clean'")
-    assert not noise["defined"].any()
-    assert noise["paired"].all()
-    assert noise["protection"].isna().all()
-    assert list(ranking(to_frame(rooms()))["undefined"]) == [1, 1, 0]
+    noise_table = to_frame(rooms()).query("task == 'noise' and attack != 'clean'")
+    assert not noise_table["defined"].any()
+    assert noise_table["paired"].all()
+    assert noise_table["protection"].isna().all()
+    assert list(rank_attacks(to_frame(rooms()))["undefined"]) == [1, 1, 0]
 
 
 def test_a_missing_score_is_undefined_and_left_out_of_the_mean() -> None:
@@ -149,14 +150,14 @@ def test_a_missing_score_is_undefined_and_left_out_of_the_mean() -> None:
         make_record({"a": 0.9, "b": 0.9}, attack="clean"),
         make_record({"a": 0.7, "b": None}),
     ]
-    ranked = ranking(to_frame(records))
+    ranked = rank_attacks(to_frame(records))
     assert value(ranked, "worst", attack="em") == pytest.approx(0.5)
     assert value(ranked, "undefined", attack="em") == 1
-    assert "nan" not in render(records).lower()
+    assert "nan" not in render_board(records).lower()
 
 
 def test_ranking_by_hand() -> None:
-    ranked = ranking(to_frame(digits()))
+    ranked = rank_attacks(to_frame(digits()))
     assert list(ranked["attack"]) == ["mtl-ue-em", "em", "clean"]
     assert list(ranked["rank"])[:2] == [1, 2]
     # Seed means are 0.66, 0.68, 0.70 under jpeg, the worst; under none 0.8, 0.82, 0.84.
@@ -184,14 +185,18 @@ def test_worst_case_is_taken_where_the_other_axes_agree() -> None:
         )
         for attack in ("clean", "em")
     ]
-    em = ranking(to_frame(records)).query("attack == 'em'").iloc[0]
+    em = rank_attacks(to_frame(records)).query("attack == 'em'").iloc[0]
     # Protections are 1 and 0.4 on small and 0.8 on large.
     assert em["worst"] == pytest.approx((0.4 + 0.8) / 2)
     assert (em["defenses_min"], em["defenses_max"]) == (1, 2)
     # Backbones are compared without a defense, where both were run, and defenses on small.
     frame = to_frame(records)
-    assert by_axis(frame, "backbone").loc["em"].to_dict() == pytest.approx({"large": 0.8, "small": 1.0})
-    assert by_axis(frame, "defense").loc["em"].to_dict() == pytest.approx({"jpeg": 0.4, "none": 1.0})
+    assert protection_by_axis(frame, "backbone").loc["em"].to_dict() == pytest.approx(
+        {"large": 0.8, "small": 1.0}
+    )
+    assert protection_by_axis(frame, "defense").loc["em"].to_dict() == pytest.approx(
+        {"jpeg": 0.4, "none": 1.0}
+    )
     assert set(usual_victims(frame, "digits")["defense"]) == {"none"}
 
 
@@ -200,7 +205,7 @@ def test_spread_is_over_settings_that_were_run_under_every_seed() -> None:
         make_record({"a": score}, attack=attack, dataset="rooms")
         for attack, score in (("clean", 1.0), ("em", 0.9))
     ]
-    ranked = ranking(to_frame([*digits(), *lone]))
+    ranked = rank_attacks(to_frame([*digits(), *lone]))
     assert value(ranked, "spread", attack="em") == pytest.approx(0.02)
     assert value(ranked, "worst", attack="em") == pytest.approx((0.41 + 0.43 + 0.45 + 0.2) / 4)
 
@@ -220,7 +225,7 @@ def test_usual_victims_are_all_of_a_matrix_and_the_default_of_a_star() -> None:
 
 
 def test_by_task_shows_floor_clean_and_attacks_in_the_order_of_rank() -> None:
-    wide = by_task(to_frame(everything()), "rooms")
+    wide = scores_by_task(to_frame(everything()), "rooms")
     assert list(wide.index) == ["floor", "clean", "mtl-ue-em", "em"]
     assert list(wide["raw"].columns) == ["depth", "label", "noise"]
     assert list(wide["raw"].loc["floor"]) == [2.0, 0.9, 0.9]
@@ -231,25 +236,25 @@ def test_by_task_shows_floor_clean_and_attacks_in_the_order_of_rank() -> None:
 
 def test_what_has_no_budget_is_never_ranked_with_what_has_one() -> None:
     frame = to_frame(everything())
-    assert list(ranking(frame)["attack"]) == ["mtl-ue-em", "em", "clean"]
-    free = ranking(frame, bounded=False)
+    assert list(rank_attacks(frame)["attack"]) == ["mtl-ue-em", "em", "clean"]
+    free = rank_attacks(frame, bounded=False)
     assert list(free["attack"]) == ["cuda", "clean"]
     assert value(free, "rank", attack="cuda") == 1
     # Seed means are 0.95, 0.97, 0.99 under jpeg: it would have come first.
     assert value(free, "worst", attack="cuda") == pytest.approx(0.97)
-    assert value(free, "worst", attack="cuda") > ranking(frame)["worst"].max()
-    board = render(everything())
+    assert value(free, "worst", attack="cuda") > rank_attacks(frame)["worst"].max()
+    board = render_board(everything())
     first, second = (board.split(f"## {title}")[1].split("\n## ")[0] for title in RANKINGS)
     assert "cuda" not in first
     assert "em" not in [line.split("|")[2].strip() for line in second.splitlines() if line.startswith("|")]
-    assert "unbounded" not in render([*digits(), *partial()])
+    assert "unbounded" not in render_board([*digits(), *partial()])
 
 
 def test_attacks_without_a_budget_come_last_and_marked_where_all_are_shown() -> None:
     frame = to_frame(everything())
-    assert list(by_task(frame, "digits").index)[-1] == "cuda"
-    assert list(by_axis(frame, "defense").index)[-1] == "cuda"
-    shown = [line for line in render(everything()).split("## digits")[1].splitlines() if "cuda" in line]
+    assert list(scores_by_task(frame, "digits").index)[-1] == "cuda"
+    assert list(protection_by_axis(frame, "defense").index)[-1] == "cuda"
+    shown = [line for line in render_board(everything()).split("## digits")[1].splitlines() if "cuda" in line]
     marked = [line for line in shown if "cuda †" in line]
     # Every table that is shared, those of costs apart: the attack's own noise, twice, and five tables.
     assert len(marked) == len(shown) - 1 == 7
@@ -259,10 +264,10 @@ def test_a_comparison_across_the_tracks_says_that_it_ranks_nothing() -> None:
     frame = to_frame(everything())
     caveat = "cuda keeps to no budget and is in a track of its own: this does not rank the two."
     for sides in (("em", "cuda"), ("cuda", "em")):
-        assert compare(frame, *sides).unbounded == "cuda"
-        assert caveat in render_comparison(compare(frame, *sides))
-    assert compare(frame, "em", "mtl-ue-em").unbounded is None
-    assert compare(frame, "none", "jpeg(quality=30)", axis="defense").unbounded is None
+        assert compare_attacks(frame, *sides).unbounded == "cuda"
+        assert caveat in render_comparison(compare_attacks(frame, *sides))
+    assert compare_attacks(frame, "em", "mtl-ue-em").unbounded is None
+    assert compare_attacks(frame, "none", "jpeg(quality=30)", axis="defense").unbounded is None
 
 
 def test_part_of_the_images_against_the_clean_part_alone_by_hand() -> None:
@@ -301,7 +306,7 @@ def test_the_clean_part_is_that_of_the_same_victim_and_rate() -> None:
     assert value(table, "difference", attack="em(rate=0.5)") == pytest.approx(-0.2)
     assert value(table, "protection", attack="tap(rate=0.3)") == pytest.approx(0.8)
     assert table["difference"].isna().tolist() == [True, False]
-    assert "nan" not in render(records).lower()
+    assert "nan" not in render_board(records).lower()
 
 
 def test_part_of_the_tasks_by_hand() -> None:
@@ -315,41 +320,41 @@ def test_an_attack_that_is_told_to_protect_every_task_is_a_whole_one() -> None:
     names = [make_record({"a": 0.9, "b": 0.9}, attack='em(tasks=["b", "a"])', protected=["b", "a"])]
     frame = to_frame([*digits(), *names])
     assert not frame["partial"].any()
-    assert 'em(tasks=["b", "a"])' in set(ranking(frame)["attack"])
+    assert 'em(tasks=["b", "a"])' in set(rank_attacks(frame)["attack"])
 
 
 def test_partial_attacks_change_no_other_table() -> None:
     some, all_ = to_frame([*digits(), *rooms()]), to_frame([*digits(), *rooms(), *partial()])
-    for table in (ranking, peak_vs_last):
+    for table in (rank_attacks, peak_and_last_scores):
         assert_frame_equal(table(some), table(all_))
-    assert_frame_equal(by_task(some, "digits"), by_task(all_, "digits"))
-    assert_frame_equal(by_axis(some, "defense"), by_axis(all_, "defense"))
-    assert compare(some, "none", "jpeg(quality=30)", axis="defense").overall == (
-        compare(all_, "none", "jpeg(quality=30)", axis="defense").overall
+    assert_frame_equal(scores_by_task(some, "digits"), scores_by_task(all_, "digits"))
+    assert_frame_equal(protection_by_axis(some, "defense"), protection_by_axis(all_, "defense"))
+    assert compare_attacks(some, "none", "jpeg(quality=30)", axis="defense").overall == (
+        compare_attacks(all_, "none", "jpeg(quality=30)", axis="defense").overall
     )
 
 
 def test_the_clean_part_is_shown_nowhere_but_beside_the_attack() -> None:
-    board = render(everything())
+    board = render_board(everything())
     assert "clean(rate" not in board
-    assert "clean(rate=0.5)" not in set(costs(to_frame(everything()))["part"])
-    assert compare(to_frame(everything()), "em(rate=0.5)", "clean(rate=0.5)").overall.mean == (
+    assert "clean(rate=0.5)" not in set(cost_table(to_frame(everything()))["part"])
+    assert compare_attacks(to_frame(everything()), "em(rate=0.5)", "clean(rate=0.5)").overall.mean == (
         pytest.approx(0.15)
     )
 
 
 def test_a_board_of_partial_attacks_alone_has_no_empty_table() -> None:
-    page = render([make_record({"a": 0.9, "b": 0.9}, attack="em(rate=0.5)", rate=0.5)])
+    page = render_board([make_record({"a": 0.9, "b": 0.9}, attack="em(rate=0.5)", rate=0.5)])
     titles = [line for line in page.splitlines() if line.startswith("## ")]
     assert titles == ["## Partial protection", "## Noise", "## Costs", "## Notes"]
 
 
 def test_the_noise_of_a_poison_counts_once_and_under_the_whole_attack() -> None:
-    table = noise(to_frame([*digits(), *partial()]))
+    table = noise_table(to_frame([*digits(), *partial()]))
     assert list(table["attack"].drop_duplicates()) == ["mtl-ue-em", "em", 'em(tasks=["b"])']
     assert value(table, "intra_spread", attack="em", task="a") == pytest.approx(1.1)
     assert value(table, "inter_distance", attack="mtl-ue-em", task="b") == pytest.approx(0.9)
-    lone = noise(to_frame([make_record({"a": 0.9}, attack="em(rate=0.5)", rate=0.5)]))
+    lone = noise_table(to_frame([make_record({"a": 0.9}, attack="em(rate=0.5)", rate=0.5)]))
     assert list(lone["attack"]) == ["em(rate=0.5)"]
 
 
@@ -365,15 +370,15 @@ def test_noise_is_a_mean_over_poisons_and_its_largest_change_the_largest() -> No
         cell(1, 8.0, 2.0),
         cell(2, 6.0, None),
     ]
-    (row,) = noise(to_frame(records)).to_dict("records")
+    (row,) = noise_table(to_frame(records)).to_dict("records")
     assert (row["linf"], row["psnr"], row["intra_spread"]) == (8.0, 31.0, 1.5)
-    page = render(records).split("\n## Noise")[1]
+    page = render_board(records).split("\n## Noise")[1]
     assert "linear %" not in page.split("### ")[0].splitlines()[2], "a column without a value is left out"
     assert "1.50 / – |" in page
 
 
 def test_a_record_that_only_knows_its_largest_change_has_a_line_of_noise() -> None:
-    page = render([make_record({"a": 0.9}, changes={"noise": {"linf": 8.0}})])
+    page = render_board([make_record({"a": 0.9}, changes={"noise": {"linf": 8.0}})])
     section = page.split("\n## Noise")[1].split("## Costs")[0]
     assert "| dataset   | attack   |   l∞ /255 |" in section
     assert "every task" not in section
@@ -381,12 +386,14 @@ def test_a_record_that_only_knows_its_largest_change_has_a_line_of_noise() -> No
 
 def test_noise_of_many_tasks_is_a_row_per_task() -> None:
     names = [f"task{i}" for i in range(9)]
-    page = render([make_record(dict.fromkeys(names, 0.9), attack=attack) for attack in ("em", "mtl-ue-em")])
+    page = render_board(
+        [make_record(dict.fromkeys(names, 0.9), attack=attack) for attack in ("em", "mtl-ue-em")]
+    )
     assert "| task2  |  0.90 / 0.30 (80.0) |  0.20 / 0.90 (80.0) |" in page
 
 
 def test_peak_is_at_least_the_last_epoch_of_an_accuracy() -> None:
-    em = peak_vs_last(to_frame(digits())).query("attack == 'em'").iloc[0]
+    em = peak_and_last_scores(to_frame(digits())).query("attack == 'em'").iloc[0]
     # 1 - 0.5 · 0.97 over tasks and seeds, and 0.05 more, as the records have it.
     assert (em["last"], em["peak"]) == (pytest.approx(0.515), pytest.approx(0.565))
 
@@ -394,7 +401,7 @@ def test_peak_is_at_least_the_last_epoch_of_an_accuracy() -> None:
 def test_many_tasks_are_rows() -> None:
     names = [f"task{i}" for i in range(10)]
     records = [make_record(dict.fromkeys(names, 0.9 - 0.4 * (a == "em")), attack=a) for a in ("clean", "em")]
-    page = render(records)
+    page = render_board(records)
     assert "| task9  |    50.0 | 90.0 (0.00) | 50.0 (1.00) |" in page
 
 
@@ -405,7 +412,7 @@ def test_craft_costs_count_once_per_poison() -> None:
         make_record({"a": 0.9}, seed=0, defense="jpeg"),
         make_record({"a": 0.9}, seed=1, costs=slow),
     ]
-    table = costs(to_frame(records))
+    table = cost_table(to_frame(records))
     assert value(table, "s", phase="craft") == (10.0 + 50.0) / 2
     assert value(table, "measured", phase="craft") == 2
     assert value(table, "s", phase="train", axis="backbone") == pytest.approx((30.0 + 30.0 + 1.0) / 3)
@@ -415,7 +422,7 @@ def test_a_cell_without_clean_counterpart_is_unpaired() -> None:
     records = [*digits(), make_record({"a": 0.7, "b": 0.7}, attack="em", backbone="large")]
     frame = to_frame(records)
     assert frame.query("backbone == 'large'")["protection"].isna().all()
-    em = ranking(frame).query("attack == 'em'").iloc[0]
+    em = rank_attacks(frame).query("attack == 'em'").iloc[0]
     assert (em["unpaired"], em["undefined"], em["cells"]) == (1, 0, 7)
     assert em["worst"] == pytest.approx(0.43)
 
@@ -426,7 +433,7 @@ def test_the_last_finished_of_equal_cells_counts() -> None:
 
     old, new = at("z", 1, 0.9), at("a", 2, 0.6)
     for records in ([old, new], [new, old], [new, old, old]):
-        chosen = select(records)
+        chosen = select_records(records)
         assert chosen.done == (new,)
         assert chosen.superseded == 1
 
@@ -434,19 +441,19 @@ def test_the_last_finished_of_equal_cells_counts() -> None:
 def test_a_failure_stands_until_the_cell_is_finished() -> None:
     failed = fail()
     again = make_record({"a": 0.9}, changes={"key": "again", "finished": "2026-04-01T00:00:00+00:00"})
-    assert select([failed]).failed == (failed,)
-    assert select([failed, again]).failed == ()
+    assert select_records([failed]).failed == (failed,)
+    assert select_records([failed, again]).failed == ()
 
 
 def test_two_protocols_never_share_a_table() -> None:
     other = make_record({"a": 0.9}, changes={"protocol": 7}, seed=1)
     with pytest.raises(BenchError, match="protocols 1 and 7"):
-        render([make_record({"a": 0.9}), other])
+        render_board([make_record({"a": 0.9}), other])
 
 
 def test_a_board_without_a_finished_cell_says_so() -> None:
-    assert "No cell is finished yet." in render([])
-    page = render([fail("boom")])
+    assert "No cell is finished yet." in render_board([])
+    page = render_board([fail("boom")])
     assert "RuntimeError: boom" in page
 
 
@@ -461,7 +468,7 @@ def test_csv_and_json_hold_every_row() -> None:
 
 
 def test_comparison_pairs_cells_that_differ_in_the_attack_alone() -> None:
-    comparison = compare(to_frame(everything()), "em", "mtl-ue-em")
+    comparison = compare_attacks(to_frame(everything()), "em", "mtl-ue-em")
     assert (comparison.cells, comparison.only_a, comparison.only_b) == (7, 1, 0)
     overall = comparison.overall
     # none +0.15 wins, jpeg -0.25 loses, in each of three seeds; rooms is 0.84375 - 1.0 in seed 0.
@@ -480,14 +487,14 @@ def test_an_interval_with_zero_settles_nothing() -> None:
     for attack, pair in scores.items():
         records += [make_record({"a": score}, attack=attack, seed=seed) for seed, score in enumerate(pair)]
     # Protection 0.8 and 0.8 against 1.0 and 0.7: -0.2 and 0.1; t(0.975; 1) = 12.706, standard error 0.15.
-    assert compare(to_frame(records), "em", "mtl-ue-em").verdict == (
+    assert compare_attacks(to_frame(records), "em", "mtl-ue-em").verdict == (
         "em and mtl-ue-em cannot be told apart: protection differs by -0.05 [-1.96, 1.86] "
         "over 2 paired cells, 2 seeds, and the interval includes 0."
     )
 
 
 def test_comparison_along_another_axis() -> None:
-    comparison = compare(to_frame(digits()), "none", "jpeg(quality=30)", axis="defense")
+    comparison = compare_attacks(to_frame(digits()), "none", "jpeg(quality=30)", axis="defense")
     # The six attacked cells differ by 0.97 - 0.43 and 0.82 - 0.68; clean, 0 under both, would dilute that.
     assert comparison.cells == 6
     assert comparison.overall.mean == pytest.approx((0.54 + 0.14) / 2)
@@ -497,7 +504,7 @@ def test_comparison_along_another_axis() -> None:
 
 
 def test_one_seed_gives_no_interval() -> None:
-    comparison = compare(to_frame(rooms()), "em", "mtl-ue-em")
+    comparison = compare_attacks(to_frame(rooms()), "em", "mtl-ue-em")
     assert comparison.overall.interval is None
     # (0.6875 + 1) / 2 against (1.25 + 0.75) / 2.
     assert comparison.verdict == (
@@ -518,12 +525,12 @@ def test_one_seed_gives_no_interval() -> None:
 )
 def test_a_comparison_that_cannot_be_made_is_refused(a: str, b: str, axis: str, message: str) -> None:
     with pytest.raises(BenchError, match=message.replace("|", r"\|")):
-        compare(to_frame(everything()), a, b, axis)
+        compare_attacks(to_frame(everything()), a, b, axis)
 
 
 def test_the_leaderboard_needs_no_torch() -> None:
     program = (
-        "import sys, leaderboard.markdown, leaderboard.comparison, leaderboard.regression; "
+        "import sys, leaderboard.board, leaderboard.comparison, leaderboard.reference; "
         "print(sorted({'torch', 'torchvision'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

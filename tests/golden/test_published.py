@@ -9,11 +9,18 @@ from typing import Any
 import pytest
 from pandas import DataFrame
 
-from bench.catalog import CATALOG
+from bench.catalog.table import CATALOG
 from bench.record import Record
+from leaderboard.board import render_board
 from leaderboard.frame import to_frame
-from leaderboard.markdown import render
-from leaderboard.published import BEST, COMPARED, Figure, beside_published, published, render_published
+from leaderboard.sections.published import (
+    BEST,
+    COMPARED,
+    Figure,
+    compare_with_published,
+    published_figures,
+    render_published,
+)
 from tests.golden.committed import expect
 from tests.records import make_record, make_room, task_info
 
@@ -92,7 +99,7 @@ def everything() -> list[Record]:
 
 
 def beside(records: Sequence[Record], figures: Sequence[Figure] | None = None) -> DataFrame:
-    return beside_published(to_frame(records), records, figures)
+    return compare_with_published(to_frame(records), records, figures)
 
 
 def section(records: Sequence[Record]) -> str:
@@ -111,9 +118,9 @@ def test_section_is_the_committed_one() -> None:
 
 
 def test_it_is_a_section_of_a_board_with_such_a_dataset_alone() -> None:
-    assert "## Beside the published figures" in render(faces())
+    assert "## Beside the published figures" in render_board(faces())
     others = [make_record({"a": 0.9}, attack="clean"), make_room({"depth": 0.5}, attack="clean")]
-    assert "published" not in render(others)
+    assert "published" not in render_board(others)
     assert section([]) == ""
     # The same dataset under a defense that the paper's table does not have.
     assert section([cell(0.9, "clean", defense="jpeg")]) == ""
@@ -211,7 +218,7 @@ def test_the_figures_are_those_of_the_paper() -> None:
     def values(dataset: str, regime: str) -> dict[str, float]:
         return {
             figure.attack: figure.value
-            for figure in published()
+            for figure in published_figures()
             if (figure.dataset, figure.regime) == (dataset, regime)
         }
 
@@ -223,10 +230,10 @@ def test_the_figures_are_those_of_the_paper() -> None:
         assert values("celeba", regime) == pytest.approx(expected)
     assert values("chestxray14", "mtl") == pytest.approx({"clean": 0.7577, BEST: 0.4813})
     assert values("utkface", "mtl") == pytest.approx({"clean": 0.7897, BEST: 0.2584})
-    assert len(published()) == 20
+    assert len(published_figures()) == 20
 
 
-@pytest.mark.parametrize("figure", published(), ids=lambda f: f"{f.dataset}-{f.attack}-{f.regime}")
+@pytest.mark.parametrize("figure", published_figures(), ids=lambda f: f"{f.dataset}-{f.attack}-{f.regime}")
 def test_a_figure_names_parts_of_the_catalog_and_its_source(figure: Figure) -> None:
     assert figure.attack in {*CATALOG["attack"], BEST}
     for axis in ("backbone", "weighting", "regime", "defense"):

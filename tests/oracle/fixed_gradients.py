@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Balancer, Step
-from bench.catalog import Choice, make
-from bench.tasks import Classification
+from bench.catalog.build import build_part
+from bench.catalog.choice import Choice
+from bench.tasks.classification import Classification
 
 CPU = torch.device("cpu")
 
@@ -20,7 +21,7 @@ def tasks(count: int) -> tuple[Classification, ...]:
 
 def start(weighting: str | Choice, count: int) -> Balancer:
     """A fresh balancer of a weighting."""
-    balancer: Balancer = make("weighting", weighting).start(tasks(count), CPU)
+    balancer: Balancer = build_part("weighting", weighting).start(tasks(count), CPU)
     return balancer
 
 
@@ -50,7 +51,7 @@ class Fixed:
 def fixed(
     gradients: Tensor,
     losses: Sequence[float] | Tensor | None = None,
-    labelled: Sequence[bool] | None = None,
+    labeled: Sequence[bool] | None = None,
     after: Sequence[float] | None = None,
 ) -> Fixed:
     """A step with these gradients [t d] and losses [t] (1 unless said); without a label both are 0.
@@ -58,7 +59,7 @@ def fixed(
     The losses after the step are as before it, unless said.
     """
     count, width = gradients.shape
-    has_label = torch.tensor([True] * count if labelled is None else labelled)
+    has_label = torch.tensor([True] * count if labeled is None else labeled)
     wanted = torch.ones(count) if losses is None else torch.as_tensor(losses, dtype=torch.float32)
     shared = nn.Parameter(torch.ones(1, width))
     heads = [nn.Parameter(torch.zeros(())) for _ in range(count)]

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.craft import LossOfDelta, craft, perturb
-from baselines.lift import ClasswiseNoise
-from baselines.samplewise import Table
-from bench.api import MISSING, Augmentation, Batch, CraftContext, Noise, Recipe, Split
+from baselines.crafting.lift import ClasswiseNoise
+from baselines.crafting.loop import LossOfDelta, add_delta, craft_noise
+from baselines.crafting.table import Table
+from bench.api import CraftContext, Noise
 from bench.backbones.small import Small
-from bench.catalog import make
-from bench.net import MultiTaskNet
-from bench.tasks import Classification
-from bench.training import fit, task_losses
+from bench.catalog.build import build_part
+from bench.tasks.classification import Classification
+from bench.training.loop import task_losses, train_epochs
+from bench.training.net import MultiTaskNet
+from bench.values import MISSING, Augmentation, Batch, Recipe, Split
 from bench.weightings.ew import EqualWeights
 from mtlue.attack import GeneratedNoise
 from mtlue.generator import Generator
@@ -51,7 +52,7 @@ def whole(split: Split) -> Batch:
 def context(
     tasks: tuple[Classification, ...] = TASKS,
     *,
-    checkpoint: MultiTaskNet | None = None,
+    snapshot: MultiTaskNet | None = None,
     surrogates: list[MultiTaskNet] | None = None,
     augmentation: Augmentation | None = None,
 ) -> CraftContext:
@@ -68,7 +69,7 @@ def context(
         augmentation or Augmentation(),
         EPSILON,
         new_surrogate,
-        lambda count: [checkpoint] if checkpoint else [],
+        lambda count: [snapshot] if snapshot else [],
         CPU,
         lambda *_: None,
     )
@@ -80,7 +81,7 @@ def context(
 def test_the_perturbed_image_is_clipped_and_the_gradient_is_not() -> None:
     images = torch.tensor([0.0, 0.01, 0.5, 0.99, 1.0]).view(1, 1, 1, 5)
     delta = torch.tensor([-0.02, -0.02, 0.02, 0.02, 0.02]).view(1, 1, 1, 5).requires_grad_(True)
-    seen = perturb(images, delta)
+    seen = add_delta(images, delta)
     assert torch.allclose(seen.detach().flatten(), torch.tensor([0.0, 0.0, 0.52, 1.0, 1.0]), atol=1e-7)
     weights = torch.tensor([1.0, 2.0, 3.0, -4.0, 5.0]).view(1, 1, 1, 5)
     (seen * weights).sum().backward()
@@ -104,7 +105,7 @@ def improved(
     perturber = Table(split, epsilon=EPSILON, steps=steps, step_size=step_size / 255)
     weights = torch.tensor(slopes).view(1, 1, 1, -1)
     for _ in range(rounds):
-        perturber.improve(batch, [lambda delta: (delta * weights).sum()])
+        perturber.update(batch, [lambda delta: (delta * weights).sum()])
     return [255 * value for value in perturber.delta(batch).flatten().tolist()]
 
 
@@ -136,7 +137,7 @@ def test_the_gradient_is_taken_anew_at_every_step() -> None:
     split = Split((batch.images * 255).to(torch.uint8), {})
     for steps, wanted in ((1, 1.0), (2, 2.0), (3, 3.0), (4, 2.0), (5, 3.0)):
         perturber = Table(split, epsilon=EPSILON, steps=steps, step_size=1 / 255)
-        perturber.improve(batch, [lambda delta: (delta - 2.5 / 255).square().sum()])
+        perturber.update(batch, [lambda delta: (delta - 2.5 / 255).square().sum()])
         assert float(perturber.delta(batch)) * 255 == pytest.approx(wanted, abs=0.01)
 
 
@@ -146,7 +147,7 @@ def test_only_the_rows_of_the_batch_are_improved() -> None:
     rows = torch.tensor([3, 1])
     slopes = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
     batch = Batch(split.images[rows].float() / 255, {}, rows)
-    perturber.improve(batch, [lambda delta: (delta * slopes).sum()])
+    perturber.update(batch, [lambda delta: (delta * slopes).sum()])
     table = perturber.delta(whole(split))
     assert (table[[0, 2, 4]] == 0).all()
     assert table[3].flatten().tolist() == pytest.approx([-1 / 255] * 4, rel=1e-3)
@@ -193,7 +194,7 @@ class Script:
     def delta(self, batch: Batch) -> Tensor:
         return torch.zeros_like(batch.images)
 
-    def improve(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
+    def update(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
         self.calls.append(f"improve {batch.index.tolist()}")
 
     def finish_round(self) -> None:
@@ -206,7 +207,7 @@ class Script:
 def played(script: Script, *, rounds: int, stop_error: float | None = 0.25) -> list[str]:
     split = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), {})
     options: dict[str, Any] = {"batch_size": 4, "shuffle": False}
-    noise = craft(split, context(), script, script, rounds=rounds, stop_error=stop_error, **options)
+    noise = craft_noise(split, context(), script, script, rounds=rounds, stop_error=stop_error, **options)
     assert noise is script
     return script.calls
 
@@ -230,7 +231,7 @@ def test_without_a_stop_error_the_error_is_not_even_looked_at() -> None:
     assert "error" not in calls
 
 
-# Error-minimising noise
+# Error-minimizing noise
 
 
 @pytest.mark.parametrize(
@@ -243,13 +244,13 @@ def test_without_a_stop_error_the_error_is_not_even_looked_at() -> None:
 def test_error_minimising_noise_makes_the_labels_easy_for_its_surrogate(attack: str) -> None:
     split, surrogates = easy_split(96), list[MultiTaskNet]()
     torch.manual_seed(0)
-    noise = make("attack", attack).craft(split, context(surrogates=surrogates))
+    noise = build_part("attack", attack).craft(split, context(surrogates=surrogates))
     (surrogate,) = surrogates
     batch = whole(split)
     with torch.no_grad():
         surrogate.eval()
         clean = task_losses(surrogate, TASKS, batch.images, batch.targets)
-        poisoned = task_losses(surrogate, TASKS, perturb(batch.images, noise.delta(batch)), batch.targets)
+        poisoned = task_losses(surrogate, TASKS, add_delta(batch.images, noise.delta(batch)), batch.targets)
     assert (poisoned < clean).all()
     assert float(poisoned.mean()) < 0.8 * float(clean.mean())
 
@@ -262,7 +263,7 @@ def test_a_looser_stop_error_stops_error_minimisation_sooner() -> None:
         torch.manual_seed(0)
         means = replace(context(), progress=lambda what, done, total: seen.append(done))
         quick = f"em(rounds=6, surrogate_steps=5, steps=3, step_size=2.0, batch=32, stop_error={stop_error})"
-        make("attack", quick).craft(split, means)
+        build_part("attack", quick).craft(split, means)
         return max(seen) // 2  # two batches a round
 
     assert rounds(1.0) == 1
@@ -274,13 +275,15 @@ def test_a_looser_stop_error_stops_error_minimisation_sooner() -> None:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[Split, MultiTaskNet]:
-    """Images of which some labels are missing, and a surrogate that has learnt them."""
+    """Images of which some labels are missing, and a surrogate that has learned them."""
     split = easy_split(256, missing=0.2)
     torch.manual_seed(0)
     net = MultiTaskNet(Small(width=4), TASKS, (3, 32, 32))
     recipe = Recipe(epochs=12, batch=32, learning_rate=3e-3)
     balancer = EqualWeights().start(TASKS, CPU)
-    list(fit(net, split, TASKS, recipe, Augmentation(), balancer, make("defense", "none"), CPU))
+    list(
+        train_epochs(net, split, TASKS, recipe, Augmentation(), balancer, build_part("defense", "none"), CPU)
+    )
     return split, net
 
 
@@ -288,17 +291,17 @@ def test_targeted_noise_shows_the_surrogate_the_label_half_the_classes_on(
     trained: tuple[Split, MultiTaskNet],
 ) -> None:
     split, net = trained
-    noise = make("attack", "tap(steps=20, step_size=1.0, batch=64)").craft(split, context(checkpoint=net))
+    noise = build_part("attack", "tap(steps=20, step_size=1.0, batch=64)").craft(split, context(snapshot=net))
     batch = whole(split)
     with torch.no_grad():
         net.eval()
-        before, after = net(batch.images), net(perturb(batch.images, noise.delta(batch)))
+        before, after = net(batch.images), net(add_delta(batch.images, noise.delta(batch)))
     for task, shift, was, now in zip(TASKS, (1, 1, 2), before, after, strict=True):
-        labelled = batch.targets[task.name] != MISSING
-        label = batch.targets[task.name][labelled]
+        labeled = batch.targets[task.name] != MISSING
+        label = batch.targets[task.name][labeled]
         aim = (label + shift) % task.classes
-        assert float((task.predict(was)[labelled] == label).float().mean()) > 0.9
-        assert float((task.predict(now)[labelled] == aim).float().mean()) > 0.9
+        assert float((task.predict(was)[labeled] == label).float().mean()) > 0.9
+        assert float((task.predict(now)[labeled] == aim).float().mean()) > 0.9
 
 
 def test_a_sample_without_labels_is_left_alone_by_targeted_noise(trained: tuple[Split, MultiTaskNet]) -> None:
@@ -307,7 +310,7 @@ def test_a_sample_without_labels_is_left_alone_by_targeted_noise(trained: tuple[
     for labels in targets.values():
         labels[7] = MISSING
     silent = Split(split.images, targets)
-    noise = make("attack", "tap(steps=3, step_size=1.0, batch=64)").craft(silent, context(checkpoint=net))
+    noise = build_part("attack", "tap(steps=3, step_size=1.0, batch=64)").craft(silent, context(snapshot=net))
     changed = noise.delta(whole(silent)).flatten(1).any(1)
     assert not changed[7]
     assert changed.sum() > 240
@@ -319,7 +322,7 @@ def test_a_sample_without_labels_is_left_alone_by_targeted_noise(trained: tuple[
 @pytest.mark.parametrize("lift", ["patch", "average"])
 def test_class_wise_noise_is_the_same_for_the_same_labels_and_another_for_others(lift: str) -> None:
     torch.manual_seed(0)
-    noise: ClasswiseNoise = make("attack", f"random(lift={lift})").craft(easy_split(8), context())
+    noise: ClasswiseNoise = build_part("attack", f"random(lift={lift})").craft(easy_split(8), context())
     labels = {"two": [0, 0, 1, 0, 0], "three": [1, 1, 1, 2, 1], "five": [4, 4, 4, 4, 3]}
     targets = {name: torch.tensor(values) for name, values in labels.items()}
     delta = noise.delta(Batch(torch.rand(5, 3, 16, 16), targets, torch.arange(5)))
@@ -331,7 +334,7 @@ def test_class_wise_noise_is_uniform_in_the_budget() -> None:
     torch.manual_seed(0)
     tasks = (Classification("many", tuple(map(str, range(200)))),)
     split = Split(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), {"many": torch.tensor([0, 1])})
-    noise = make("attack", "random").craft(split, context(tasks))
+    noise = build_part("attack", "random").craft(split, context(tasks))
     everything = Batch(torch.zeros(200, 3, 16, 16), {"many": torch.arange(200)}, torch.arange(200))
     values = noise.delta(everything).flatten() / EPSILON
     assert values.abs().max() <= 1 + 1e-6
@@ -403,11 +406,11 @@ def test_the_generator_keeps_the_shape_and_the_budget(channels: int, height: int
     assert float(delta.abs().max()) == pytest.approx(EPSILON)
 
 
-def test_the_generator_is_improved_by_the_base_loss_and_both_regularisers() -> None:
+def test_the_generator_is_improved_by_the_base_loss_and_both_regularizers() -> None:
     def gradients(intra: float, inter: float, base: float) -> list[Tensor]:
         generator = new_generator()
         noise = GeneratedNoise(generator, intra=intra, inter=inter, learning_rate=1e-12, rounds=5)
-        noise.improve(whole(easy_split(8)), [lambda delta: base * delta.square().sum()])
+        noise.update(whole(easy_split(8)), [lambda delta: base * delta.square().sum()])
         return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in generator.parameters()]
 
     alone = [gradients(2.0, 0.0, 0.0), gradients(0.0, 3.0, 0.0), gradients(0.0, 0.0, 1.0)]
@@ -427,7 +430,7 @@ def test_the_generators_learning_rate_drops_after_60_and_80_percent_of_the_round
 
     def moved() -> float:
         before = weights()
-        noise.improve(batch, [lambda delta: delta.square().sum()])
+        noise.update(batch, [lambda delta: delta.square().sum()])
         return float((weights() - before).abs().max())
 
     steps = []
@@ -453,7 +456,7 @@ def test_generated_noise_does_not_change_the_generator() -> None:
 def test_generated_noise_can_be_made_for_images_that_were_not_there() -> None:
     torch.manual_seed(0)
     quick = "mtl-ue-em(rounds=1, surrogate_steps=1, batch=16, width=4, embedding_channels=2)"
-    noise = make("attack", quick).craft(easy_split(32), context())
+    noise = build_part("attack", quick).craft(easy_split(32), context())
     others = Batch(torch.rand(5, 3, 16, 16), labels_of(5, five=2), torch.arange(1000, 1005))
     delta = noise.delta(others)
     assert delta.shape == others.images.shape

@@ -12,15 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from baselines.ar import generate, is_calm, norms, response, search, usable
+from baselines.crafting.lift import densest_cells
 from baselines.cuda import Filters
-from baselines.lift import cells
 from baselines.lsp import patch_size, separable
 from baselines.ops import LEAST_SPREAD, Pixels
-from bench.api import MISSING, Augmentation, Batch, CraftContext, Noise, Split
-from bench.catalog import make
-from bench.engine.pipeline import seeded
+from bench.api import CraftContext, Noise
+from bench.catalog.build import build_part
+from bench.engine.stages.context import seeded
 from bench.errors import BenchError
-from bench.tasks import Classification
+from bench.tasks.classification import Classification
+from bench.values import MISSING, Augmentation, Batch, Split
 
 EPSILON = 8 / 255
 CPU = torch.device("cpu")
@@ -56,7 +57,7 @@ def craft(attack: str, train: Split, classes: Sequence[int], seed: int = 0) -> N
         tasks_of(classes), Augmentation(), EPSILON, lambda: None, lambda n: [], CPU, lambda *step: None
     )
     with seeded("craft", seed):
-        return make("attack", attack).craft(train, context)
+        return build_part("attack", attack).craft(train, context)
 
 
 def whole(train: Split) -> Batch:
@@ -76,7 +77,7 @@ def released(noise: Noise, train: Split) -> Tensor:
 @pytest.mark.parametrize(
     ("classes", "height", "width", "channels"),
     [((2,) * 40, 24, 20, 3), ((2, 7), 9, 8, 1), ((3,), 4, 4, 1)],
-    ids=["40 tasks", "grey", "4 px"],
+    ids=["40 tasks", "gray", "4 px"],
 )
 def test_noise_of_any_training_set_is_finite_and_the_same_again(
     attack: str, classes: tuple[int, ...], height: int, width: int, channels: int
@@ -131,7 +132,7 @@ def test_lsp_tells_40_binary_tasks_apart_in_cells_of_a_few_pixels() -> None:
     classes = (2,) * 40
     train = training_set(400, classes, 20, 20)
     delta = craft("lsp", train, classes).delta(whole(train))
-    for name, cell in zip(train.targets, cells(40, 20, 20), strict=True):
+    for name, cell in zip(train.targets, densest_cells(40, 20, 20), strict=True):
         features, labels = cell.of(delta).flatten(1).double(), train.targets[name]
         fitted = RidgeClassifier().fit(features[:200], labels[:200])
         assert fitted.score(features[200:], labels[200:]) == 1
@@ -150,7 +151,7 @@ def test_lsp_scales_every_task_by_its_own_cell() -> None:
     classes = (2, 3, 4)
     train = training_set(50, classes, 21, 30)
     delta = craft("lsp", train, classes).delta(whole(train))
-    for cell in cells(3, 21, 30):
+    for cell in densest_cells(3, 21, 30):
         rms = cell.of(delta).square().mean((1, 2, 3)).sqrt()
         assert rms.tolist() == pytest.approx([6 / 255] * 50, rel=1e-3)
 
@@ -211,7 +212,7 @@ def slow_response(signal: Tensor, process: Tensor) -> float:
     return total
 
 
-def test_a_process_mixes_eight_neighbours_with_weights_of_sum_one(processes: Tensor) -> None:
+def test_a_process_mixes_eight_neighbors_with_weights_of_sum_one(processes: Tensor) -> None:
     assert not processes[:, :, 2, 2].any()
     assert torch.allclose(processes.sum((2, 3)), torch.ones(12, 3), atol=1e-5)
 
@@ -281,14 +282,14 @@ def test_ar_gives_the_images_of_a_class_signals_of_one_process() -> None:
     classes = (2, 3)
     train = training_set(40, classes, 32, 24, missing=0.2)
     delta = craft("ar", train, classes).delta(whole(train))
-    for labels, cell in zip(train.targets.values(), cells(2, 32, 24), strict=True):
+    for labels, cell in zip(train.targets.values(), densest_cells(2, 32, 24), strict=True):
         shown = cell.of(delta)
         assert not shown[labels == MISSING].any()
-        labelled, of = shown[labels != MISSING], labels[labels != MISSING]
-        norm = (labelled[0].numel() / 3072) ** 0.5
-        assert norms(labelled).flatten().tolist() == pytest.approx([norm] * len(of), rel=1e-2)
+        labeled, of = shown[labels != MISSING], labels[labels != MISSING]
+        norm = (labeled[0].numel() / 3072) ** 0.5
+        assert norms(labeled).flatten().tolist() == pytest.approx([norm] * len(of), rel=1e-2)
         # The mix of a class, from half of its images by least squares, predicts the other half's values.
-        windows = functional.unfold(labelled[:, :1], 3).mT.double()
+        windows = functional.unfold(labeled[:, :1], 3).mT.double()
         for label in of.unique():
             mine = windows[of == label]
             train_half, other_half = mine[::2].flatten(0, 1), mine[1::2].flatten(0, 1)
@@ -305,7 +306,7 @@ def test_ar_gives_the_images_of_a_class_signals_of_one_process() -> None:
 def brute_force(
     train: Split, classes: Sequence[int]
 ) -> dict[str, list[tuple[int, int, tuple[int, ...]] | None]]:
-    """Per task and class the row, the column and the colour, from all distances of all images."""
+    """Per task and class the row, the column and the color, from all distances of all images."""
     images = train.images.double().numpy()
     _, channels, height, width = images.shape
     chosen: dict[str, list[tuple[int, int, tuple[int, ...]] | None]] = {}
@@ -319,14 +320,14 @@ def brute_force(
                 chosen[str(task)].append(None)
                 continue
             best, best_gain = None, -1.0
-            for colour in product((0, 1), repeat=channels):
+            for color in product((0, 1), repeat=channels):
                 for i, j in product(range(height), range(width)):
-                    if (i, j, colour) in used or (i, j) in used_positions:
+                    if (i, j, color) in used or (i, j) in used_positions:
                         continue
-                    distance = np.abs(255 * np.array(colour) - mine[:, :, i, j])
+                    distance = np.abs(255 * np.array(color) - mine[:, :, i, j])
                     gain = distance.mean() / max(LEAST_SPREAD, distance.std())
                     if gain > best_gain + 1e-9:
-                        best, best_gain = (i, j, colour), gain
+                        best, best_gain = (i, j, color), gain
             assert best is not None
             used.add(best)
             chosen[str(task)].append(best)
@@ -352,7 +353,7 @@ def test_ops_chooses_what_brute_force_chooses(channels: int, flat: bool) -> None
                 got = (
                     int(marks.rows[label]),
                     int(marks.columns[label]),
-                    tuple(marks.colours[label].int().tolist()),
+                    tuple(marks.colors[label].int().tolist()),
                 )
                 assert got == expected
 
@@ -367,7 +368,7 @@ def test_ops_sets_exactly_the_chosen_pixels_to_exactly_the_chosen_values() -> No
         marks = noise.marks[name]
         for image, label in enumerate(labels.tolist()):
             if label != MISSING:
-                expected[image, :, marks.rows[label], marks.columns[label]] = 255 * marks.colours[label].int()
+                expected[image, :, marks.rows[label], marks.columns[label]] = 255 * marks.colors[label].int()
     assert torch.equal(released(noise, train), expected)
 
 
@@ -380,7 +381,7 @@ def test_ops_keeps_tasks_and_classes_apart() -> None:
     assert len(set.union(*places)) == sum(map(len, places))
     for marks in noise.marks.values():
         assert (
-            len(torch.cat([marks.rows[:, None], marks.columns[:, None], marks.colours], 1).unique(dim=0)) == 2
+            len(torch.cat([marks.rows[:, None], marks.columns[:, None], marks.colors], 1).unique(dim=0)) == 2
         )
 
 
@@ -391,7 +392,7 @@ def test_ops_of_identical_images_takes_the_farthest_value_not_a_nan() -> None:
     assert isinstance(noise, Pixels)
     marks = noise.marks["0"]
     assert (marks.rows.tolist(), marks.columns.tolist()) == ([1, 0], [2, 0])  # 215, then 155
-    assert marks.colours.tolist() == [[1.0], [1.0]]
+    assert marks.colors.tolist() == [[1.0], [1.0]]
 
 
 def test_ops_says_when_there_are_too_few_pixels() -> None:
@@ -413,11 +414,11 @@ def test_cuda_filters_every_image_by_the_kernels_of_its_labels(channels: int) ->
     for i, image in enumerate(clean):
         filtered = image.copy()
         labels = {name: int(target[i]) for name, target in train.targets.items()}
-        labelled = {name: label for name, label in labels.items() if label != MISSING}
-        for name, label in labelled.items():
+        labeled = {name: label for name, label in labels.items() if label != MISSING}
+        for name, label in labeled.items():
             kernel = noise.kernels[name][label].double().numpy()
             filtered = np.stack([ndimage.correlate(c, kernel, mode="constant") for c in filtered])
-        expected = filtered / filtered.max() if labelled else image
+        expected = filtered / filtered.max() if labeled else image
         assert np.abs(image + delta[i].numpy() - expected).max() < 1e-5
 
 

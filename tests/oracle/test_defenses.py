@@ -14,16 +14,20 @@ from PIL import Image, ImageOps
 from scipy import ndimage, stats
 from torch import Tensor, nn
 
-from bench import vision
-from bench.api import MISSING, Augmentation, Batch, Defense, Recipe, Split, Task
-from bench.catalog import describe, make
-from bench.defenses import chunks
+from bench import torchvision_import
+from bench.api import Defense, Task
+from bench.catalog.build import build_part
+from bench.catalog.description import describe_part
+from bench.defenses import by_chunk
 from bench.defenses.none import NoDefense
-from bench.dense import Depth, Normals, Segmentation
 from bench.errors import BenchError
-from bench.net import MultiTaskNet
-from bench.tasks import Classification
-from bench.training import batch_losses, fit, losses_of
+from bench.tasks.classification import Classification
+from bench.tasks.depth import Depth
+from bench.tasks.normals import Normals
+from bench.tasks.segmentation import Segmentation
+from bench.training.loop import batch_losses, losses_of_outputs, train_epochs
+from bench.training.net import MultiTaskNet
+from bench.values import MISSING, Augmentation, Batch, Recipe, Split
 
 NAMES = ("none", "jpeg", "grayscale", "bit-depth", "posterize", "gaussian-blur", "median", "resize")
 """Those that clean images before training, and do nothing in it."""
@@ -62,20 +66,25 @@ def through_a_file(image: Tensor, path: Path, quality: int) -> Tensor:
 def test_jpeg_is_what_a_file_of_that_quality_gives(tmp_path: Path, channels: int, quality: int) -> None:
     images = draw_images(5, channels)
     wanted = torch.stack([through_a_file(image, tmp_path / "image.jpg", quality) for image in images])
-    assert torch.equal(make("defense", f"jpeg(quality={quality})").purify(released(images), (), CPU), wanted)
+    assert torch.equal(
+        build_part("defense", f"jpeg(quality={quality})").purify(released(images), (), CPU), wanted
+    )
 
 
 def test_jpeg_is_of_quality_10_unless_told(tmp_path: Path) -> None:
     images = draw_images(1, 3)
     wanted = through_a_file(images[0], tmp_path / "image.jpg", 10)
-    assert torch.equal(make("defense", "jpeg").purify(released(images), (), CPU)[0], wanted)
+    assert torch.equal(build_part("defense", "jpeg").purify(released(images), (), CPU)[0], wanted)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_of_higher_quality_is_nearer(channels: int) -> None:
     images = draw_images(4, channels)
     errors = [
-        (make("defense", f"jpeg(quality={quality})").purify(released(images), (), CPU).int() - images.int())
+        (
+            build_part("defense", f"jpeg(quality={quality})").purify(released(images), (), CPU).int()
+            - images.int()
+        )
         .abs()
         .float()
         .mean()
@@ -87,14 +96,14 @@ def test_jpeg_of_higher_quality_is_nearer(channels: int) -> None:
 @pytest.mark.parametrize("quality", [0, 96])
 def test_jpeg_quality_out_of_range_is_refused(quality: int) -> None:
     with pytest.raises(BenchError, match="quality"):
-        make("defense", f"jpeg(quality={quality})")
+        build_part("defense", f"jpeg(quality={quality})")
 
 
 def test_grayscale_is_the_luma_of_itu_r_601() -> None:
     images = torch.randint(0, 256, (300, 3, 9, 7), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     red, green, blue = images.numpy().astype(np.float64).transpose(1, 0, 2, 3)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    cleaned = make("defense", "grayscale").purify(released(images), (), CPU)
+    cleaned = build_part("defense", "grayscale").purify(released(images), (), CPU)
     assert np.abs(cleaned.numpy() - luma[:, None]).max() < 1
     assert torch.equal(cleaned[:, 0], cleaned[:, 1])
     assert torch.equal(cleaned[:, 0], cleaned[:, 2])
@@ -102,22 +111,22 @@ def test_grayscale_is_the_luma_of_itu_r_601() -> None:
 
 def test_grayscale_agrees_with_pillow_within_a_step() -> None:
     images = draw_images(3, 3)
-    cleaned = make("defense", "grayscale").purify(released(images), (), CPU)
-    for image, grey in zip(images, cleaned, strict=True):
+    cleaned = build_part("defense", "grayscale").purify(released(images), (), CPU)
+    for image, gray in zip(images, cleaned, strict=True):
         pillow = np.asarray(Image.fromarray(image.movedim(0, -1).numpy()).convert("L")).astype(int)
-        assert np.abs(grey[0].numpy().astype(int) - pillow).max() <= 1
+        assert np.abs(gray[0].numpy().astype(int) - pillow).max() <= 1
 
 
-def test_grayscale_keeps_every_shade_of_grey() -> None:
+def test_grayscale_keeps_every_shade_of_gray() -> None:
     shades = torch.arange(256).to(torch.uint8).reshape(1, 1, 16, 16)
     for images in (shades, shades.repeat(1, 3, 1, 1)):
-        assert torch.equal(make("defense", "grayscale").purify(released(images), (), CPU), images)
+        assert torch.equal(build_part("defense", "grayscale").purify(released(images), (), CPU), images)
 
 
 def test_none_gives_back_what_it_got() -> None:
     images = draw_images(2, 3)
     before = images.clone()
-    assert torch.equal(make("defense", "none").purify(released(images), (), CPU), before)
+    assert torch.equal(build_part("defense", "none").purify(released(images), (), CPU), before)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,7 +136,7 @@ def test_purify_keeps_shape_type_device_and_input(name: str, shape: tuple[int, i
         pytest.skip("refused, see below")
     images = draw_images(*shape)
     before = images.clone()
-    defense = make("defense", name)
+    defense = build_part("defense", name)
     assert isinstance(defense, Defense)
     cleaned = defense.purify(released(images), (), CPU)
     assert (cleaned.shape, cleaned.dtype, cleaned.device) == (images.shape, images.dtype, images.device)
@@ -138,7 +147,7 @@ def test_purify_keeps_shape_type_device_and_input(name: str, shape: tuple[int, i
 @pytest.mark.parametrize("name", NAMES)
 def test_purify_treats_images_one_by_one_however_they_are_stored(name: str) -> None:
     images = draw_images(6, 3)
-    defense = make("defense", name)
+    defense = build_part("defense", name)
     cleaned = defense.purify(released(images), (), CPU)
     channels_last = images.movedim(1, -1).contiguous().movedim(-1, 1)
     assert torch.equal(defense.purify(released(channels_last), (), CPU), cleaned)
@@ -148,7 +157,7 @@ def test_purify_treats_images_one_by_one_however_they_are_stored(name: str) -> N
 @pytest.mark.parametrize("name", ["jpeg", "grayscale"])
 def test_other_numbers_of_channels_are_refused(name: str) -> None:
     with pytest.raises(BenchError, match=f"defense '{name}' takes images of 1 or 3 channels, not 2"):
-        make("defense", name).purify(released(draw_images(1, 2)), (), CPU)
+        build_part("defense", name).purify(released(draw_images(1, 2)), (), CPU)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,7 +165,7 @@ def test_augment_changes_nothing(name: str) -> None:
     images = draw_images(2, 3) / 255
     batch = Batch(images, {"task": torch.tensor([0, 1])}, torch.arange(2))
     before = images.clone()
-    augmented = make("defense", name).augment(batch, nn.Identity(), ())
+    augmented = build_part("defense", name).augment(batch, nn.Identity(), ())
     assert torch.equal(augmented.images, before)
     assert torch.equal(augmented.targets["task"], torch.tensor([0, 1]))
     assert torch.equal(augmented.index, torch.arange(2))
@@ -164,11 +173,11 @@ def test_augment_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["none", "jpeg", "grayscale"])
 def test_defenses_are_frozen_and_cite_their_source(name: str) -> None:
-    defense = make("defense", name)
+    defense = build_part("defense", name)
     assert defense.version == 1
     with pytest.raises(FrozenInstanceError):
         defense.quality = 50
-    assert describe("defense", name).source
+    assert describe_part("defense", name).source
 
 
 # Fewer levels
@@ -178,7 +187,7 @@ ALL_LEVELS = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
 
 def cleaned(name: str, images: Tensor) -> Tensor:
     """The images as a defense gives them to the training."""
-    purified: Tensor = make("defense", name).purify(released(images), (), CPU)
+    purified: Tensor = build_part("defense", name).purify(released(images), (), CPU)
     return purified
 
 
@@ -238,7 +247,7 @@ def test_gaussian_blur_refuses_images_smaller_than_its_window() -> None:
     with pytest.raises(BenchError, match="'gaussian-blur': a kernel of 5 is too large for 2 pixels"):
         cleaned("gaussian-blur(kernel=5)", draw_images(1, 3, 2, 9))
     with pytest.raises(BenchError, match="kernel = 4 is refused"):
-        make("defense", "gaussian-blur(kernel=4)")
+        build_part("defense", "gaussian-blur(kernel=4)")
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 24, 20), (4, 1, 9, 1), (2, 3, 2, 2)])
@@ -265,11 +274,11 @@ def test_resize_agrees_with_pillow_computing_with_floats(
 def test_a_set_is_cleaned_in_pieces_that_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     images = draw_images(7, 3)
     whole = {name: cleaned(name, images) for name in NAMES}
-    monkeypatch.setattr(chunks, "VALUES", 2 * images[0].numel())
+    monkeypatch.setattr(by_chunk, "VALUES", 2 * images[0].numel())
     steps: list[tuple[str, int, int]] = []
     for name, wanted in whole.items():
         assert torch.equal(cleaned(name, images), wanted)
-    make("defense", "median").purify(released(images), (), CPU, lambda *step: steps.append(step))
+    build_part("defense", "median").purify(released(images), (), CPU, lambda *step: steps.append(step))
     assert steps == [("purify", done, 7) for done in (2, 4, 6, 7)]
 
 
@@ -282,7 +291,7 @@ def batch_of(images: Tensor, **targets: Tensor) -> Batch:
 
 def augmented(name: str, batch: Batch, tasks: Sequence[Task] = (), seed: int = 0) -> Batch:
     torch.manual_seed(seed)
-    seen: Batch = make("defense", name).augment(batch, nn.Identity(), tasks)
+    seen: Batch = build_part("defense", name).augment(batch, nn.Identity(), tasks)
     return seen
 
 
@@ -417,7 +426,7 @@ def test_mixup_draws_lambda_from_the_beta_distribution() -> None:
     batch = batch_of(torch.rand(2, 1, 4, 4))
     for alpha in (1.0, 0.4):
         torch.manual_seed(0)
-        mixup = make("defense", f"mixup(alpha={alpha})")
+        mixup = build_part("defense", f"mixup(alpha={alpha})")
         shares = [mixup.augment(batch, nn.Identity(), ()).share for _ in range(400)]
         assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
@@ -444,7 +453,7 @@ def test_cutmix_cuts_maps_with_their_images(seed: int) -> None:
 def test_cutmix_leaves_no_loss_of_a_dense_task_to_blend() -> None:
     seen = augmented("cutmix", mapped_batch(), TASKS, seed=1)
     outputs = outputs_for(TASKS, 9, (12, 10))
-    whole = losses_of(outputs, TASKS, seen.targets)
+    whole = losses_of_outputs(outputs, TASKS, seen.targets)
     assert torch.allclose(batch_losses(outputs, TASKS, seen)[2:], whole[2:])
 
 
@@ -452,7 +461,7 @@ def test_cutmix_cuts_by_area() -> None:
     batch = batch_of(torch.stack([torch.zeros(1, 40, 60), torch.ones(1, 40, 60)]))
     sizes = []
     torch.manual_seed(0)
-    cutmix = make("defense", "cutmix")
+    cutmix = build_part("defense", "cutmix")
     for _ in range(300):
         seen = cutmix.augment(batch, nn.Identity(), ())
         cut = seen.images[0, 0] if seen.images[0].any() else 1 - seen.images[1, 0]
@@ -469,7 +478,7 @@ def test_cutmix_cuts_by_area() -> None:
 
 def test_randaugment_is_one_of_the_librarys_operations_for_each_image() -> None:
     images = draw_images(120, 3, 16, 16)
-    library = vision.transforms.RandAugment(1, 9)
+    library = torchvision_import.transforms.RandAugment(1, 9)
     torch.manual_seed(0)
     name = "randaugment(operations=1)"
     seen = (augmented(name, batch_of(images.float() / 255)).images * 255).round().to(torch.uint8)
@@ -499,7 +508,7 @@ def test_randaugment_draws_all_operations_alike(channels: int, monkeypatch: pyte
         drawn[name, int(np.sign(strength))] += len(images)
         return images
 
-    monkeypatch.setattr(vision.transforms.RandAugment, "_apply_image_or_video_transform", note)
+    monkeypatch.setattr(torchvision_import.transforms.RandAugment, "_apply_image_or_video_transform", note)
     batch = batch_of(draw_images(5600, channels, 4, 4) / 255)
     seen = augmented("randaugment(operations=1)", batch)
     assert torch.allclose(seen.images, batch.images, atol=1e-6)
@@ -518,7 +527,7 @@ def test_randaugment_applies_as_many_operations_as_it_is_told(monkeypatch: pytes
     def add_one(self: object, images: Tensor, *_: object) -> Tensor:
         return images + 1
 
-    monkeypatch.setattr(vision.transforms.RandAugment, "_apply_image_or_video_transform", add_one)
+    monkeypatch.setattr(torchvision_import.transforms.RandAugment, "_apply_image_or_video_transform", add_one)
     batch = batch_of(torch.zeros(50, 3, 4, 4))
     for operations in (1, 2, 5):
         seen = augmented(f"randaugment(operations={operations})", batch).images
@@ -542,7 +551,7 @@ class Brightness(nn.Module):
 def versions(batch: Batch, count: int, seed: int) -> Tensor:
     """What UEraser-Lite makes of a batch, several times in a row [k b c h w]."""
     torch.manual_seed(seed)
-    lite = make("defense", "ueraser-lite")
+    lite = build_part("defense", "ueraser-lite")
     return torch.stack([lite.augment(batch, nn.Identity(), ()).images for _ in range(count)])
 
 
@@ -558,7 +567,7 @@ def test_ueraser_takes_the_version_of_every_image_with_the_largest_loss(
     net = Brightness().train()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     torch.manual_seed(2)
-    seen = make("defense", name).augment(batch, net, (TWO,))
+    seen = build_part("defense", name).augment(batch, net, (TWO,))
     # By hand: binary cross-entropy of the logit, of label 1 log(1 + exp(-z)), of label 0 log(1 + exp(z)).
     made = versions(batch, count, 2)
     logits = -made.mean((2, 3, 4)).double()
@@ -581,12 +590,12 @@ def nll(logits: Tensor, labels: Tensor) -> Tensor:
 def test_ueraser_chooses_by_the_mean_loss_over_the_tasks() -> None:
     tasks = (TWO, THREE)
     torch.manual_seed(0)
-    net = MultiTaskNet(make("backbone", "small(width=2)"), tasks, (3, 12, 12)).train()
+    net = MultiTaskNet(build_part("backbone", "small(width=2)"), tasks, (3, 12, 12)).train()
     batch = batch_of(
         torch.rand(8, 3, 12, 12), two=torch.randint(-1, 2, (8,)), three=torch.randint(-1, 3, (8,))
     )
     torch.manual_seed(4)
-    seen = make("defense", "ueraser").augment(batch, net, tasks)
+    seen = build_part("defense", "ueraser").augment(batch, net, tasks)
     made = versions(batch, 5, 4)
     losses = torch.zeros(5, 8)
     with torch.no_grad():
@@ -594,11 +603,13 @@ def test_ueraser_chooses_by_the_mean_loss_over_the_tasks() -> None:
             outputs = copy.deepcopy(net)(images)  # in training mode: with the statistics of this batch
             for row in range(8):
                 alone = {name: target[row : row + 1] for name, target in batch.targets.items()}
-                losses[version, row] = losses_of([out[row : row + 1] for out in outputs], tasks, alone).mean()
-    labelled = (batch.targets["two"] != MISSING) | (batch.targets["three"] != MISSING)
+                losses[version, row] = losses_of_outputs(
+                    [out[row : row + 1] for out in outputs], tasks, alone
+                ).mean()
+    labeled = (batch.targets["two"] != MISSING) | (batch.targets["three"] != MISSING)
     best = losses.argmax(0)
-    assert torch.equal(seen.images[labelled], made[best, torch.arange(8)][labelled])
-    assert labelled.sum() > 4
+    assert torch.equal(seen.images[labeled], made[best, torch.arange(8)][labeled])
+    assert labeled.sum() > 4
 
 
 @pytest.mark.parametrize(
@@ -620,7 +631,7 @@ def test_ueraser_has_several_versions_in_the_first_sixth_of_the_epochs(
     passes = []
     net = Brightness().train()
     net.register_forward_hook(lambda *_: passes.append(1))
-    make("defense", name).augment(batch, net, (TWO,))
+    build_part("defense", name).augment(batch, net, (TWO,))
     assert len(passes) == (5 if several else 0)
 
 
@@ -633,10 +644,10 @@ def test_training_tells_a_defense_how_far_it_is() -> None:
             return batch
 
     train = Split(draw_images(8, 3, 16, 16), {"two": torch.tensor([0, 1] * 4)})
-    net = MultiTaskNet(make("backbone", "small(width=2)"), (TWO,), (3, 16, 16))
-    balancer = make("weighting", "ew").start((TWO,), CPU)
+    net = MultiTaskNet(build_part("backbone", "small(width=2)"), (TWO,), (3, 16, 16))
+    balancer = build_part("weighting", "ew").start((TWO,), CPU)
     recipe = Recipe(epochs=4, batch=4)
-    for _ in fit(net, train, (TWO,), recipe, Augmentation(), balancer, Listening(), CPU):
+    for _ in train_epochs(net, train, (TWO,), recipe, Augmentation(), balancer, Listening(), CPU):
         pass
     assert told == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
 
@@ -647,7 +658,7 @@ def test_uerasers_operations_change_brightness_contrast_and_the_order_of_channel
     seen = torch.cat([versions(batch_of(smooth), 1, seed)[0] for seed in range(6)])
     assert seen.min() >= 0
     assert seen.max() <= 1
-    plain = make("defense", "ueraser-lite(probability=0)")
+    plain = build_part("defense", "ueraser-lite(probability=0)")
     torch.manual_seed(0)
     unchanged = torch.cat([plain.augment(batch_of(smooth), nn.Identity(), ()).images for _ in range(6)])
     # A fractal makes a plain image uneven, which TrivialAugment's operations do only at its edges.
@@ -659,11 +670,11 @@ def test_uerasers_operations_change_brightness_contrast_and_the_order_of_channel
 
 
 def uneven(images: Tensor) -> float:
-    """The share of images whose middle is not of one colour per channel."""
+    """The share of images whose middle is not of one color per channel."""
     return float((images[:, :, 7:9, 7:9].flatten(2).std(2) > 1e-3).any(1).float().mean())
 
 
 @pytest.mark.parametrize("name", ["randaugment", "ueraser-lite", "ueraser", "ueraser-max"])
 def test_what_moves_pixels_is_not_for_dense_tasks(name: str) -> None:
-    assert not make("defense", name).dense
-    assert not make("defense", f"jpeg+{name}").dense
+    assert not build_part("defense", name).dense
+    assert not build_part("defense", f"jpeg+{name}").dense

@@ -7,15 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.craft import perturb
-from baselines.lift import per_pixel
-from baselines.objectives import Pretrained
-from bench.api import MISSING, Augmentation, Batch, CraftContext, Recipe, Split
-from bench.catalog import make
-from bench.dense import Depth, Normals, Segmentation
-from bench.net import MultiTaskNet
-from bench.tasks import Classification
-from bench.training import fit, take, task_losses
+from baselines.crafting.lift import per_pixel
+from baselines.crafting.loop import add_delta
+from baselines.crafting.objectives import FixedSurrogate
+from bench.api import CraftContext
+from bench.catalog.build import build_part
+from bench.tasks.classification import Classification
+from bench.tasks.depth import Depth
+from bench.tasks.normals import Normals
+from bench.tasks.segmentation import Segmentation
+from bench.training.loaders import make_batch
+from bench.training.loop import task_losses, train_epochs
+from bench.training.net import MultiTaskNet
+from bench.values import MISSING, Augmentation, Batch, Recipe, Split
 from mtlue.attack import GeneratedNoise
 from mtlue.generator import ClassEmbeddings, Generator, MapEmbedding, Reduction
 
@@ -55,16 +59,16 @@ SPLIT = easy_split(96)
 
 
 def new_net() -> MultiTaskNet:
-    return MultiTaskNet(make("backbone", "dense-small(width=8)"), TASKS, (3, SIDE, SIDE))
+    return MultiTaskNet(build_part("backbone", "dense-small(width=8)"), TASKS, (3, SIDE, SIDE))
 
 
-def context(checkpoints: list[MultiTaskNet]) -> CraftContext:
+def context(snapshots: list[MultiTaskNet]) -> CraftContext:
     return CraftContext(
         tasks=TASKS,
         augmentation=Augmentation(flip=True),
         epsilon=EPSILON,
         new_surrogate=new_net,
-        checkpoints=lambda count: checkpoints[-count:],
+        snapshots=lambda count: snapshots[-count:],
         device=CPU,
         progress=lambda what, done, total: None,
     )
@@ -72,17 +76,19 @@ def context(checkpoints: list[MultiTaskNet]) -> CraftContext:
 
 @pytest.fixture(scope="module")
 def surrogate() -> MultiTaskNet:
-    """A network that has learnt the tasks."""
+    """A network that has learned the tasks."""
     torch.manual_seed(0)
     net, recipe = new_net(), Recipe(epochs=12, batch=16, learning_rate=3e-3)
-    weighting, no_defense = make("weighting", "ew").start(TASKS, CPU), make("defense", "none")
-    epochs = list(fit(net, SPLIT, TASKS, recipe, Augmentation(flip=True), weighting, no_defense, CPU))
+    weighting, no_defense = build_part("weighting", "ew").start(TASKS, CPU), build_part("defense", "none")
+    epochs = list(
+        train_epochs(net, SPLIT, TASKS, recipe, Augmentation(flip=True), weighting, no_defense, CPU)
+    )
     assert epochs[-1].train_loss < 0.6 * epochs[0].train_loss
     return net
 
 
 def whole(split: Split) -> Batch:
-    return take(split, torch.arange(len(split)), CPU)
+    return make_batch(split, torch.arange(len(split)), CPU)
 
 
 def test_a_pixel_takes_what_the_pattern_of_its_own_class_has_there() -> None:
@@ -96,7 +102,7 @@ def test_a_pixel_takes_what_the_pattern_of_its_own_class_has_there() -> None:
 @pytest.mark.parametrize("mode", ["average", "patch"])
 def test_random_noise_on_maps_is_one_value_per_class_and_place(mode: str) -> None:
     torch.manual_seed(0)
-    noise = make("attack", f"random(lift={mode})").craft(SPLIT, context([]))
+    noise = build_part("attack", f"random(lift={mode})").craft(SPLIT, context([]))
     batch = whole(SPLIT)
     delta = noise.delta(batch)
     same = {name: target[:1].expand_as(target) for name, target in batch.targets.items()}
@@ -118,7 +124,7 @@ def test_noise_brings_a_surrogate_where_the_attacker_wants_it(attack: str, surro
         made.append(new_net())
         return made[-1]
 
-    noise = make("attack", attack).craft(SPLIT, replace(context([surrogate]), new_surrogate=kept))
+    noise = build_part("attack", attack).craft(SPLIT, replace(context([surrogate]), new_surrogate=kept))
     batch = whole(SPLIT)
     net = made[0] if attack.startswith("em") else surrogate
     targets = {
@@ -127,13 +133,13 @@ def test_noise_brings_a_surrogate_where_the_attacker_wants_it(attack: str, surro
     }
     with torch.no_grad():
         before = task_losses(net.eval(), TASKS, batch.images, targets)
-        after = task_losses(net, TASKS, perturb(batch.images, noise.delta(batch)), targets)
+        after = task_losses(net, TASKS, add_delta(batch.images, noise.delta(batch)), targets)
     assert float(after.mean()) < 0.95 * float(before.mean())
 
 
 def test_what_a_surrogate_shall_see_is_another_label_at_every_pixel(surrogate: MultiTaskNet) -> None:
     batch = whole(SPLIT)
-    objective = Pretrained(context([surrogate]), [surrogate], view="image")
+    objective = FixedSurrogate(context([surrogate]), [surrogate], view="image")
     with torch.no_grad():
         loss = float(objective.losses(batch)[0](torch.zeros_like(batch.images)))
         outputs = surrogate(batch.images)
@@ -154,7 +160,7 @@ def test_what_a_surrogate_shall_see_is_another_label_at_every_pixel(surrogate: M
 
 
 def nearest(maps: Tensor, rows: int, columns: int) -> Tensor:
-    """Every second pixel's neighbourhood of a map [b h w], by hand."""
+    """Every second pixel's neighborhood of a map [b h w], by hand."""
     height, width = maps.shape[1:]
     where_rows = ((torch.arange(rows) + 0.5) * height / rows).long()
     where_columns = ((torch.arange(columns) + 0.5) * width / columns).long()
@@ -200,7 +206,7 @@ def test_the_mean_of_a_map_embedding_is_regularised_beside_the_class_embeddings(
     generator = Generator(TASKS, 3, SIDE, SIDE, epsilon=EPSILON, base_width=4, embedding_channels=2)
     with pytest.raises(RuntimeError, match="training mode"):
         generator.class_embeddings()
-    batch = take(SPLIT, torch.arange(8), CPU)
+    batch = make_batch(SPLIT, torch.arange(8), CPU)
     generator.train()(batch.images, batch.targets)
     rows = generator.class_embeddings()
     assert [len(matrix) for matrix in rows] == [3, 1, 1, 2]
@@ -216,7 +222,7 @@ def test_the_mean_of_a_map_embedding_is_regularised_beside_the_class_embeddings(
 
     before = overlap()
     for _ in range(30):
-        noise.improve(batch, [lambda delta: delta.square().mean()])
+        noise.update(batch, [lambda delta: delta.square().mean()])
     assert overlap() < 0.5 * before
 
 
@@ -226,7 +232,7 @@ def test_delta_depends_on_every_map(reduction: Reduction) -> None:
     generator = Generator(
         TASKS, 3, SIDE, SIDE, epsilon=1.0, base_width=4, embedding_channels=2, reduction=reduction
     ).eval()
-    batch = take(SPLIT, torch.arange(8), CPU)
+    batch = make_batch(SPLIT, torch.arange(8), CPU)
     delta = generator(batch.images, batch.targets)
     for task in TASKS:
         other = {**batch.targets, task.name: task.shifted(batch.targets[task.name])}
@@ -255,7 +261,7 @@ def test_the_generator_serves_sides_of_any_length(sides: tuple[int, int], reduct
 
 
 def test_large_images_have_the_public_codes_large_generator() -> None:
-    attack = make("attack", "mtl-ue-tap(width=4, embedding_channels=1)")
+    attack = build_part("attack", "mtl-ue-tap(width=4, embedding_channels=1)")
     few = replace(context([]), tasks=(KIND,))
     sizes = {
         side: attack._generator(few, 3, side, side).class_embeddings()[0].shape[1] for side in (140, 256)

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, log_loss
 from torch import Tensor
 
-from bench import dense
-from bench.api import MISSING, Scorer, Task
-from bench.dense import BINS, SECTORS, Depth, Normals, Segmentation
+from bench.api import Scorer, Task
+from bench.tasks import maps
+from bench.tasks.depth import BINS, Depth
+from bench.tasks.normals import SECTORS, Normals
+from bench.tasks.segmentation import Segmentation
+from bench.values import MISSING
 
 SEGMENTATION = Segmentation("segmentation", ("a", "b", "c", "d", "e"))
 DEPTH = Depth("depth", 0.0, 10.0)
@@ -34,8 +37,8 @@ def draw(task: Task, seed: int = 0, missing: float = 0.3, spread: float = 1.0) -
         known = torch.nn.functional.one_hot(labels, task.classes).movedim(3, 1)
         return noise + known, labels.masked_fill(hidden, MISSING)
     if task is DEPTH:
-        metres = 0.5 + 9 * torch.rand(SHAPE, generator=rng)[:, None]
-        return metres + noise, metres.masked_fill(hidden[:, None], math.nan)
+        meters = 0.5 + 9 * torch.rand(SHAPE, generator=rng)[:, None]
+        return meters + noise, meters.masked_fill(hidden[:, None], math.nan)
     directions = torch.nn.functional.normalize(
         torch.randn(SHAPE[0], 3, *SHAPE[1:], generator=rng) - torch.tensor([0.0, 0.0, 2.0])[:, None, None],
         dim=1,
@@ -43,8 +46,8 @@ def draw(task: Task, seed: int = 0, missing: float = 0.3, spread: float = 1.0) -
     return directions + 0.4 * noise, directions.masked_fill(hidden[:, None], math.nan)
 
 
-def labelled(task: Task, outputs: Tensor, target: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Outputs [p o] and labels [p] or [p o] of the labelled pixels, in double precision."""
+def labeled(task: Task, outputs: Tensor, target: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Outputs [p o] and labels [p] or [p o] of the labeled pixels, in double precision."""
     rows = outputs.movedim(1, 3).reshape(-1, task.outputs).double().numpy()
     if task is SEGMENTATION:
         labels = target.flatten().numpy()
@@ -56,7 +59,7 @@ def labelled(task: Task, outputs: Tensor, target: Tensor) -> tuple[NDArray[np.fl
 
 def reference(task: Task, outputs: Tensor, target: Tensor) -> dict[str, float]:
     """What the scorer should say, from other libraries."""
-    rows, truth = labelled(task, outputs, target)
+    rows, truth = labeled(task, outputs, target)
     if task is SEGMENTATION:
         chances = np.exp(rows - rows.max(1, keepdims=True))
         guess = rows.argmax(1)
@@ -159,7 +162,7 @@ def test_metrics_are_undefined_where_a_network_has_come_apart(task: Task, bad: f
 def test_a_class_that_does_not_occur_is_left_out_of_the_mean_overlap(absent: int) -> None:
     outputs, target = draw(SEGMENTATION, 7)
     target = target.masked_fill(target == absent, MISSING)
-    rows, truth = labelled(SEGMENTATION, outputs, target)
+    rows, truth = labeled(SEGMENTATION, outputs, target)
     counts = confusion_matrix(truth, rows.argmax(1), labels=range(5))
     assert counts[:, absent].sum() > 0
     overlap = np.diag(counts) / (counts.sum(0) + counts.sum(1) - np.diag(counts))
@@ -188,7 +191,7 @@ def test_the_length_of_an_output_does_not_change_its_direction() -> None:
 
 @each
 @pytest.mark.parametrize("missing", [0.0, 0.5])
-def test_the_loss_is_the_mean_over_all_labelled_pixels(task: Task, missing: float) -> None:
+def test_the_loss_is_the_mean_over_all_labeled_pixels(task: Task, missing: float) -> None:
     outputs, target = draw(task, 9, missing)
     assert float(task.loss(outputs, target)) == pytest.approx(
         reference(task, outputs, target)["loss"], rel=1e-5
@@ -222,12 +225,12 @@ def test_gradients_are_finite_and_0_where_there_is_no_label(task: Task) -> None:
 
 
 @each
-def test_wrong_is_the_share_of_labelled_pixels_that_are_off(task: Task) -> None:
+def test_wrong_is_the_share_of_labeled_pixels_that_are_off(task: Task) -> None:
     outputs, target = draw(task, 12)
     target[1] = task.hidden(target)[1]
     measured = task.wrong(outputs, target)
     for sample in range(len(outputs)):
-        rows, truth = labelled(task, outputs[sample, None], target[sample, None])
+        rows, truth = labeled(task, outputs[sample, None], target[sample, None])
         if task is SEGMENTATION:
             off = rows.argmax(1) != truth
         elif task is DEPTH:
@@ -235,7 +238,7 @@ def test_wrong_is_the_share_of_labelled_pixels_that_are_off(task: Task) -> None:
         else:
             off = angles_between(rows, truth) >= 30
         assert float(measured[sample]) == pytest.approx(off.mean() if len(off) else 0.0)
-    assert task.labelled(target).tolist() == [sample != 1 for sample in range(len(outputs))]
+    assert task.labeled(target).tolist() == [sample != 1 for sample in range(len(outputs))]
 
 
 @each
@@ -268,9 +271,9 @@ def test_a_shifted_target_is_wrong_everywhere_and_missing_where_it_was(task: Tas
 
 def test_depths_are_sorted_into_equal_intervals() -> None:
     task = Depth("depth", 2.0, 10.0)
-    metres = torch.tensor([2.0, 2.9, 3.1, 6.0, 9.99, 10.0, 12.0, 0.5, math.nan]).reshape(1, 1, 1, -1)
+    meters = torch.tensor([2.0, 2.9, 3.1, 6.0, 9.99, 10.0, 12.0, 0.5, math.nan]).reshape(1, 1, 1, -1)
     assert task.classes == 8
-    assert task.classify(metres).tolist() == [[[0, 0, 1, 4, 7, 7, 7, 0, MISSING]]]
+    assert task.classify(meters).tolist() == [[[0, 0, 1, 4, 7, 7, 7, 0, MISSING]]]
 
 
 def test_normals_are_sorted_by_the_direction_they_lean_to() -> None:
@@ -314,7 +317,7 @@ def test_what_is_seen_mirrored_is_as_wrong_as_before(task: Task) -> None:
 
 def best_guess(task: Task, train: Tensor) -> Tensor:
     """The one output [o] that knows only the training set's labels."""
-    _, truth = labelled(task, torch.zeros(len(train), task.outputs, *train.shape[-2:]), train)
+    _, truth = labeled(task, torch.zeros(len(train), task.outputs, *train.shape[-2:]), train)
     if task is SEGMENTATION:
         return torch.nn.functional.one_hot(torch.tensor(np.bincount(truth).argmax()), task.classes).float()
     if task is DEPTH:
@@ -323,11 +326,11 @@ def best_guess(task: Task, train: Tensor) -> Tensor:
 
 
 @each
-@pytest.mark.parametrize("chunk", [1, 200, dense.CHUNK])
+@pytest.mark.parametrize("chunk", [1, 200, maps.VALUES_PER_CHUNK])
 def test_the_floor_is_what_the_best_constant_scores(
     task: Task, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "CHUNK", chunk)
+    monkeypatch.setattr(maps, "VALUES_PER_CHUNK", chunk)
     (_, train), (_, test) = draw(task, 17), draw(task, 18)
     test[2] = task.hidden(test)[2]
     guess = best_guess(task, train)[None, :, None, None].expand(len(test), -1, *SHAPE[1:])

@@ -11,8 +11,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, r
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import MISSING
-from bench.tasks import Classification
+from bench.tasks.classification import Classification
+from bench.values import MISSING
 
 METRICS = {"loss", "accuracy", "balanced_accuracy", "auroc"}
 
@@ -51,8 +51,8 @@ def area(truth: NDArray[np.int64], chances: NDArray[np.float64]) -> float:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_metrics_are_those_of_scikit_learn(classes: int, missing: float, seed: int) -> None:
     outputs, target = draw(classes, 200, seed, missing=missing)
-    labelled = target != MISSING
-    truth, chances = target[labelled].numpy(), probabilities(outputs[labelled])
+    labeled = target != MISSING
+    truth, chances = target[labeled].numpy(), probabilities(outputs[labeled])
     guess = (chances > 0.5).astype(int) if classes == 2 else chances.argmax(1)
     measured = task_of(classes).metrics(outputs, target)
     assert measured == pytest.approx(
@@ -167,17 +167,17 @@ def test_the_loss_of_three_classes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.5])
-def test_the_loss_and_its_gradient_are_those_of_torch_on_the_labelled_samples(missing: float) -> None:
+def test_the_loss_and_its_gradient_are_those_of_torch_on_the_labeled_samples(missing: float) -> None:
     for classes in (2, 3, 7):
         outputs, target = draw(classes, 30, seed=classes, missing=missing)
         ours, theirs = (outputs.clone().requires_grad_(True) for _ in range(2))
-        labelled = target != MISSING
+        labeled = target != MISSING
         if classes == 2:
             reference = functional.binary_cross_entropy_with_logits(
-                theirs[labelled, 0], target[labelled].float()
+                theirs[labeled, 0], target[labeled].float()
             )
         else:
-            reference = functional.cross_entropy(theirs[labelled], target[labelled])
+            reference = functional.cross_entropy(theirs[labeled], target[labeled])
         loss = task_of(classes).loss(ours, target)
         assert torch.allclose(loss, reference)
         loss.backward()

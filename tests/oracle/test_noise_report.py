@@ -8,11 +8,11 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 
-from bench.api import MISSING, Split
-from bench.engine import noise_report as module
-from bench.engine.noise_report import noise_report
+from bench.engine.stages import noise_report as module
+from bench.engine.stages.noise_report import noise_report
 from bench.record import TaskNoise
-from bench.tasks import Classification
+from bench.tasks.classification import Classification
+from bench.values import MISSING, Split
 
 CPU = torch.device("cpu")
 
@@ -89,7 +89,7 @@ def test_one_pattern_per_class_has_no_spread_and_is_separable() -> None:
 
 
 def test_a_single_pixel_per_class_is_separable_below_noise_of_the_full_budget() -> None:
-    """Every pixel counts: averaging neighbours, or a few projections, would lose it."""
+    """Every pixel counts: averaging neighbors, or a few projections, would lose it."""
     draw = torch.Generator().manual_seed(4)
     labels = torch.randint(0, 2, (1200,), generator=draw)
     change = random((1200, 1, 8, 8), seed=2)
@@ -141,9 +141,9 @@ def test_the_classifier_is_scikit_learns_ridge(missing: float, monkeypatch: pyte
     x, y = change.numpy().reshape(200, -1)[rows].astype(float), labels.numpy()[rows]
     fit, asked = y[:120] != MISSING, y[120:] != MISSING
     known, answers = y[:120][fit], y[120:][asked]
-    centred = x[:120][fit] - x[:120][fit].mean(0)
+    centered = x[:120][fit] - x[:120][fit].mean(0)
     # As `Ridge` has it: a penalty on the squared weights, and an intercept that is free.
-    penalty = np.mean(np.sum(centred**2, 1)) + 1e-6 * np.mean(np.sum(x[:120][fit] ** 2, 1))
+    penalty = np.mean(np.sum(centered**2, 1)) + 1e-6 * np.mean(np.sum(x[:120][fit] ** 2, 1))
     ridge = Ridge(alpha=penalty).fit(x[:120][fit], np.eye(3)[known])
     predicted = ridge.predict(x[120:][asked]).argmax(1)
     assert found["linear_accuracy"] == pytest.approx(np.mean(predicted == answers))

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.api import Augmentation, Recipe
 from bench.backbones.small import Small
-from bench.catalog import CATALOG, make
-from bench.engine.trial import Case
-from bench.net import MultiTaskNet
-from bench.training import fit
+from bench.catalog.build import build_part
+from bench.catalog.table import CATALOG
+from bench.conformance.cases import Case
+from bench.training.loop import train_epochs
+from bench.training.net import MultiTaskNet
+from bench.values import Augmentation, Recipe
 
 CPU = torch.device("cpu")
 FLAT = Case(classes=(2, 3, 4), missing=0.6, count=13)
@@ -19,17 +20,17 @@ DENSE = Case(classes=(2,), dense=True, missing=0.1, count=6)
 def trained(
     pieces: int, weighting: str = "ew", defense: str = "none", case: Case = FLAT
 ) -> tuple[Tensor, list[dict[str, float]]]:
-    """Parameters after two epochs, without batch normalisation, which differs; and the tasks' weights."""
+    """Parameters after two epochs, without batch normalization, which differs; and the tasks' weights."""
     backbone = "dense-small(width=2)" if case.dense else "small(width=2)"
     torch.manual_seed(0)
-    net = MultiTaskNet(make("backbone", backbone), case.tasks, (3, 16, 16), pieces)
+    net = MultiTaskNet(build_part("backbone", backbone), case.tasks, (3, 16, 16), pieces)
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             net.set_submodule(name, nn.Identity())
-    balancer = make("weighting", weighting).start(case.tasks, CPU)
+    balancer = build_part("weighting", weighting).start(case.tasks, CPU)
     recipe = Recipe(epochs=2, batch=7, learning_rate=1e-2)
-    steps = fit(
-        net, case.split(), case.tasks, recipe, Augmentation(), balancer, make("defense", defense), CPU
+    steps = train_epochs(
+        net, case.split(), case.tasks, recipe, Augmentation(), balancer, build_part("defense", defense), CPU
     )
     weights = [step.weights for step in steps]
     return nn.utils.parameters_to_vector(net.parameters()).detach(), weights
@@ -68,7 +69,7 @@ def test_the_network_never_sees_more_than_a_piece_and_no_piece_of_one_image() ->
 
 
 def test_decoders_see_a_piece_at_a_time_too() -> None:
-    net = MultiTaskNet(make("backbone", "dense-small(width=2)"), DENSE.tasks, (3, 16, 16), pieces=2)
+    net = MultiTaskNet(build_part("backbone", "dense-small(width=2)"), DENSE.tasks, (3, 16, 16), pieces=2)
     seen: list[int] = []
     decoder = next(head for head in net.heads if not isinstance(head, nn.Linear))
     decoder.register_forward_pre_hook(lambda _, maps: seen.append(len(maps[0])))

@@ -1,4 +1,4 @@
-"""The regularisers of class embeddings against a case worked by hand and a slow double loop."""
+"""The regularizers of class embeddings against a case worked by hand and a slow double loop."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ def test_a_case_worked_by_hand() -> None:
 
 
 def by_double_loop(embeddings: list[Tensor]) -> tuple[float, float]:
-    """Both regularisers, pair by pair in double precision."""
+    """Both regularizers, pair by pair in double precision."""
 
     def cosine(one: Tensor, other: Tensor) -> float:
         one, other = one.double(), other.double()

@@ -9,19 +9,22 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.classwise import ClasswiseTable
-from baselines.craft import gradient, perturb
-from baselines.lift import lift
-from baselines.objectives import FeatureAligning, Pretrained, show
-from baselines.pil import Linearising
-from baselines.samplewise import Table, VarianceReducedTable
-from bench.api import MISSING, Augmentation, Batch, CraftContext, Noise, Recipe, Split
-from bench.augmentation import augment
+from baselines.crafting.classwise import ClasswiseTable
+from baselines.crafting.lift import lift_classwise
+from baselines.crafting.loop import add_delta, delta_gradient
+from baselines.crafting.objective_helpers import surrogate_view
+from baselines.crafting.objectives import FeatureAlignment, FixedSurrogate
+from baselines.crafting.table import Table, VarianceReducedTable
+from baselines.pil import LinearSeparability
+from bench.api import CraftContext, Noise
 from bench.backbones.small import Small
-from bench.catalog import make
-from bench.net import MultiTaskNet
-from bench.tasks import Classification
-from bench.training import Passes, fit, task_losses
+from bench.catalog.build import build_part
+from bench.tasks.classification import Classification
+from bench.training.augmentation import augment
+from bench.training.loaders import ResumableLoader
+from bench.training.loop import task_losses, train_epochs
+from bench.training.net import MultiTaskNet
+from bench.values import MISSING, Augmentation, Batch, Recipe, Split
 from bench.weightings.ew import EqualWeights
 from mtlue.attack import GeneratedNoise
 from tests.oracle.test_attacks import EPSILON, TASKS, easy_split, whole
@@ -30,13 +33,13 @@ CPU = torch.device("cpu")
 SHIFTS = (1, 1, 2)
 
 
-def context(checkpoints: list[MultiTaskNet], augmentation: Augmentation | None = None) -> CraftContext:
+def context(snapshots: list[MultiTaskNet], augmentation: Augmentation | None = None) -> CraftContext:
     return CraftContext(
         TASKS,
         augmentation or Augmentation(),
         EPSILON,
         lambda: MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)),
-        lambda count: checkpoints[-count:],
+        lambda count: snapshots[-count:],
         CPU,
         lambda *_: None,
     )
@@ -46,13 +49,15 @@ SPLIT = easy_split(192, missing=0.1)
 
 
 @pytest.fixture(scope="module")
-def checkpoints() -> list[MultiTaskNet]:
-    """Three points of a training run, the last of which has learnt the labels."""
+def snapshots() -> list[MultiTaskNet]:
+    """Three points of a training run, the last of which has learned the labels."""
     torch.manual_seed(0)
     net, kept = MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)), []
     recipe = Recipe(epochs=12, batch=32, learning_rate=3e-3)
     balancer = EqualWeights().start(TASKS, CPU)
-    steps = fit(net, SPLIT, TASKS, recipe, Augmentation(), balancer, make("defense", "none"), CPU)
+    steps = train_epochs(
+        net, SPLIT, TASKS, recipe, Augmentation(), balancer, build_part("defense", "none"), CPU
+    )
     for step in steps:
         if step.epoch % 4 == 0:
             kept.append(MultiTaskNet(Small(width=4), TASKS, (3, 32, 32)))
@@ -60,9 +65,9 @@ def checkpoints() -> list[MultiTaskNet]:
     return kept
 
 
-def craft(attack: str, checkpoints: list[MultiTaskNet], split: Split = SPLIT, seed: int = 0) -> Noise:
+def craft(attack: str, snapshots: list[MultiTaskNet], split: Split = SPLIT, seed: int = 0) -> Noise:
     torch.manual_seed(seed)
-    noise: Noise = make("attack", attack).craft(split, context(checkpoints))
+    noise: Noise = build_part("attack", attack).craft(split, context(snapshots))
     return noise
 
 
@@ -80,7 +85,7 @@ def shifted_loss(net: nn.Module, images: Tensor, split: Split = SPLIT) -> Tensor
 
 
 def shares(net: nn.Module, images: Tensor, shifted: bool) -> list[float]:
-    """Per task, the share of labelled images seen as the shifted label, or as the true one."""
+    """Per task, the share of labeled images seen as the shifted label, or as the true one."""
     found = []
     with torch.no_grad():
         for task, shift, out in zip(TASKS, SHIFTS, net.eval()(images), strict=True):
@@ -95,16 +100,16 @@ def shares(net: nn.Module, images: Tensor, shifted: bool) -> list[float]:
 
 def test_the_gradient_is_that_of_the_mean_of_the_losses() -> None:
     delta = torch.randn(2, 1, 2, 2)
-    value, slope = gradient([lambda d: d.square().sum(), lambda d: 3 * d.sum()], delta)
+    value, slope = delta_gradient([lambda d: d.square().sum(), lambda d: 3 * d.sum()], delta)
     assert torch.allclose(slope, delta + 1.5)
     assert float(value) == pytest.approx(float(delta.square().sum() / 2 + 1.5 * delta.sum()), rel=1e-5)
 
 
-def test_seps_step_follows_the_mean_gradient_of_its_checkpoints(checkpoints: list[MultiTaskNet]) -> None:
-    noise = craft("sep(checkpoints=3, steps=1, step_size=2.0)", checkpoints)
+def test_seps_step_follows_the_mean_gradient_of_its_checkpoints(snapshots: list[MultiTaskNet]) -> None:
+    noise = craft("sep(checkpoints=3, steps=1, step_size=2.0)", snapshots)
     batch = whole(SPLIT)
     slopes = []
-    for net in checkpoints:
+    for net in snapshots:
         images = batch.images.clone().requires_grad_(True)
         slopes.append(torch.autograd.grad(shifted_loss(net.eval(), images), images)[0])
     mean = torch.stack(slopes).mean(0)
@@ -117,10 +122,10 @@ def test_seps_step_follows_the_mean_gradient_of_its_checkpoints(checkpoints: lis
 
 @pytest.mark.parametrize(("asked", "used"), [(1, 1), (2, 2), (9, 3)])
 def test_sep_takes_the_checkpoints_it_asks_for_or_all_there_are(
-    asked: int, used: int, checkpoints: list[MultiTaskNet]
+    asked: int, used: int, snapshots: list[MultiTaskNet]
 ) -> None:
-    means = context(checkpoints)
-    objective = Pretrained(means, means.checkpoints(asked), view="image")
+    means = context(snapshots)
+    objective = FixedSurrogate(means, means.snapshots(asked), view="image")
     assert len(objective.losses(whole(SPLIT))) == used
 
 
@@ -133,33 +138,33 @@ def test_sep_takes_the_checkpoints_it_asks_for_or_all_there_are(
         "mtl-ue-sep(rounds=60, batch=32, width=16, learning_rate=0.003)",
     ],
 )
-def test_the_surrogate_sees_the_shifted_label(attack: str, checkpoints: list[MultiTaskNet]) -> None:
+def test_the_surrogate_sees_the_shifted_label(attack: str, snapshots: list[MultiTaskNet]) -> None:
     batch = whole(SPLIT)
-    seen = perturb(batch.images, craft(attack, checkpoints).delta(batch))
-    assert min(shares(checkpoints[-1], batch.images, shifted=False)) > 0.9
-    assert min(shares(checkpoints[-1], seen, shifted=True)) > 0.9
+    seen = add_delta(batch.images, craft(attack, snapshots).delta(batch))
+    assert min(shares(snapshots[-1], batch.images, shifted=False)) > 0.9
+    assert min(shares(snapshots[-1], seen, shifted=True)) > 0.9
 
 
-def test_untargeted_noise_makes_the_true_labels_loss_large(checkpoints: list[MultiTaskNet]) -> None:
+def test_untargeted_noise_makes_the_true_labels_loss_large(snapshots: list[MultiTaskNet]) -> None:
     # Its loss has no end, so that one task may take all the budget: only the mean is sure to grow.
-    batch, net = whole(SPLIT), checkpoints[-1].eval()
-    delta = craft("tap-untargeted(steps=10, step_size=1.0, restarts=1)", checkpoints).delta(batch)
+    batch, net = whole(SPLIT), snapshots[-1].eval()
+    delta = craft("tap-untargeted(steps=10, step_size=1.0, restarts=1)", snapshots).delta(batch)
     with torch.no_grad():
         before = task_losses(net, TASKS, batch.images, batch.targets).mean()
-        after = task_losses(net, TASKS, perturb(batch.images, delta), batch.targets).mean()
+        after = task_losses(net, TASKS, add_delta(batch.images, delta), batch.targets).mean()
     assert after > 10 * before
 
 
 @pytest.mark.parametrize("attack", ["sep-fa(steps=20)", "sep-fa-vr(steps=10, inner_steps=6)"])
 def test_feature_alignment_moves_features_to_the_shifted_labels_mean(
-    attack: str, checkpoints: list[MultiTaskNet]
+    attack: str, snapshots: list[MultiTaskNet]
 ) -> None:
     batch = whole(SPLIT)
-    noise = craft(attack, checkpoints)
+    noise = craft(attack, snapshots)
     with torch.no_grad():
-        for net in checkpoints:
+        for net in snapshots:
             before = net.eval().represent(batch.images)
-            after = net.represent(perturb(batch.images, noise.delta(batch)))
+            after = net.represent(add_delta(batch.images, noise.delta(batch)))
             for task, shift in zip(TASKS, SHIFTS, strict=True):
                 label = SPLIT.targets[task.name]
                 means = torch.stack([before[label == c].mean(0) for c in range(task.classes)])
@@ -170,12 +175,12 @@ def test_feature_alignment_moves_features_to_the_shifted_labels_mean(
 
 
 def test_feature_alignments_loss_is_the_mean_square_over_tasks_and_features(
-    checkpoints: list[MultiTaskNet],
+    snapshots: list[MultiTaskNet],
 ) -> None:
-    objective = FeatureAligning(SPLIT, context(checkpoints), checkpoints[-1:])
+    objective = FeatureAlignment(SPLIT, context(snapshots), snapshots[-1:])
     batch = whole(SPLIT)
     with torch.no_grad():
-        features = checkpoints[-1].eval().represent(batch.images)
+        features = snapshots[-1].eval().represent(batch.images)
         per_task = []
         for task, shift in zip(TASKS, SHIFTS, strict=True):
             label = SPLIT.targets[task.name]
@@ -201,7 +206,7 @@ def test_variance_reduced_steps_worked_by_hand() -> None:
         table = VarianceReducedTable(
             split, epsilon=EPSILON, steps=steps, step_size=1 / 255, inner_steps=inner
         )
-        table.improve(batch, losses)
+        table.update(batch, losses)
         return 255 * float(table.delta(batch))
 
     for steps, inner, wanted in ((1, 1, 1), (1, 4, 1), (2, 3, 2), (3, 1, 3), (4, 1, 2)):
@@ -218,7 +223,7 @@ def test_the_best_of_several_starts_is_kept() -> None:
     def reached(restarts: int) -> float:
         torch.manual_seed(0)
         table = Table(split, epsilon=EPSILON, steps=1, step_size=0.1 / 255, start="normal", restarts=restarts)
-        table.improve(batch, [lambda d: d.abs().sum()])
+        table.update(batch, [lambda d: d.abs().sum()])
         return float(table.delta(batch).abs().sum())
 
     values = [reached(restarts) for restarts in (1, 4, 64)]
@@ -232,13 +237,13 @@ def test_a_uniform_start_does_not_go_on_from_the_rows() -> None:
     table = Table(split, epsilon=EPSILON, steps=1, step_size=1e-6, start="uniform")
     drawn = []
     for _ in range(2):
-        table.improve(batch, [lambda d: d.sum()])
+        table.update(batch, [lambda d: d.sum()])
         drawn.append(table.delta(batch))
     assert not torch.allclose(*drawn, atol=1e-3)
     assert all(4 / 255 < float(d.abs().mean() * 2) < 12 / 255 for d in drawn)
 
 
-# Class-wise error-minimising noise
+# Class-wise error-minimizing noise
 
 
 @pytest.mark.parametrize("mode", ["patch", "average"])
@@ -249,10 +254,10 @@ def test_a_class_moves_by_the_mean_of_what_its_samples_ask(mode: str) -> None:
     def zeros(classes: int, rows: int, columns: int) -> Tensor:
         return torch.zeros(classes, 3, rows, columns)
 
-    start = lift(TASKS, mode, split, zeros)  # type: ignore[arg-type]
+    start = lift_classwise(TASKS, mode, split, zeros)  # type: ignore[arg-type]
     table = ClasswiseTable(start, epsilon=EPSILON, step_size=2 / 255)
     slopes = torch.randn(batch.images.shape)
-    table.improve(batch, [lambda delta: (delta * slopes).sum()])
+    table.update(batch, [lambda delta: (delta * slopes).sum()])
     wanted = torch.zeros_like(batch.images)
     for name, place in zip([task.name for task in start.tasks], start.places, strict=True):
         for label in split.targets[name].unique().tolist():
@@ -274,7 +279,7 @@ def test_class_wise_noise_makes_the_labels_easy_for_images_it_was_not_crafted_on
         return surrogates[-1]
 
     quick = "em-classwise(rounds=8, surrogate_steps=10, step_size=1.0, batch=32, portion=0.5, stop_error=0)"
-    noise = make("attack", quick).craft(split, replace(context([]), new_surrogate=new_surrogate))
+    noise = build_part("attack", quick).craft(split, replace(context([]), new_surrogate=new_surrogate))
     batch = whole(split)
     with torch.no_grad():
         surrogates[0].eval()
@@ -287,7 +292,7 @@ def test_class_wise_noise_makes_the_labels_easy_for_images_it_was_not_crafted_on
     assert torch.equal(noise.delta(fresh), noise.delta(batch)[:192])
 
 
-# Robust error-minimising noise
+# Robust error-minimizing noise
 
 
 def test_robust_noise_survives_crops_and_an_adversary() -> None:
@@ -304,7 +309,7 @@ def test_robust_noise_survives_crops_and_an_adversary() -> None:
         "rem(iterations=36, steps=4, step_size=4.0, samples=2, radius=2, attack_steps=2, attack_step_size=1,"
         " batch=32)"
     )
-    noise = make("attack", quick).craft(split, means)
+    noise = build_part("attack", quick).craft(split, means)
     net, batch = surrogates[0].eval(), whole(split)
 
     def under_attack(images: Tensor) -> float:
@@ -316,11 +321,11 @@ def test_robust_noise_survives_crops_and_an_adversary() -> None:
             return float(task_losses(net, TASKS, worst, split.targets).mean())
 
     clean = sum(under_attack(batch.images) for _ in range(5))
-    poisoned = sum(under_attack(perturb(batch.images, noise.delta(batch))) for _ in range(5))
+    poisoned = sum(under_attack(add_delta(batch.images, noise.delta(batch))) for _ in range(5))
     assert poisoned < 0.8 * clean
 
 
-# Perturbation-induced linearisation
+# Perturbation-induced linearization
 
 
 def test_a_linear_model_reads_every_task_off_the_noise() -> None:
@@ -336,7 +341,7 @@ def test_a_linear_model_reads_every_task_off_the_noise() -> None:
 def test_linearisations_loss_worked_by_hand() -> None:
     tasks = (Classification("one", ("a", "b")),)
     split = Split(torch.zeros(2, 1, 1, 2, dtype=torch.uint8), {"one": torch.tensor([0, 1])})
-    objective = Linearising(
+    objective = LinearSeparability(
         split, replace(context([]), tasks=tasks), balance=0.75, epochs=1, learning_rate=0.1, batch_size=2
     )
     with torch.no_grad():
@@ -359,19 +364,19 @@ def test_linearisations_loss_worked_by_hand() -> None:
 # Unlearnable clusters
 
 
-def test_clusters_move_to_the_next_ones_centre_and_labels_have_no_part(
-    checkpoints: list[MultiTaskNet],
+def test_clusters_move_to_the_next_ones_center_and_labels_have_no_part(
+    snapshots: list[MultiTaskNet],
 ) -> None:
     quick = "uc(clusters=3, rounds=30, batch=64, learning_rate=0.01, width=8)"
     batch = whole(SPLIT)
-    delta = craft(quick, checkpoints).delta(batch)
+    delta = craft(quick, snapshots).delta(batch)
     assert len(delta.unique(dim=0)) == 3
     others = Split(SPLIT.images, {name: torch.full_like(t, MISSING) for name, t in SPLIT.targets.items()})
-    assert torch.equal(craft(quick, checkpoints, others).delta(batch), delta)
-    net = checkpoints[-1].eval()
+    assert torch.equal(craft(quick, snapshots, others).delta(batch), delta)
+    net = snapshots[-1].eval()
     patterns, member = delta.unique(dim=0, return_inverse=True)
     with torch.no_grad():
-        before, after = net.represent(batch.images), net.represent(perturb(batch.images, delta))
+        before, after = net.represent(batch.images), net.represent(add_delta(batch.images, delta))
     centers = torch.stack([before[member == c].mean(0) for c in range(3)])
     home = torch.cdist(before, centers).argmin(1)
     assert (home == member).float().mean() > 0.9
@@ -385,10 +390,10 @@ def test_clusters_move_to_the_next_ones_centre_and_labels_have_no_part(
 
 
 def test_the_official_profile_pushes_binary_tasks_away_and_others_to_the_shifted_label(
-    checkpoints: list[MultiTaskNet],
+    snapshots: list[MultiTaskNet],
 ) -> None:
-    net, batch = checkpoints[-1].eval(), whole(SPLIT)
-    (loss,) = Pretrained(context(checkpoints), [net], view="image", aim="away-if-binary").losses(batch)
+    net, batch = snapshots[-1].eval(), whole(SPLIT)
+    (loss,) = FixedSurrogate(context(snapshots), [net], view="image", aim="away-if-binary").losses(batch)
     shift = {
         "two": SPLIT.targets["two"],
         **{
@@ -411,11 +416,11 @@ def test_a_shared_crop_is_the_same_for_all_images_of_a_batch() -> None:
     images = torch.rand(1, 3, 16, 16).expand(20, -1, -1, -1)
     batch = Batch(images, {}, torch.arange(20))
     crops = Augmentation(crop=10, flip=True)
-    shared = show(batch, "shared-crop", crops, ()).images
+    shared = surrogate_view(batch, "shared-crop", crops, ()).images
     assert all(torch.equal(shared[0], other) for other in shared[1:])
-    each = show(batch, "crop", crops, ()).images
+    each = surrogate_view(batch, "crop", crops, ()).images
     assert len(each.unique(dim=0)) > 10
-    assert torch.equal(show(batch, "image", crops, ()).images, images)
+    assert torch.equal(surrogate_view(batch, "image", crops, ()).images, images)
 
 
 def crafted(attack: str) -> GeneratedNoise:
@@ -452,7 +457,7 @@ def test_ablated_inputs_have_no_part_in_the_noise(inputs: str, of_labels: bool, 
 
 
 def test_a_generator_is_restored_from_its_state() -> None:
-    attack = make("attack", f"{MTLUE})")
+    attack = build_part("attack", f"{MTLUE})")
     noise, batch = crafted(f"{MTLUE})"), whole(easy_split(8))
     restored = attack.restore(noise.state(), context([]), (3, 16, 16))
     assert torch.equal(restored.delta(batch), noise.delta(batch))
@@ -466,15 +471,15 @@ def test_a_generator_is_restored_from_its_state() -> None:
 def test_batches_go_on_from_a_position_as_if_nothing_had_happened(shuffle: bool, taken: int) -> None:
     split = easy_split(13)
 
-    def indices(passes: Passes, count: int) -> list[list[int]]:
+    def indices(passes: ResumableLoader, count: int) -> list[list[int]]:
         stream = passes.endless()
         return [next(stream).index.tolist() for _ in range(count)]
 
     torch.manual_seed(0)
-    unbroken = indices(Passes(split, 4, CPU, shuffle), 9)
+    unbroken = indices(ResumableLoader(split, 4, CPU, shuffle), 9)
     torch.manual_seed(0)
-    first = Passes(split, 4, CPU, shuffle)
+    first = ResumableLoader(split, 4, CPU, shuffle)
     before = indices(first, taken)
-    second = Passes(split, 4, CPU, shuffle)
+    second = ResumableLoader(split, 4, CPU, shuffle)
     second.load_state(first.state())
     assert before + indices(second, 9 - taken) == unbroken

@@ -9,15 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.api import MISSING, Augmentation, Batch, Recipe, Split, Step, Task
+from bench.api import Step, Task
 from bench.backbones.small import Small
-from bench.catalog import make
-from bench.defenses.passive import Passive
-from bench.net import MultiTaskNet
-from bench.tasks import Classification
-from bench.training import TrainedEpoch, batches, fit, score, take, task_losses
+from bench.catalog.build import build_part
+from bench.defenses.no_op import NoOp
+from bench.tasks.classification import Classification
+from bench.training.loaders import iterate_batches, make_batch
+from bench.training.loop import TrainedEpoch, score_network, task_losses, train_epochs
+from bench.training.net import MultiTaskNet
+from bench.values import MISSING, Augmentation, Batch, Recipe, Split
+from bench.weightings.balancers import StatelessBalancer
 from bench.weightings.ew import EqualWeights
-from bench.weightings.stateless import Stateless
 
 CPU = torch.device("cpu")
 TASKS = (Classification("two", ("a", "b")), Classification("three", ("a", "b", "c")))
@@ -40,9 +42,11 @@ def train(
     net: MultiTaskNet, split: Split, recipe: Recipe, augmentation: Augmentation = WHOLE, seed: int = 5
 ) -> list[TrainedEpoch]:
     torch.manual_seed(seed)
-    no_defense = make("defense", "none")
+    no_defense = build_part("defense", "none")
     return list(
-        fit(net, split, TASKS, recipe, augmentation, EqualWeights().start(TASKS, CPU), no_defense, CPU)
+        train_epochs(
+            net, split, TASKS, recipe, augmentation, EqualWeights().start(TASKS, CPU), no_defense, CPU
+        )
     )
 
 
@@ -139,7 +143,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_samples_with_an_uneven_last_batch
 @pytest.mark.parametrize("side", [8, 16, 32])
 def test_a_last_batch_of_one_image_does_not_stop_training(backbone: str, side: int) -> None:
     torch.manual_seed(0)
-    net = MultiTaskNet(make("backbone", backbone), TASKS, (3, 32, 32))
+    net = MultiTaskNet(build_part("backbone", backbone), TASKS, (3, 32, 32))
     (epoch,) = train(net, random_split(5, side), Recipe(epochs=1, batch=4))
     assert 0 < epoch.train_loss < 100
 
@@ -155,7 +159,7 @@ def test_training_is_the_same_under_the_same_seed_and_another_under_another() ->
     assert not torch.equal(trained(1), trained(2))
 
 
-class Spy(Passive):
+class Spy(NoOp):
     """A defense that keeps what a network is shown, and shows it something else."""
 
     version: ClassVar[int] = 1
@@ -176,7 +180,7 @@ def test_a_defense_sees_cropped_batches_and_decides_what_the_network_sees() -> N
     net.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     torch.manual_seed(5)
     list(
-        fit(
+        train_epochs(
             net,
             split,
             TASKS,
@@ -198,7 +202,7 @@ def test_a_defense_sees_cropped_batches_and_decides_what_the_network_sees() -> N
     assert not any(images.any() for images in seen)
 
 
-class Looking(Stateless):
+class Looking(StatelessBalancer):
     """Equal weights that keep the steps, and the losses after each of them."""
 
     def __init__(self) -> None:
@@ -215,12 +219,12 @@ class Looking(Stateless):
 
 
 def test_a_weighting_can_ask_what_a_step_has_changed() -> None:
-    split, looking, no_defense = random_split(8), Looking(), make("defense", "none")
+    split, looking, no_defense = random_split(8), Looking(), build_part("defense", "none")
     nets = []
     for balancer in (looking, EqualWeights().start(TASKS, CPU)):
         net, recipe = new_net(), Recipe(epochs=1, batch=8, learning_rate=0.01)
         torch.manual_seed(5)
-        list(fit(net, split, TASKS, recipe, WHOLE, balancer, no_defense, CPU))
+        list(train_epochs(net, split, TASKS, recipe, WHOLE, balancer, no_defense, CPU))
         nets.append(net)
     asked, unasked = (net.state_dict() for net in nets)
     assert all(torch.equal(value, unasked[name]) for name, value in asked.items() if "tracked" not in name)
@@ -230,7 +234,7 @@ def test_a_weighting_can_ask_what_a_step_has_changed() -> None:
     assert (after - before.losses).abs().min() > 1e-3
 
 
-class MixedIn(Passive):
+class MixedIn(NoOp):
     """A defense that mixes in images which have a label of the second task alone."""
 
     version: ClassVar[int] = 1
@@ -245,22 +249,22 @@ class MixedIn(Passive):
         )
 
 
-def test_a_task_that_is_labelled_in_mixed_in_images_alone_has_a_label() -> None:
+def test_a_task_that_is_labeled_in_mixed_in_images_alone_has_a_label() -> None:
     looking = Looking()
-    fit_once = fit(
+    fit_once = train_epochs(
         new_net(), random_split(8), TASKS, Recipe(epochs=1, batch=8), WHOLE, looking, MixedIn(), CPU
     )
     list(fit_once)
-    assert [step.labelled.tolist() for step in looking.steps] == [[True, True]]
+    assert [step.labeled.tolist() for step in looking.steps] == [[True, True]]
     assert (looking.steps[0].losses > 0).all()
 
 
 def test_batches_hold_every_row_once_as_floats_in_0_to_1() -> None:
     split = random_split(10)
-    straight = list(batches(split, 4, CPU, shuffle=False))
+    straight = list(iterate_batches(split, 4, CPU, shuffle=False))
     assert torch.equal(torch.cat([batch.images for batch in straight]), split.images.float() / 255)
     assert torch.cat([batch.index for batch in straight]).tolist() == list(range(10))
-    batch = take(split, torch.tensor([7, 2]), CPU)
+    batch = make_batch(split, torch.tensor([7, 2]), CPU)
     assert torch.equal(batch.images, split.images[[7, 2]].float() / 255)
     assert torch.equal(batch.targets["three"], split.targets["three"][[7, 2]])
 
@@ -270,7 +274,7 @@ def test_scoring_is_on_central_crops_in_evaluation_mode_and_changes_nothing() ->
     train(net, random_split(16), Recipe(epochs=1, batch=8))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     split = random_split(9, side=16, seed=1)
-    scores = score(net, split, TASKS, Augmentation(12, flip=True), CPU)
+    scores = score_network(net, split, TASKS, Augmentation(12, flip=True), CPU)
     net.eval()
     with torch.no_grad():
         alone = [net(image[None, :, 2:14, 2:14].float() / 255) for image in split.images]

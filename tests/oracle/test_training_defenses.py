@@ -8,17 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.api import MISSING, Batch, Split, Task
+from bench.api import Task
 from bench.backbones.dense import DenseSmall
 from bench.backbones.small import Small
-from bench.catalog import make
+from bench.catalog.build import build_part
 from bench.defenses.d_vae import DisentanglingVAE, joint_labels, reconstruction_loss
 from bench.defenses.orthogonal_projection import mean_image, project
-from bench.dense import Depth, Segmentation
 from bench.errors import BenchError
-from bench.net import MultiTaskNet
-from bench.tasks import Classification, one_hot
-from bench.training import task_losses
+from bench.tasks.classification import Classification
+from bench.tasks.depth import Depth
+from bench.tasks.labels import one_hot
+from bench.tasks.segmentation import Segmentation
+from bench.training.loop import task_losses
+from bench.training.net import MultiTaskNet
+from bench.values import MISSING, Batch, Split
 
 CPU = torch.device("cpu")
 TWO = Classification("two", ("a", "b"))
@@ -61,7 +64,7 @@ def worst(images: Tensor, labels: Tensor, net: Linear, radius: float) -> Tensor:
 @pytest.mark.parametrize("radius", [1.0, 8.0, 40.0])
 def test_the_worst_image_of_a_linear_network_is_found_in_two_steps(radius: float) -> None:
     batch, net = draw_batch(), Linear()
-    defense = make("defense", f"adversarial(radius={radius}, steps=2, step_size={radius})")
+    defense = build_part("defense", f"adversarial(radius={radius}, steps=2, step_size={radius})")
     seen = defense.augment(batch, net, (TWO,)).images
     assert torch.allclose(seen, worst(batch.images, batch.targets["two"], net, radius), atol=1e-6)
 
@@ -69,7 +72,7 @@ def test_the_worst_image_of_a_linear_network_is_found_in_two_steps(radius: float
 def test_of_mixed_images_both_labels_count() -> None:
     batch, net = draw_batch(), Linear()
     other = 1 - batch.targets["two"]
-    defense = make("defense", "adversarial(steps=2, step_size=8)")
+    defense = build_part("defense", "adversarial(steps=2, step_size=8)")
     for share, labels in ((1.0, batch.targets["two"]), (0.0, other)):
         seen = defense.augment(replace(batch, mixed={"two": other}, share=share), net, (TWO,))
         assert torch.allclose(seen.images, worst(batch.images, labels, net, 8), atol=1e-6)
@@ -80,7 +83,7 @@ def test_an_image_without_a_label_only_gets_the_start() -> None:
     batch, net = draw_batch(), Linear()
     labels = batch.targets["two"].clone()
     labels[3] = MISSING
-    defense = make("defense", "adversarial(steps=2, step_size=8)")
+    defense = build_part("defense", "adversarial(steps=2, step_size=8)")
     seen = defense.augment(replace(batch, targets={"two": labels}), net, (TWO,)).images
     wanted = worst(batch.images, labels.clamp(min=0), net, 8)
     rest = torch.arange(len(labels)) != 3
@@ -93,7 +96,7 @@ def test_an_image_without_a_label_only_gets_the_start() -> None:
 @pytest.mark.parametrize("radius", [2.0, 8.0])
 def test_adversarial_images_are_in_the_ball_and_worse_than_noise(radius: float) -> None:
     batch, net = draw_batch(), new_net()
-    defense = make("defense", f"adversarial(radius={radius}, step_size={radius / 4})")
+    defense = build_part("defense", f"adversarial(radius={radius}, step_size={radius / 4})")
     seen = defense.augment(batch, net, TASKS).images
     assert (seen - batch.images).abs().max() <= radius / 255 + 1e-6
     assert seen.min() >= 0
@@ -113,7 +116,7 @@ def test_more_steps_find_worse_images() -> None:
     losses = []
     for steps in (1, 3, 10):
         torch.manual_seed(0)
-        seen = make("defense", f"adversarial(steps={steps})").augment(batch, net, TASKS).images
+        seen = build_part("defense", f"adversarial(steps={steps})").augment(batch, net, TASKS).images
         with torch.no_grad():
             losses.append(float(task_losses(net.eval(), TASKS, seen, batch.targets).mean()))
         net.train()
@@ -128,7 +131,7 @@ def test_an_attack_on_the_images_leaves_no_trace_in_the_network() -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     modes = [module.training for module in net.modules()]
-    make("defense", "adversarial").augment(batch, net, TASKS)
+    build_part("defense", "adversarial").augment(batch, net, TASKS)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     left = [p.grad for p in net.parameters() if p.grad is not None]
     assert all(torch.equal(one, other) for one, other in zip(left, gradients, strict=True))
@@ -143,7 +146,7 @@ def test_adversarial_images_are_found_above_frozen_parameters_and_drawn_with_the
     seen = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        seen.append(make("defense", "adversarial(steps=1)").augment(batch, net, TASKS).images)
+        seen.append(build_part("defense", "adversarial(steps=1)").augment(batch, net, TASKS).images)
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
 
@@ -154,7 +157,7 @@ def test_adversarial_images_of_dense_tasks_are_worse_than_noise() -> None:
     net = MultiTaskNet(DenseSmall(width=2), tasks, (3, 16, 16)).train()
     targets = {"parts": torch.randint(0, 3, (4, 16, 16)), "depth": 1 + 8 * torch.rand(4, 1, 16, 16)}
     batch = Batch(torch.rand(4, 3, 16, 16), targets, torch.arange(4))
-    seen = make("defense", "adversarial").augment(batch, net, tasks).images
+    seen = build_part("defense", "adversarial").augment(batch, net, tasks).images
     noisy = (batch.images + 8 / 255 * torch.randint_like(seen, 2).mul_(2).sub_(1)).clamp(0, 1)
     net.eval()
     with torch.no_grad():
@@ -194,19 +197,19 @@ def read(split: Split, task: Classification) -> float:
 
 def test_projected_images_have_nothing_of_the_learned_rows() -> None:
     _, released = draw_poisoned(200)
-    defense = make("defense", "orthogonal-projection(batch=50, epochs=4)")
+    defense = build_part("defense", "orthogonal-projection(batch=50, epochs=4)")
     torch.manual_seed(3)
     rows = defense.learn(released, TASKS, CPU)
     assert rows.shape == (1 + 3, 3 * 12 * 12)
     mean = released.images.double().flatten(1).mean(0) / 255
     assert torch.allclose(mean_image(released.images, CPU).double(), mean, atol=1e-6)
-    centred = (released.images.double().flatten(1) / 255 - mean).float()
-    projected = project(centred, torch.linalg.qr(rows.T).Q)
-    assert (centred @ rows.T).abs().max() > 0.1
+    centered = (released.images.double().flatten(1) / 255 - mean).float()
+    projected = project(centered, torch.linalg.qr(rows.T).Q)
+    assert (centered @ rows.T).abs().max() > 0.1
     assert (projected @ rows.T).abs().max() < 1e-4
     # Nothing else is taken away: what was removed is a combination of the rows.
-    combined = torch.linalg.lstsq(rows.T, (centred - projected).T).solution
-    assert torch.allclose(rows.T @ combined, (centred - projected).T, atol=1e-4)
+    combined = torch.linalg.lstsq(rows.T, (centered - projected).T).solution
+    assert torch.allclose(rows.T @ combined, (centered - projected).T, atol=1e-4)
 
     torch.manual_seed(3)
     purified = defense.purify(released, TASKS, CPU)
@@ -220,7 +223,7 @@ def test_a_step_of_the_linear_models_is_gradient_descent_on_each_tasks_own_loss(
     missing = released.targets["two"].clone()
     missing[:10] = MISSING
     released = Split(released.images, {**released.targets, "two": missing})
-    defense = make("defense", "orthogonal-projection(epochs=1, learning_rate=0.3)")
+    defense = build_part("defense", "orthogonal-projection(epochs=1, learning_rate=0.3)")
     torch.manual_seed(4)
     rows = defense.learn(released, TASKS, CPU)
     torch.manual_seed(4)
@@ -238,7 +241,7 @@ def test_a_step_of_the_linear_models_is_gradient_descent_on_each_tasks_own_loss(
 def test_class_wise_noise_cannot_be_read_any_more_and_images_stay_images() -> None:
     clean, released = draw_poisoned()
     torch.manual_seed(0)
-    purified = make("defense", "orthogonal-projection(batch=30)").purify(released, TASKS, CPU)
+    purified = build_part("defense", "orthogonal-projection(batch=30)").purify(released, TASKS, CPU)
     for task in TASKS:
         assert abs(read(clean, task)) < 0.15
         assert read(released, task) > 0.9
@@ -251,7 +254,7 @@ def test_a_common_class_costs_no_brightness() -> None:
     clean, _ = draw_poisoned()
     labels = (torch.arange(len(clean)) % 50 == 0).long()
     torch.manual_seed(0)
-    defense = make("defense", "orthogonal-projection(batch=30)")
+    defense = build_part("defense", "orthogonal-projection(batch=30)")
     purified = defense.purify(Split(clean.images, {"two": labels}), (TWO,), CPU)
     assert abs(float(purified.float().mean() - clean.images.float().mean())) < 1
     assert (purified.float() - clean.images.float()).abs().mean() < 10
@@ -276,7 +279,9 @@ def draw_simple(count: int = 48, side: int = 8, epsilon: int = 16) -> tuple[Spli
 def test_d_vae_drops_class_wise_noise_and_keeps_what_images_show() -> None:
     clean, released = draw_simple()
     torch.manual_seed(0)
-    purified = make("defense", "d-vae(width=8, latent=8, epochs=25, batch=16)").purify(released, (TWO,), CPU)
+    purified = build_part("defense", "d-vae(width=8, latent=8, epochs=25, batch=16)").purify(
+        released, (TWO,), CPU
+    )
     second = released.targets["two"].bool()
 
     def error(images: Tensor) -> Tensor:
@@ -345,7 +350,7 @@ def test_the_loss_is_that_of_the_reconstruction_with_and_without_the_noise() -> 
 def test_a_d_vae_that_diverges_says_so() -> None:
     _, released = draw_simple(8)
     with pytest.raises(BenchError, match=r"'d-vae' diverged .* lower its learning_rate"):
-        make("defense", "d-vae(width=2, latent=2, epochs=3, learning_rate=1e30)").purify(
+        build_part("defense", "d-vae(width=2, latent=2, epochs=3, learning_rate=1e30)").purify(
             released, (TWO,), CPU
         )
 
@@ -363,7 +368,7 @@ def test_what_is_learned_is_the_same_under_the_same_seed(name: str, shape: tuple
     cleaned = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        cleaned.append(make("defense", name).purify(Split(images, targets), TASKS, CPU))
+        cleaned.append(build_part("defense", name).purify(Split(images, targets), TASKS, CPU))
     assert (cleaned[0].shape, cleaned[0].dtype) == (images.shape, torch.uint8)
     assert torch.equal(images, before)
     assert torch.equal(cleaned[0], cleaned[1])
@@ -374,7 +379,7 @@ def test_what_is_learned_is_the_same_under_the_same_seed(name: str, shape: tuple
 def test_what_learns_from_labels_tells_of_its_progress_and_refuses_dense_tasks(name: str) -> None:
     _, released = draw_poisoned(20)
     told: list[tuple[str, int, int]] = []
-    defense = make("defense", name)
+    defense = build_part("defense", name)
     defense.purify(released, TASKS, CPU, lambda *step: told.append(step))
     for what in {what for what, _, _ in told}:
         steps = [(done, total) for about, done, total in told if about == what]

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torchjd import scalarization
 
-from bench.api import MISSING, Balancer, Step
+from bench.api import Balancer, Step
 from bench.backbones.dense import DenseSmall
 from bench.backbones.small import Small
-from bench.catalog import CATALOG
-from bench.dense import Depth, Segmentation
-from bench.net import MultiTaskNet
-from bench.tasks import Classification
-from bench.training import losses_of
+from bench.catalog.table import CATALOG
+from bench.tasks.classification import Classification
+from bench.tasks.depth import Depth
+from bench.tasks.segmentation import Segmentation
+from bench.training.loop import losses_of_outputs
+from bench.training.net import MultiTaskNet
+from bench.values import MISSING
 from tests.oracle.fixed_gradients import fixed, start, tasks
 
 ALL = tuple(CATALOG["weighting"])
@@ -89,11 +91,11 @@ def test_the_order_of_two_tasks_does_not_matter_where_the_order_is_drawn(name: s
 @each(ALL)
 @pytest.mark.parametrize("missing", [0, 2])
 def test_a_task_without_a_label_is_left_out_of_the_balance(name: str, missing: int) -> None:
-    labelled = [task != missing for task in range(3)]
+    labeled = [task != missing for task in range(3)]
     torch.manual_seed(0)
-    weights, shared, heads = fixed(GRADIENTS, LOSSES, labelled).run(start(name, 3))
+    weights, shared, heads = fixed(GRADIENTS, LOSSES, labeled).run(start(name, 3))
     torch.manual_seed(0)
-    others = torch.tensor(labelled)
+    others = torch.tensor(labeled)
     _, alone, _ = fixed(GRADIENTS[others], torch.tensor(LOSSES)[others]).run(start(name, 2))
     assert torch.allclose(direction(shared), direction(alone), atol=1e-5)
     assert heads[missing] == 0
@@ -104,14 +106,14 @@ def test_a_task_without_a_label_is_left_out_of_the_balance(name: str, missing: i
 @each(ALL)
 def test_labels_may_come_and_go(name: str) -> None:
     balancer = start(name, 3)
-    for number, labelled in enumerate([(1, 1, 0), (0, 0, 0), (0, 1, 1), (1, 1, 1), (1, 0, 0), (1, 1, 1)]):
+    for number, labeled in enumerate([(1, 1, 0), (0, 0, 0), (0, 1, 1), (1, 1, 1), (1, 0, 0), (1, 1, 1)]):
         torch.manual_seed(number)
-        step = fixed(torch.randn(3, 5), torch.rand(3) + 0.1, [bool(label) for label in labelled])
+        step = fixed(torch.randn(3, 5), torch.rand(3) + 0.1, [bool(label) for label in labeled])
         weights, shared, heads = step.run(balancer)
         assert weights.isfinite().all()
         assert shared.isfinite().all()
         assert heads.isfinite().all()
-        assert bool(shared.any()) == any(labelled)
+        assert bool(shared.any()) == any(labeled)
         assert all(parameter.isfinite().all() for parameter in balancer.parameters())
         balancer.finish_epoch(torch.tensor([0.0, 1.0, 0.5 * number]))
 
@@ -164,14 +166,14 @@ def test_weights_of_gradients_hold_for_shared_parameters_only(name: str) -> None
 
 
 def small_step() -> tuple[Step, MultiTaskNet]:
-    """A step of a network with batch normalisation; some labels are missing."""
+    """A step of a network with batch normalization; some labels are missing."""
     torch.manual_seed(0)
     asked = (*tasks(2), Classification("three", ("a", "b", "c")))
     net = MultiTaskNet(Small(width=2), asked, (3, 16, 16)).train()
     targets = {task.name: torch.randint(0, task.classes, (8,)) for task in asked}
     targets["three"][:5] = MISSING
     features = net.encode(torch.rand(8, 3, 16, 16))
-    losses = losses_of(net.answer(features, (16, 16)), asked, targets)
+    losses = losses_of_outputs(net.answer(features, (16, 16)), asked, targets)
     return Step(
         losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters(), losses.detach
     ), net
@@ -188,7 +190,7 @@ def dense_step() -> tuple[Step, MultiTaskNet]:
         "task 0": torch.randint(0, 2, (4,)),
     }
     features = net.encode(torch.rand(4, 3, 16, 16))
-    losses = losses_of(net.answer(features, (16, 16)), asked, targets)
+    losses = losses_of_outputs(net.answer(features, (16, 16)), asked, targets)
     return Step(
         losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters(), losses.detach
     ), net
@@ -305,21 +307,21 @@ def test_a_task_without_a_loss_in_an_epoch_counts_as_one_that_stands_still() -> 
 
 def test_uncertainties_settle_where_every_loss_counts_the_same() -> None:
     balancer = start("uw", 3)
-    (learnt,) = balancer.parameters()
-    assert learnt.tolist() == [-0.5] * 3
-    optimizer = torch.optim.Adam([learnt], lr=0.05)
+    (learned,) = balancer.parameters()
+    assert learned.tolist() == [-0.5] * 3
+    optimizer = torch.optim.Adam([learned], lr=0.05)
     for _ in range(300):
         optimizer.zero_grad()
         weights, _, _ = fixed(GRADIENTS, LOSSES).run(balancer)
         optimizer.step()
-    assert learnt.tolist() == pytest.approx([math.log(loss) for loss in LOSSES], abs=0.01)
+    assert learned.tolist() == pytest.approx([math.log(loss) for loss in LOSSES], abs=0.01)
     assert (weights * torch.tensor(LOSSES)).tolist() == pytest.approx([0.5] * 3, abs=0.01)
 
 
 def test_scales_of_losses_settle_where_they_bring_all_to_one() -> None:
     balancer = start("imtl-l", 3)
-    (learnt,) = balancer.parameters()
-    optimizer = torch.optim.Adam([learnt], lr=0.05)
+    (learned,) = balancer.parameters()
+    optimizer = torch.optim.Adam([learned], lr=0.05)
     for _ in range(300):
         optimizer.zero_grad()
         weights, _, _ = fixed(GRADIENTS, LOSSES).run(balancer)
@@ -352,9 +354,9 @@ def test_learnt_scales_have_the_gradients_of_an_independent_library(
 def test_the_scale_of_a_task_without_a_label_is_not_moved(name: str) -> None:
     balancer = start(name, 3)
     fixed(GRADIENTS, (0.5, 2.0, 0.7), [True, False, True]).run(balancer)
-    (learnt,) = balancer.parameters()
-    assert learnt.grad is not None
-    assert (learnt.grad != 0).tolist() == [True, False, True]
+    (learned,) = balancer.parameters()
+    assert learned.grad is not None
+    assert (learned.grad != 0).tolist() == [True, False, True]
 
 
 FALLING = [

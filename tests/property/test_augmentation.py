@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.api import Augmentation, Batch
-from bench.augmentation import augment, center
-from bench.dense import Depth, Normals, Segmentation
+from bench.tasks.depth import Depth
+from bench.tasks.normals import Normals
+from bench.tasks.segmentation import Segmentation
+from bench.training.augmentation import augment, center_crop
+from bench.values import Augmentation, Batch
 
 
 def augmented(images: Tensor, augmentation: Augmentation) -> Tensor:
@@ -17,8 +19,8 @@ def augmented(images: Tensor, augmentation: Augmentation) -> Tensor:
 
 
 def centered(images: Tensor, augmentation: Augmentation) -> Tensor:
-    """What `center` makes of images that have no targets."""
-    return center(Batch(images, {}, torch.arange(len(images))), augmentation, ()).images
+    """What `center_crop` makes of images that have no targets."""
+    return center_crop(Batch(images, {}, torch.arange(len(images))), augmentation, ()).images
 
 
 @st.composite
@@ -42,7 +44,7 @@ def seen_rows_and_columns(out: Tensor, image: Tensor) -> tuple[list[int], list[i
 
 
 def is_run(places: list[int]) -> bool:
-    """Whether these are neighbours, in rising order."""
+    """Whether these are neighbors, in rising order."""
     return places == list(range(places[0], places[0] + len(places)))
 
 
@@ -136,5 +138,5 @@ def test_maps_of_dense_tasks_are_cropped_and_mirrored_with_their_images(shared: 
     assert torch.allclose(seen.targets["turned"][:, 0], sign * (where + 1) / (height * width + 1))
     assert torch.equal(seen.targets["turned"][:, 1], torch.zeros_like(sign.expand_as(where)))
     assert torch.equal(seen.targets["label"], torch.arange(count))
-    middle = center(batch, Augmentation(6, flip=True), tasks)
+    middle = center_crop(batch, Augmentation(6, flip=True), tasks)
     assert torch.equal(middle.targets["what"], (middle.images[:, 0] * 98).round().long())

@@ -9,10 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baselines.lift import Cell, ClasswiseNoise, Lift, cells, lay_out, lift, lift_samples, official_cells
-from bench.api import MISSING, Augmentation, Batch, CraftContext, Split
+from baselines.crafting.lift import (
+    ClasswiseNoise,
+    ImageCell,
+    Lift,
+    assign_cells,
+    densest_cells,
+    lift_classwise,
+    lift_samplewise,
+    official_cells,
+)
+from bench.api import CraftContext
 from bench.errors import BenchError
-from bench.tasks import Classification
+from bench.tasks.classification import Classification
+from bench.values import MISSING, Augmentation, Batch, Split
 
 EPSILON = 8 / 255
 CPU = torch.device("cpu")
@@ -24,7 +34,7 @@ MODES: st.SearchStrategy[Lift] = st.sampled_from(["patch", "average", "patch-off
 @settings(max_examples=150, deadline=None)
 @given(count=st.integers(1, 64), height=st.integers(8, 70), width=st.integers(8, 70))
 def test_cells_use_every_pixel_once(count: int, height: int, width: int) -> None:
-    cut = cells(count, height, width)
+    cut = densest_cells(count, height, width)
     used = torch.zeros(height, width, dtype=torch.int64)
     for cell in cut:
         assert cell.height > 0
@@ -39,7 +49,7 @@ def test_cells_use_every_pixel_once(count: int, height: int, width: int) -> None
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(1, 64), side=st.integers(64, 140))
 def test_cells_are_of_similar_size(count: int, side: int) -> None:
-    areas = [cell.height * cell.width for cell in cells(count, side, side)]
+    areas = [cell.height * cell.width for cell in densest_cells(count, side, side)]
     assert max(areas) <= 2.5 * min(areas)
 
 
@@ -67,7 +77,7 @@ def lifted(
         return drawn[-1]
 
     train = training_set(classes, height, width, without)
-    return lift(tasks_of(classes), mode, train, draw), drawn
+    return lift_classwise(tasks_of(classes), mode, train, draw), drawn
 
 
 def random_batch(classes: Sequence[int], height: int, width: int, missing: float = 0.0) -> Batch:
@@ -103,7 +113,7 @@ def test_patch_puts_every_tasks_pattern_into_its_cell(
     noise, drawn = lifted(classes, "patch", height, width)
     batch = random_batch(classes, height, width)
     delta = noise.delta(batch)
-    for i, (cell, patterns) in enumerate(zip(cells(len(classes), height, width), drawn, strict=True)):
+    for i, (cell, patterns) in enumerate(zip(densest_cells(len(classes), height, width), drawn, strict=True)):
         shown = delta[:, :, cell.top : cell.top + cell.height, cell.left : cell.left + cell.width]
         assert torch.equal(shown, patterns[batch.targets[f"task {i}"]])
 
@@ -218,7 +228,7 @@ def test_signals_of_samples_lie_where_patterns_of_classes_lie(mode: Lift) -> Non
     classes = [2, 5, 3]
     train = training_set(classes, 13, 11)
     train.targets["task 1"][2:4] = MISSING
-    layout = lay_out(tasks_of(classes), mode, train)
+    layout = assign_cells(tasks_of(classes), mode, train)
     patterns = {
         place: torch.rand(task.classes, 3, *place.drawn)
         for task, place in zip(layout.tasks, layout.places, strict=True)
@@ -230,20 +240,20 @@ def test_signals_of_samples_lie_where_patterns_of_classes_lie(mode: Lift) -> Non
         (), Augmentation(), EPSILON, lambda: None, lambda n: [], CPU, lambda *step: steps.append(step)
     )
 
-    def signal_at(place: Cell) -> Any:
+    def signal_at(place: ImageCell) -> Any:
         def signal(rows: Tensor, labels: Tensor) -> Tensor:
             assert (labels != MISSING).all()
             return patterns[place][labels]
 
         return signal
 
-    rows = lift_samples(train, layout, [signal_at(place) for place in layout.places], context)
+    rows = lift_samplewise(train, layout, [signal_at(place) for place in layout.places], context)
     draws = iter(layout.places)
 
     def draw(count: int, height: int, width: int) -> Tensor:
         return patterns[next(draws)][:count]
 
-    noise = lift(tasks_of(classes), mode, train, draw)
+    noise = lift_classwise(tasks_of(classes), mode, train, draw)
     batch = Batch(train.images.float() / 255, train.targets, torch.arange(6))
     assert torch.allclose(rows.delta(batch), noise.delta(batch), atol=1e-3)
     assert steps[0] == ("image", 0, 6)

@@ -10,9 +10,9 @@ from pandas import Series
 
 from bench.record import Record
 from leaderboard.frame import to_frame
-from leaderboard.protection import MIN_HEADROOM
+from leaderboard.scores import MIN_HEADROOM
+from leaderboard.sections.ranking import rank_attacks
 from leaderboard.statistics import compare_pairs, mean_interval, seed_means, seed_spread
-from leaderboard.tables import ranking
 from tests.records import make_record, task_info
 
 SCORE = st.floats(0.0, 1.0)
@@ -74,13 +74,13 @@ def boards(draw: st.DrawFn) -> list[Record]:
 @settings(max_examples=20, deadline=None)
 @given(records=boards(), order=st.integers(0, 9))
 def test_the_worst_case_is_at_most_the_mean_and_no_order_matters(records: list[Record], order: int) -> None:
-    ranked = ranking(to_frame(records))
+    ranked = rank_attacks(to_frame(records))
     assert (ranked["worst"] <= ranked["mean"] + 1e-9).all()
     assert ranked["worst"][:-1].is_monotonic_decreasing
     assert ranked["attack"].iloc[-1] == "clean"
     shuffled = list(records)
     random.Random(order).shuffle(shuffled)
-    assert ranking(to_frame(shuffled)).equals(ranked)
+    assert rank_attacks(to_frame(shuffled)).equals(ranked)
 
 
 @given(values=st.lists(FINITE, min_size=2, max_size=10), shift=FINITE)

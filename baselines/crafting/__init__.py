@@ -1,0 +1,1 @@
+"""What attacks share: the crafting loop, objectives, and forms of the noise."""

@@ -1,0 +1,287 @@
+"""What a surrogate-based attack aims at: which labels, against which surrogates."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from baselines.crafting.loop import LossOfDelta, State, add_delta
+from baselines.crafting.objective_helpers import (
+    ObjectiveHooks,
+    SurrogateView,
+    batch_loss,
+    central_view,
+    mean_loss,
+    mean_over_labeled_tasks,
+    perturb_batch,
+    representation_of,
+    share_missed,
+    surrogate_view,
+)
+from baselines.crafting.surrogate_training import SurrogateInTraining, SurrogateTraining
+from bench.api import CraftContext, Noise, Task
+from bench.tasks.classification import Classification, require_classification
+from bench.tasks.labels import labeled_mean, one_hot
+from bench.training.augmentation import augment, center_crop
+from bench.training.loaders import ResumableLoader, iterate_batches
+from bench.training.loop import task_losses
+from bench.values import Batch, Split
+
+
+class ErrorMinimizing(ObjectiveHooks):
+    """Make the true labels easy for a surrogate that is trained on the perturbed images themselves.
+
+    Source: Huang et al., ICLR 2021, arXiv:2101.04898; many tasks: the mean of their losses
+    (Yu et al., ICML 2025)
+    """
+
+    def __init__(
+        self,
+        train: Split,
+        context: CraftContext,
+        training: SurrogateTraining,
+        *,
+        view: SurrogateView,
+        surrogate_first: bool,
+    ) -> None:
+        """Start from an untrained surrogate, trained before or after every pass of noise improvement."""
+        self._surrogate_first = surrogate_first
+        self._tasks = context.tasks
+        self._view: SurrogateView = view
+        self._augmentation = context.augmentation
+        self._steps = training.steps
+        self._surrogate = SurrogateInTraining(context, training)
+        self._passes = ResumableLoader(train, training.batch, context.device, training.shuffle)
+        self._stream = self._passes.endless()
+
+    def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
+        """Return the mean loss of the true labels, the surrogate frozen and in evaluation mode."""
+        return [partial(self._loss, self._surrogate.frozen(), batch)]
+
+    def _loss(self, net: nn.Module, batch: Batch, delta: Tensor) -> Tensor:
+        return batch_loss(net, self._tasks, self._seen(batch, delta))
+
+    def _seen(self, batch: Batch, delta: Tensor) -> Batch:
+        return surrogate_view(perturb_batch(batch, delta), self._view, self._augmentation, self._tasks)
+
+    def before_round(self, noise: Noise) -> None:
+        """Train the surrogate, if that comes first."""
+        if self._surrogate_first:
+            self._train(noise)
+
+    def after_round(self, noise: Noise) -> None:
+        """Train the surrogate, if that comes second."""
+        if not self._surrogate_first:
+            self._train(noise)
+
+    def _train(self, noise: Noise) -> None:
+        for _ in range(self._steps):
+            batch = next(self._stream)
+            with torch.no_grad():
+                seen = self._seen(batch, noise.delta(batch))
+            self._surrogate.step(seen)
+
+    def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        """Return the share of tasks whose true label the surrogate does not see yet."""
+        seen = central_view(perturb_batch(batch, delta), self._view, self._augmentation, self._tasks)
+        return share_missed(self._surrogate.net, self._tasks, seen)
+
+    def state(self) -> State:
+        """Return the surrogate's training and the place in its stream of batches."""
+        return {"surrogate": self._surrogate.state(), "passes": self._passes.state()}
+
+    def load_state(self, state: State) -> None:
+        """Take up a state."""
+        self._surrogate.load_state(state["surrogate"])
+        self._passes.load_state(state["passes"])
+
+
+class RobustErrorMinimizing(ObjectiveHooks):
+    """Make the true labels easy for a surrogate that is trained adversarially on the perturbed images.
+
+    The loss of δ is that of adversarial examples, within ``radius``, of random crops and flips of x + δ; the
+    gradient by δ goes straight through the inner maximization.
+
+    Source: Fu et al., ICLR 2022, arXiv:2203.14533, Alg. 1 (REM)
+    """
+
+    def __init__(
+        self,
+        context: CraftContext,
+        training: SurrogateTraining,
+        *,
+        radius: float,
+        attack_steps: int,
+        attack_step_size: float,
+        samples: int,
+    ) -> None:
+        """Draw ``samples`` crops per step of δ; train the surrogate for ``training.steps`` batches in all."""
+        self._tasks = context.tasks
+        self._augmentation = context.augmentation
+        self._surrogate = SurrogateInTraining(context, training)
+        self._radius, self._attack_steps, self._attack_step = radius, attack_steps, attack_step_size
+        self._samples = samples
+        self._left = training.steps
+
+    def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
+        """Return the adversarial loss of the true labels, once for each crop that is to be drawn."""
+        return [partial(self._loss, self._surrogate.frozen(), batch)] * self._samples
+
+    def _loss(self, net: nn.Module, batch: Batch, delta: Tensor) -> Tensor:
+        seen = augment(perturb_batch(batch, delta), self._augmentation, self._tasks)
+        return batch_loss(net, self._tasks, perturb_batch(seen, self._worst(net, seen)))
+
+    def _worst(self, net: nn.Module, seen: Batch) -> Tensor:
+        """Return the change of what is seen, within the radius, that the surrogate likes least."""
+        images = seen.images.detach()
+        change = torch.empty_like(images).uniform_(-self._radius, self._radius)
+        for _ in range(self._attack_steps):
+            change.requires_grad_(True)
+            loss = batch_loss(net, self._tasks, replace(seen, images=add_delta(images, change)))
+            (slope,) = torch.autograd.grad(loss, change)
+            moved = change.detach() + self._attack_step * slope.sign()
+            change = (images + moved.clamp(-self._radius, self._radius)).clamp(0, 1) - images
+        return change.detach()
+
+    def after_batch(self, batch: Batch, noise: Noise) -> None:
+        """Train the surrogate on adversarial examples of the batch, until its steps are used up."""
+        if not self._left:
+            return
+        self._left -= 1
+        with torch.no_grad():
+            seen = augment(perturb_batch(batch, noise.delta(batch)), self._augmentation, self._tasks)
+        self._surrogate.step(perturb_batch(seen, self._worst(self._surrogate.frozen(), seen)))
+
+    def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        """Return the share of tasks whose true label the surrogate does not see yet."""
+        seen = center_crop(perturb_batch(batch, delta), self._augmentation, self._tasks)
+        return share_missed(self._surrogate.net, self._tasks, seen)
+
+    def state(self) -> State:
+        """Return the surrogate's training and how much of it is left."""
+        return {"surrogate": self._surrogate.state(), "left": self._left}
+
+    def load_state(self, state: State) -> None:
+        """Take up a state."""
+        self._surrogate.load_state(state["surrogate"])
+        self._left = state["left"]
+
+
+Aim = Literal["shifted", "away", "away-if-binary"]
+"""``shifted``: toward another label; ``away``: from the true one; or the latter for binary tasks only."""
+
+
+class FixedSurrogate(ObjectiveHooks):
+    """Mislead surrogates that were trained on the clean data.
+
+    ``shifted`` makes them see every label y as (y + ⌊k/2⌋) mod k, the other one of two classes; a depth as
+    the one half of the range away, a direction as the opposite one. ``away`` makes the true label's loss
+    large.
+
+    Source: Fowl et al., NeurIPS 2021, arXiv:2106.10807, section 4; several snapshots: Chen et al., ICLR
+    2023, arXiv:2211.12005 (SEP); the shift by half the classes: Yu et al., ICML 2025
+    """
+
+    def __init__(
+        self,
+        context: CraftContext,
+        surrogates: Sequence[nn.Module],
+        *,
+        view: SurrogateView,
+        aim: Aim = "shifted",
+    ) -> None:
+        self._tasks: Sequence[Task] = context.tasks
+        self._augmentation = context.augmentation
+        self._view: SurrogateView = view
+        self._surrogates = [net.eval().requires_grad_(False) for net in surrogates]
+        self._away = {task.name: _is_away(aim, task) for task in self._tasks}
+        self._signs = torch.tensor(
+            [-1.0 if self._away[task.name] else 1.0 for task in self._tasks], device=context.device
+        )
+
+    def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
+        """Return one loss per surrogate: of the shifted labels, or minus that of the true ones."""
+        aimed = self._aimed(batch)
+        return [partial(self._loss, net, aimed) for net in self._surrogates]
+
+    def _loss(self, net: nn.Module, aimed: Batch, delta: Tensor) -> Tensor:
+        seen = surrogate_view(perturb_batch(aimed, delta), self._view, self._augmentation, self._tasks)
+        losses = task_losses(net, self._tasks, seen.images, seen.targets) * self._signs
+        return mean_loss(losses, seen.targets, self._tasks)
+
+    def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        """Return the share of tasks on which the last surrogate does not see what it shall.
+
+        That is the shifted label, or any but the true one.
+        """
+        aimed = perturb_batch(self._aimed(batch), delta)
+        seen = central_view(aimed, self._view, self._augmentation, self._tasks)
+        missed, labeled = [], []
+        for task, out in zip(self._tasks, self._surrogates[-1](seen.images), strict=True):
+            target = seen.targets[task.name]
+            wrong = task.wrong(out, target)
+            missed.append(1 - wrong if self._away[task.name] else wrong)
+            labeled.append(task.labeled(target))
+        return mean_over_labeled_tasks(missed, labeled)
+
+    def _aimed(self, batch: Batch) -> Batch:
+        """Return the batch with the labels the surrogates shall see, or the true ones they shall not see."""
+        aimed = dict(batch.targets)
+        for task in self._tasks:
+            if not self._away[task.name]:
+                aimed[task.name] = task.shifted(aimed[task.name])
+        return replace(batch, targets=aimed)
+
+
+def _is_away(aim: Aim, task: Task) -> bool:
+    binary = task.kind == "classification" and task.classes == 2
+    return aim == "away" or (aim == "away-if-binary" and binary)
+
+
+class FeatureAlignment(FixedSurrogate):
+    """Move an image's features to the mean features of its shifted label, for every task.
+
+    The features are the shared representation.
+
+    Source: Chen et al., ICLR 2023, arXiv:2211.12005 (SEP-FA); many tasks: the mean over them, as in the
+    public code of Yu et al., ICML 2025
+    """
+
+    def __init__(self, train: Split, context: CraftContext, surrogates: Sequence[nn.Module]) -> None:
+        """Take the class means of every surrogate's features over the clean training set."""
+        super().__init__(context, surrogates, view="image")
+        self._labeled = require_classification(context.tasks, "feature alignment")
+        self._means = {
+            id(net): _class_means(net, train, self._labeled, context.device) for net in self._surrogates
+        }
+
+    def _loss(self, net: nn.Module, aimed: Batch, delta: Tensor) -> Tensor:
+        features = representation_of(net)(add_delta(aimed.images, delta))
+        distances = []
+        for task, means in zip(self._labeled, self._means[id(net)], strict=True):
+            target = aimed.targets[task.name]
+            apart = (features - means[target.clamp(min=0)]).square().mean(1)
+            distances.append(labeled_mean(apart, target))
+        return mean_loss(torch.stack(distances), aimed.targets, self._tasks)
+
+
+@torch.no_grad()
+def _class_means(
+    net: nn.Module, train: Split, tasks: Sequence[Classification], device: torch.device
+) -> list[Float[Tensor, "k d"]]:
+    """Return, per task, the mean features of every class; zero for a class that does not occur."""
+    sums: list[Tensor] = []
+    counts = [torch.zeros(task.classes, device=device) for task in tasks]
+    for batch in iterate_batches(train, 512, device, shuffle=False):
+        features = representation_of(net)(batch.images)
+        if not sums:
+            sums = [torch.zeros(task.classes, features.shape[1], device=device) for task in tasks]
+        for i, task in enumerate(tasks):
+            member = one_hot(batch.targets[task.name], task.classes)
+            sums[i] += member.T @ features
+            counts[i] += member.sum(0)
+    return [total / count.clamp(min=1)[:, None] for total, count in zip(sums, counts, strict=True)]

@@ -1,0 +1,166 @@
+"""The catalog: every part by its name. A new part is one file and one line here.
+
+Names resolve lazily, so listing the catalog imports no part and no torch. Installed packages add parts
+through entry points in the group ``mtlue_bench.AXIS``.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+
+from bench.errors import unknown_name_error
+
+ENTRY_POINTS = "mtlue_bench"
+
+CATALOG: dict[str, dict[str, str]] = {
+    "dataset": {
+        "digits": "bench.datasets.digits:Digits",
+        "celeba": "bench.datasets.celeba:CelebA",
+        "chestxray14": "bench.datasets.chestxray14:ChestXray14",
+        "cifar100": "bench.datasets.cifar100:CIFAR100",
+        "folder": "bench.datasets.folder:Folder",
+        "nyuv2": "bench.datasets.nyuv2:NYUv2",
+        "scenes": "bench.datasets.scenes:Scenes",
+        "utkface": "bench.datasets.utkface:UTKFace",
+    },
+    "attack": {
+        "clean": "baselines.clean:Clean",
+        "random": "baselines.random_noise:ClasswiseRandom",
+        "random-samplewise": "baselines.random_noise:SamplewiseRandom",
+        "lsp": "baselines.lsp:LSP",
+        "ar": "baselines.ar:AR",
+        "ops": "baselines.ops:OPS",
+        "cuda": "baselines.cuda:CUDA",
+        "em": "baselines.em:EM",
+        "em-classwise": "baselines.em:ClasswiseEM",
+        "rem": "baselines.rem:REM",
+        "tap": "baselines.tap:TAP",
+        "tap-untargeted": "baselines.tap:UntargetedTAP",
+        "sep": "baselines.sep:SEP",
+        "sep-fa": "baselines.sep:FeatureAlignedSEP",
+        "sep-fa-vr": "baselines.sep:VarianceReducedSEP",
+        "pil": "baselines.pil:PIL",
+        "uc": "baselines.uc:UC",
+        "mtl-ue-em": "mtlue.attack:MTLUEEM",
+        "mtl-ue-tap": "mtlue.attack:MTLUETAP",
+        "mtl-ue-sep": "mtlue.attack:MTLUESEP",
+    },
+    "backbone": {
+        "resnet18": "bench.backbones.resnet:ResNet18",
+        "resnet50": "bench.backbones.resnet:ResNet50",
+        "vgg16": "bench.backbones.vgg:VGG16",
+        "densenet121": "bench.backbones.densenet:DenseNet121",
+        "vit-b16": "bench.backbones.vit:ViTB16",
+        "small": "bench.backbones.small:Small",
+        "dilated-resnet18": "bench.backbones.dense:DilatedResNet18",
+        "dilated-resnet50": "bench.backbones.dense:DilatedResNet50",
+        "dense-small": "bench.backbones.dense:DenseSmall",
+    },
+    "weighting": {
+        "ew": "bench.weightings.ew:EqualWeights",
+        "uw": "bench.weightings.uw:UncertaintyWeights",
+        "dwa": "bench.weightings.dwa:DynamicWeightAverage",
+        "rlw": "bench.weightings.rlw:RandomWeights",
+        "gls": "bench.weightings.gls:GeometricMean",
+        "imtl-l": "bench.weightings.imtl_l:ImpartialLosses",
+        "famo": "bench.weightings.famo:FAMO",
+        "gradnorm": "bench.weightings.gradnorm:GradNorm",
+        "graddrop": "bench.weightings.graddrop:GradDrop",
+        "pcgrad": "bench.weightings.gradient:PCGrad",
+        "gradvac": "bench.weightings.gradient:GradVac",
+        "mgda": "bench.weightings.gradient:MGDA",
+        "cagrad": "bench.weightings.gradient:CAGrad",
+        "imtl-g": "bench.weightings.gradient:ImpartialGradients",
+        "nash-mtl": "bench.weightings.gradient:NashMTL",
+        "fairgrad": "bench.weightings.gradient:FairGrad",
+        "aligned-mtl": "bench.weightings.gradient:AlignedMTL",
+        "upgrad": "bench.weightings.gradient:UPGrad",
+        "config": "bench.weightings.gradient:ConFIG",
+    },
+    "defense": {
+        "none": "bench.defenses.none:NoDefense",
+        "jpeg": "bench.defenses.jpeg:JPEG",
+        "grayscale": "bench.defenses.grayscale:Grayscale",
+        "adversarial": "bench.defenses.adversarial:Adversarial",
+        "early-stopping": "bench.defenses.early_stopping:EarlyStopping",
+        "linear-probe": "bench.defenses.linear_probe:LinearProbe",
+        "orthogonal-projection": "bench.defenses.orthogonal_projection:OrthogonalProjection",
+        "d-vae": "bench.defenses.d_vae:DVAE",
+        "bit-depth": "bench.defenses.bit_depth:BitDepth",
+        "posterize": "bench.defenses.bit_depth:Posterize",
+        "gaussian-blur": "bench.defenses.filters:GaussianBlur",
+        "median": "bench.defenses.filters:Median",
+        "resize": "bench.defenses.filters:Resize",
+        "gaussian-noise": "bench.defenses.gaussian_noise:GaussianNoise",
+        "cutout": "bench.defenses.cutout:Cutout",
+        "mixup": "bench.defenses.mixing:Mixup",
+        "cutmix": "bench.defenses.mixing:CutMix",
+        "randaugment": "bench.defenses.randaugment:RandomAugment",
+        "ueraser-lite": "bench.defenses.ueraser:UEraserLite",
+        "ueraser": "bench.defenses.ueraser:UEraser",
+        "ueraser-max": "bench.defenses.ueraser:UEraserMax",
+    },
+    "regime": {
+        "mtl": "bench.regimes:MultiTask",
+        "stl": "bench.regimes:SingleTask",
+    },
+}
+
+FAMILIES: dict[str, dict[str, str]] = {
+    "backbone": {
+        "timm": "bench.backbones.external:TimmModel",
+        "torchvision": "bench.backbones.external:TorchvisionModel",
+    },
+}
+"""Axis → families of parts: ``FAMILY:MODEL`` is the one with that name in its field ``model``."""
+
+COMPOSED: dict[str, str] = {"defense": "bench.defenses.composed:Composed"}
+"""Axis → the part that several of its parts, joined by +, make together."""
+
+REQUIRED = {
+    "dataset": ("version", "recipe"),
+    "attack": ("version", "needs_surrogate", "bounded", "dense"),
+    "backbone": ("version", "dense"),
+    "defense": ("version", "dense"),
+}
+"""Axis → class variables a part must have; of the other axes, ``version``."""
+
+
+def catalog_axes() -> tuple[str, ...]:
+    """Return the axes that have a shelf."""
+    return tuple(CATALOG)
+
+
+@cache
+def catalog_entries(axis: str) -> Mapping[str, str]:
+    """Return name → ``module:attribute`` of one axis, those of installed packages included.
+
+    Raises:
+        BenchError: for an unknown axis.
+    """
+    if axis not in CATALOG:
+        raise unknown_name_error("axis", axis, CATALOG)
+    outside = {point.name: point.value for point in entry_points(group=f"{ENTRY_POINTS}.{axis}")}
+    return outside | CATALOG[axis]
+
+
+def names_on_axis(axis: str) -> list[str]:
+    """Return what can be named on an axis: its entries and, as ``FAMILY:MODEL``, its families."""
+    return [*catalog_entries(axis), *(f"{family}:MODEL" for family in FAMILIES.get(axis, ()))]
+
+
+def locate_part(axis: str, name: str) -> str:
+    """Return the ``module:attribute`` of a part.
+
+    Raises:
+        BenchError: for an unknown axis or name.
+    """
+    family, _, model = name.partition(":")
+    known = (
+        {name: FAMILIES[axis][family]}
+        if model and family in FAMILIES.get(axis, ())
+        else catalog_entries(axis)
+    )
+    if name not in known:
+        raise unknown_name_error(axis, name, names_on_axis(axis))
+    return known[name]

@@ -1,0 +1,1 @@
+"""Checks that hold a part to its contract."""

@@ -1,0 +1,1 @@
+"""The runner, its locks and its events."""

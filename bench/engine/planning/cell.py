@@ -1,0 +1,223 @@
+"""Surrogate ⊂ Poison ⊂ Cell: frozen values whose keys say when a result can be used again."""
+
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from typing import Any, Generic, Literal, TypeVar
+
+from bench.api import Attack, Backbone, Dataset, Defense, Regime, Weighting
+from bench.catalog.build import part_settings
+from bench.catalog.choice import Choice
+from bench.files import hash_json
+from bench.record import PROTOCOL
+from bench.values import Recipe
+
+P = TypeVar("P")
+
+Wave = Literal["surrogates", "poisons", "purified", "cells"]
+"""The steps of a run: each makes all items of one kind."""
+
+KEY_LENGTH = 16
+"""Hexadecimal digits of a key: 64 bits, no collision to be expected below a billion cells."""
+
+
+@dataclass(frozen=True)
+class ChosenPart(Generic[P]):
+    """A part under the name a suite gives it."""
+
+    choice: Choice
+    part: P  # hashable: a frozen dataclass
+
+    @property
+    def name(self) -> str:
+        """Its name in the catalog."""
+        return self.choice.name
+
+    @property
+    def label(self) -> str:
+        """Its name with the overrides that tell it from its neighbors on the axis."""
+        return self.choice.label
+
+    def settings(self) -> dict[str, Any]:
+        """Return name, version and every parameter; not to be changed, cells share it."""
+        return self._settings
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return part_settings(self.choice, self.part)
+
+
+@cache
+def _entries(recipe: Recipe) -> dict[str, Any]:
+    return asdict(recipe)
+
+
+def _key(kind: str, content: dict[str, Any]) -> str:
+    return hash_json({"kind": kind, "protocol": PROTOCOL, **content})[:KEY_LENGTH]
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A network the attackers train on the clean data, shared by all that need one."""
+
+    dataset: ChosenPart[Dataset]
+    backbone: ChosenPart[Backbone]
+    recipe: Recipe
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        return f"{self.backbone.label} · {self.dataset.label} · seed {self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that can change it."""
+        return {
+            "dataset": self.dataset.settings(),
+            "backbone": self.backbone.settings(),
+            "recipe": _entries(self.recipe),
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that can change it."""
+        return _key("surrogate", self.settings())
+
+
+@dataclass(frozen=True)
+class Poison:
+    """A dataset as an attack would release it.
+
+    The surrogate's architecture is always part of it, its clean training only where the attack needs that.
+    """
+
+    dataset: ChosenPart[Dataset]
+    attack: ChosenPart[Attack]
+    surrogate: Surrogate
+    epsilon: int | None  # None: of an attack without a budget
+    seed: int
+    protected: tuple[str, ...] = ()  # names of tasks; empty: all
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        spelled = self.attack.label
+        if self.protected and "tasks=" not in spelled:
+            spelled += f" for {', '.join(self.protected)}"
+        return f"{spelled} · {self.dataset.label} · seed {self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that can change it."""
+        if self.attack.part.needs_surrogate:
+            surrogate = self.surrogate.settings()
+        else:
+            surrogate = {"backbone": self.surrogate.backbone.settings()}
+        return {
+            "dataset": self.dataset.settings(),
+            "attack": self.attack.settings(),
+            "surrogate": surrogate,
+            "epsilon": self.epsilon,
+            "poison_seed": self.seed,
+            "protected": list(self.protected),
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that can change it."""
+        return _key("poison", self.settings())
+
+
+@dataclass(frozen=True)
+class Purified:
+    """Released images as a defense that learns cleans them, shared by all victims trained on them."""
+
+    poison: Poison
+    defense: ChosenPart[Defense]
+    seed: int
+    rate: float
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        attack, dataset = self.poison.attack.label, self.poison.dataset.label
+        return f"{self.defense.label} · {attack} · {dataset} · seed {self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that can change it."""
+        return {
+            **self.poison.settings(),
+            "rate": self.rate,
+            "defense": self.defense.settings(),
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that can change it."""
+        return _key("purified", self.settings())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One victim trained on one poison."""
+
+    poison: Poison
+    backbone: ChosenPart[Backbone]
+    weighting: ChosenPart[Weighting]
+    defense: ChosenPart[Defense]
+    regime: ChosenPart[Regime]
+    recipe: Recipe
+    seed: int
+    rate: float = 1.0  # share of the images that carry the poison
+
+    @cached_property
+    def labels(self) -> dict[str, str | int]:
+        """Axis → label, for every axis."""
+        return {
+            "dataset": self.poison.dataset.label,
+            "attack": self.poison.attack.label,
+            "backbone": self.backbone.label,
+            "weighting": self.weighting.label,
+            "defense": self.defense.label,
+            "regime": self.regime.label,
+            "seed": self.seed,
+        }
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        *parts, seed = self.labels.values()
+        return " · ".join([*map(str, parts), f"seed {seed}"])
+
+    @property
+    def purified(self) -> Purified | None:
+        """The cleaned images it shares with other cells; None if its defense cleans them cheaply, or not."""
+        if not self.defense.part.learned:
+            return None
+        return Purified(self.poison, self.defense, self.seed, self.rate)
+
+    def victim_settings(self) -> dict[str, Any]:
+        """Return everything that can change the result but the attack."""
+        return {
+            "dataset": self.poison.dataset.settings(),
+            "backbone": self.backbone.settings(),
+            "weighting": self.weighting.settings(),
+            "defense": self.defense.settings(),
+            "regime": self.regime.settings(),
+            "recipe": _entries(self.recipe),
+            "seed": self.seed,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that can change the result."""
+        return {**self.poison.settings(), "rate": self.rate, **self.victim_settings()}
+
+    @cached_property
+    def victim(self) -> str:
+        """Hash of the victim's settings, shared by cells that differ in the attack alone."""
+        return _key("victim", self.victim_settings())
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that can change the result."""
+        return _key("cell", self.settings())

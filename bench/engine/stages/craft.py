@@ -1,0 +1,113 @@
+"""Craft a poison and store it."""
+
+from typing import cast
+
+import torch
+
+from bench.api import Checkpoint, CraftContext, Generative, MultiTaskData, Noise, RestoringAttack
+from bench.engine.planning.cell import Poison
+from bench.engine.planning.partial_protection import hide_unprotected
+from bench.engine.stages.apply_poison import quantize_delta
+from bench.engine.stages.checkpoint import FileCheckpoint
+from bench.engine.stages.context import (
+    RunContext,
+    describe_environment,
+    hash_split,
+    load_dataset,
+    network_input_shape,
+    seeded,
+    with_run_context,
+)
+from bench.engine.stages.cost import CostMeter
+from bench.engine.stages.device import explain_out_of_memory
+from bench.engine.stages.noise_report import noise_report
+from bench.engine.stages.surrogate import equidistant_epochs
+from bench.engine.storage.store import POISONS, SURROGATES
+from bench.errors import BenchError
+from bench.record import CLEAN, Cost
+from bench.training.net import MultiTaskNet
+from bench.values import NoCheckpoint, Progress
+
+
+@with_run_context
+def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) -> dict[str, Cost]:
+    """Craft a poison and store it as the change of every pixel; return what it cost.
+
+    A generator is stored with it, for images it has not seen. A crafting that was interrupted goes on from
+    its checkpoint.
+    """
+    import sklearn.cluster  # attacks import it where they use it: crafting is not to be billed for that
+    import sklearn.datasets  # noqa: F401
+
+    device = run_context.torch_device
+    meter = CostMeter(device)
+    data = load_dataset(poison.dataset.part, run_context)
+    name = poison.attack.label
+    train = hide_unprotected(data, poison.protected)
+    identity = {"data": hash_split(data.train), "device": device.type}
+    checkpoint = FileCheckpoint(run_context.store.checkpoint(poison.key), identity)
+    remedy = "give the attack a smaller batch, if it has one, or the surrogate a smaller backbone"
+    with explain_out_of_memory(f"crafting {poison.label}", remedy), seeded("craft", poison.seed):
+        context = _craft_context(poison, data, run_context, progress, checkpoint)
+        with meter.phase("craft", images=len(train)):
+            noise = poison.attack.part.craft(train, context)
+            change, statistics = quantize_delta(noise, train, poison.epsilon, device, name)
+    if not statistics["linf"] and poison.attack.name != CLEAN:
+        raise BenchError(f"attack {name!r} changed no pixel of {poison.dataset.label!r}")
+    report = noise_report(data.train, change, data.tasks, device)
+    about = {
+        "settings": poison.settings(),
+        "noise": {**statistics, **report},
+        "cost": meter.costs(),
+        "data": hash_split(data.train),
+        "environment": describe_environment(run_context),
+    }
+    # Of clean, no table of zeros is stored.
+    tensors = {"change": change} if statistics["linf"] else {}
+    if isinstance(noise, Generative):
+        tensors |= {f"noise/{name}": value for name, value in noise.state().items()}
+    run_context.store.save(POISONS, poison.key, tensors, about)
+    checkpoint.remove()
+    return meter.costs()
+
+
+def restore_noise(poison: Poison, run_context: RunContext) -> Noise:
+    """Return the stored generator of a poison, which can make δ for images it has not seen.
+
+    Raises:
+        BenchError: when the poison is not there or was not made by a generator.
+    """
+    state = run_context.store.load(POISONS, poison.key, "noise/")
+    if not state:
+        raise BenchError(f"attack {poison.attack.label!r} keeps nothing that serves images it has not seen")
+    data = load_dataset(poison.dataset.part, run_context)
+    context = _craft_context(poison, data, run_context, lambda *_: None, NoCheckpoint())
+    attack = cast("RestoringAttack", poison.attack.part)
+    _, channels, height, width = data.train.images.shape
+    return attack.restore(state, context, (channels, height, width))
+
+
+def _craft_context(
+    poison: Poison, data: MultiTaskData, run_context: RunContext, progress: Progress, checkpoint: Checkpoint
+) -> CraftContext:
+    device = run_context.torch_device
+    shape = network_input_shape(data)
+
+    def new_surrogate() -> MultiTaskNet:
+        return MultiTaskNet(poison.surrogate.backbone.part, data.tasks, shape).to(device)
+
+    def snapshots(count: int) -> list[MultiTaskNet]:
+        store, key = run_context.store, poison.surrogate.key
+        stored = (store.about(SURROGATES, key) or {})["snapshots"]
+        nets = []
+        for place in equidistant_epochs(len(stored), count):
+            with torch.random.fork_rng(devices=[]):  # its initialization is overwritten
+                net = new_surrogate()
+            net.load_state_dict(store.load(SURROGATES, key, f"{stored[place - 1]}/"))
+            nets.append(net)
+        return nets
+
+    epsilon = 1.0 if poison.epsilon is None else poison.epsilon / 255
+    return CraftContext(
+        data.tasks, data.augmentation, epsilon, new_surrogate, snapshots, device, progress, checkpoint
+    )

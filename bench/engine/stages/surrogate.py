@@ -1,0 +1,94 @@
+"""Train a surrogate on the clean data."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bench.api import MultiTaskData, Task
+from bench.catalog.build import build_part
+from bench.engine.planning.cell import Surrogate
+from bench.engine.stages.context import (
+    RunContext,
+    describe_environment,
+    load_dataset,
+    network_input_shape,
+    pieces_note,
+    seeded,
+    with_run_context,
+)
+from bench.engine.stages.cost import CostMeter
+from bench.engine.stages.device import train_within_memory
+from bench.engine.storage.store import SURROGATES
+from bench.record import Cost
+from bench.training.loaders import to_device_if_it_fits
+from bench.training.loop import TrainedEpoch, train_epochs
+from bench.training.net import MultiTaskNet
+from bench.values import Progress, Recipe, Split
+
+MAX_SNAPSHOTS = 30
+"""Most snapshots kept of a surrogate's training, equidistant: what the ensemble attacks ask for."""
+
+
+@with_run_context
+def train_surrogate(surrogate: Surrogate, run_context: RunContext, progress: Progress) -> dict[str, Cost]:
+    """Train a surrogate on the clean data and store its snapshots; return what it cost.
+
+    Where memory does not suffice it is trained once more with halved batches; the cost is that of both tries.
+    """
+    device = run_context.torch_device
+    meter = CostMeter(device)
+    data = load_dataset(surrogate.dataset.part, run_context)
+    epochs = surrogate.recipe.epochs
+    kept = equidistant_epochs(epochs, MAX_SNAPSHOTS)
+
+    def train(pieces: int) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        with seeded("surrogate", surrogate.seed), meter.phase("surrogate", images=epochs * len(data.train)):
+            net = MultiTaskNet(surrogate.backbone.part, data.tasks, network_input_shape(data), pieces).to(
+                device
+            )
+            for step in train_undefended(net, data.train, data.tasks, surrogate.recipe, data, device):
+                if step.epoch in kept:
+                    weights = net.state_dict().items()
+                    tensors |= {f"{step.epoch}/{name}": value.to("cpu", copy=True) for name, value in weights}
+                progress("epoch", step.epoch, epochs)
+        return tensors
+
+    tensors, pieces = train_within_memory(train, f"the surrogate {surrogate.label}", surrogate.recipe.batch)
+    about = {
+        "settings": surrogate.settings(),
+        "cost": meter.costs(),
+        "snapshots": kept,
+        "environment": {**describe_environment(run_context), **pieces_note(pieces)},
+    }
+    run_context.store.save(SURROGATES, surrogate.key, tensors, about)
+    return meter.costs()
+
+
+def train_undefended(
+    net: MultiTaskNet,
+    train: Split,
+    tasks: tuple[Task, ...],
+    recipe: Recipe,
+    data: MultiTaskData,
+    device: torch.device,
+) -> Iterator[TrainedEpoch]:
+    """Train a network with equal weights and without a defense."""
+    balancer, no_defense = build_part("weighting", "ew").start(tasks, device), build_part("defense", "none")
+    return train_epochs(
+        net,
+        to_device_if_it_fits(train, device),
+        tasks,
+        recipe,
+        data.augmentation,
+        balancer,
+        no_defense,
+        device,
+    )
+
+
+def equidistant_epochs(last: int, count: int) -> list[int]:
+    """Return ``count`` (or all, if fewer) equidistant numbers from 1 to ``last``, the last included."""
+    count = min(count, last)
+    return [round((i + 1) * last / count) for i in range(count)]

@@ -1,0 +1,75 @@
+"""Arrays as large as a set of images, which need not fit in memory."""
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from bench.errors import BenchError
+
+IMAGES, VALUES = 512, 2**24
+"""Most images, and most pixel values, that are worked on at a time."""
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+SHARE = 0.25
+"""Most of the free memory that one array may take."""
+
+
+def allocate_zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return zeros in memory, or where they would take too much of it, in a temporary file.
+
+    The file has no name and is gone with the array; ``TMPDIR`` says in which folder it is.
+
+    Raises:
+        BenchError: when the file's disk is full.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size <= SHARE * min(psutil.virtual_memory().available, _container_limit()):
+        return torch.zeros(tuple(shape), dtype=dtype)
+    try:
+        with tempfile.TemporaryFile() as file:
+            _reserve(file.fileno(), size)
+            values = np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,))
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise BenchError(
+            f"an array of {size / 2**30:.3g} GiB fits neither in memory nor in {folder}: "
+            f"{error.strerror or error}; set TMPDIR to a folder with more room"
+        ) from error
+    return torch.from_numpy(values).view(dtype).view(tuple(shape))
+
+
+def rows_per_chunk(images: Tensor) -> int:
+    """Return how many of these images [n c h w] are worked on at a time, where that changes no result."""
+    return max(1, min(IMAGES, VALUES // max(1, images[:1].numel())))
+
+
+def _container_limit() -> float:
+    """Return how much memory the container (Linux control group) of this process may use, in bytes."""
+    limits = [math.inf]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            for path in (group.lstrip("/"), ""):  # inside of a container, its own group is the root
+                file = CGROUPS / "memory" / path / "memory.limit_in_bytes"
+                if not controllers:  # version 2 has one hierarchy, without a name
+                    file = CGROUPS / path / "memory.max"
+                with contextlib.suppress(OSError, ValueError):
+                    limits.append(int(file.read_text()))
+    return min(limits)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the room now: where the disk is full, writing to a mapped page would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)

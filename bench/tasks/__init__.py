@@ -1,0 +1,1 @@
+"""What networks are asked about an image: heads, losses, metrics and floors."""

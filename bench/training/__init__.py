@@ -1,0 +1,1 @@
+"""The training loop, its loaders, the network and the augmentation."""

@@ -1,0 +1,149 @@
+"""Training and scoring a multi-task network: the only training loop."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from bench.api import Balancer, Defense, Step, Task
+from bench.record import Scores
+from bench.training.augmentation import augment, center_crop
+from bench.training.loaders import SCORING_BATCH, iterate_batches
+from bench.training.net import MultiTaskNet, PreserveBatchNormStatistics
+from bench.values import Augmentation, Batch, Recipe, Split, Targets
+
+SCORING_VALUES = 2**24
+"""Pixel values scored at a time, if images are larger."""
+
+
+@dataclass(frozen=True)
+class TrainedEpoch:
+    """What one pass over the training set leaves: the mean loss, the learning rate, the mean task weights."""
+
+    epoch: int
+    train_loss: float
+    learning_rate: float
+    weights: dict[str, float]
+
+
+def task_losses(net: nn.Module, tasks: Sequence[Task], images: Tensor, targets: Targets) -> Tensor:
+    """Return the loss of every task [t] on a batch of images."""
+    return losses_of_outputs(net(images), tasks, targets)
+
+
+def losses_of_outputs(outputs: Sequence[Tensor], tasks: Sequence[Task], targets: Targets) -> Tensor:
+    """Return the loss of every task [t], given a network's outputs."""
+    return torch.stack([task.loss(out, targets[task.name]) for task, out in zip(tasks, outputs, strict=True)])
+
+
+def labeled_tasks(tasks: Sequence[Task], targets: Targets) -> Tensor:
+    """Return which tasks [t] have a label in a batch."""
+    return torch.stack([task.labeled(targets[task.name]).any() for task in tasks])
+
+
+def batch_losses(outputs: Sequence[Tensor], tasks: Sequence[Task], batch: Batch) -> Tensor:
+    """Return the loss of every task [t] on a batch, of mixed images that of both targets."""
+    losses = losses_of_outputs(outputs, tasks, batch.targets)
+    if batch.mixed is None:
+        return losses
+    return batch.share * losses + (1 - batch.share) * losses_of_outputs(outputs, tasks, batch.mixed)
+
+
+def freeze_shared(net: MultiTaskNet, source: MultiTaskNet) -> None:
+    """Give a network another one's shared parameters, which from then on stay as they are."""
+    net.encoder.load_state_dict(source.encoder.state_dict())
+    for own, other in zip(net.shared_parameters(), source.shared_parameters(), strict=True):
+        own.data.copy_(other.data)
+        own.requires_grad_(False)
+
+
+def _enter_training(net: MultiTaskNet) -> None:
+    """Put a network in training mode, but what is frozen: its batch normalization has nothing to learn."""
+    net.train()
+    for part in (net.encoder, net.representation):
+        part.train(any(parameter.requires_grad for parameter in part.parameters()))
+
+
+def _training_step(
+    net: MultiTaskNet, tasks: Sequence[Task], batch: Batch, shared: Sequence[nn.Parameter]
+) -> Step:
+    """Return the losses of a batch and what they depend on."""
+    features = net.encode(batch.images)
+    if not features.requires_grad:  # frozen; a weighting may still ask how the losses depend on them
+        features.requires_grad_(True)
+    losses = batch_losses(net.answer(features, batch.images.shape[2:]), tasks, batch)
+    labeled = labeled_tasks(tasks, batch.targets)
+    if batch.mixed is not None:
+        labeled |= labeled_tasks(tasks, batch.mixed)
+
+    @torch.no_grad()
+    def again() -> Tensor:
+        with PreserveBatchNormStatistics(net):
+            return batch_losses(net(batch.images), tasks, batch)
+
+    return Step(losses, labeled, features, shared, again)
+
+
+def train_epochs(
+    net: MultiTaskNet,
+    train: Split,
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    augmentation: Augmentation,
+    balancer: Balancer,
+    defense: Defense,
+    device: torch.device,
+) -> Iterator[TrainedEpoch]:
+    """Train a network, yielding after every epoch.
+
+    Every step: crop and flip per image, the defense's augmentation, the weighting's backward pass, gradient
+    clipping, Adam.
+    """
+    trained = [*(p for p in net.parameters() if p.requires_grad), *balancer.parameters()]
+    optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    drops = [round(fraction * recipe.epochs) for fraction in recipe.milestones]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, recipe.gamma)
+    shared = [parameter for parameter in net.shared_parameters() if parameter.requires_grad]
+    for epoch in range(1, recipe.epochs + 1):
+        total = torch.zeros(len(tasks), device=device)
+        weights = torch.zeros(len(tasks), device=device)
+        steps = 0
+        _enter_training(net)
+        for batch in iterate_batches(train, recipe.batch, device, shuffle=True):
+            drawn = replace(augment(batch, augmentation, tasks), progress=(epoch - 1) / recipe.epochs)
+            seen = defense.augment(drawn, net, tasks)
+            step = _training_step(net, tasks, seen, shared)
+            optimizer.zero_grad(set_to_none=True)
+            weights += balancer.backward(step).detach()
+            clip_grad_norm_(net.parameters(), recipe.clip_norm)
+            optimizer.step()
+            balancer.finish_step(step)
+            total += step.losses.detach() * len(batch.index)
+            steps += 1
+        balancer.finish_epoch(total / len(train))
+        learning_rate = float(schedule.get_last_lr()[0])
+        schedule.step()
+        mean_weights = (weights / steps).tolist()
+        yield TrainedEpoch(
+            epoch,
+            float(total.mean() / len(train)),
+            learning_rate,
+            {task.name: weight for task, weight in zip(tasks, mean_weights, strict=True)},
+        )
+
+
+@torch.no_grad()
+def score_network(
+    net: nn.Module, split: Split, tasks: Sequence[Task], augmentation: Augmentation, device: torch.device
+) -> Scores:
+    """Return every metric of every task on the central crops of a split, in evaluation mode."""
+    net.eval()
+    scorers = [task.scorer() for task in tasks]
+    size = max(1, min(SCORING_BATCH, SCORING_VALUES // max(1, split.images[:1].numel())))
+    for batch in iterate_batches(split, size, device, shuffle=False):
+        seen = center_crop(batch, augmentation, tasks)
+        for task, scorer, outputs in zip(tasks, scorers, net(seen.images), strict=True):
+            scorer.update(outputs, seen.targets[task.name])
+    return {task.name: scorer.compute() for task, scorer in zip(tasks, scorers, strict=True)}

@@ -1,0 +1,127 @@
+"""MultiTaskNet: one encoder, one shared representation, one head per task."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from bench.api import Backbone, DenseBackbone, Task
+from bench.errors import BenchError
+from bench.values import DENSE, Shape
+
+REPRESENTATION = 256
+"""Width of the shared representation (Yu et al., ICML 2025, appendix)."""
+
+
+class MultiTaskNet(nn.Module):
+    """An encoder and one head per task.
+
+    Classification tasks read a shared representation: the encoder's features (averaged over the image, if it
+    gives a map), a linear layer and ELU; their heads are linear. Every dense task has a decoder of the
+    encoder's map, whose output is scaled to the image's size.
+
+    To save memory a batch can go through encoder and decoders in pieces, of which each is computed again for
+    its gradient. Losses and gradients are those of the whole batch, but batch normalization sees one piece at
+    a time.
+
+    Source: Yu et al., ICML 2025 (MTL-UE), section 5.1 and appendix: ResNet-18 → 256 → ELU → heads; dense:
+    one decoder per task on a shared dilated encoder
+    """
+
+    def __init__(self, backbone: Backbone, tasks: Sequence[Task], shape: Shape, pieces: int = 1) -> None:
+        """Build a network for images [c h w] of this shape, which takes batches in so many pieces.
+
+        Raises:
+            BenchError: when a task is dense and the backbone is not, or for a shape the backbone cannot take.
+        """
+        super().__init__()
+        dense = [task.name for task in tasks if task.kind in DENSE]
+        if dense and not backbone.dense:
+            raise BenchError(f"{backbone} gives no map of features, which the dense task {dense[0]!r} needs")
+        encoder, width = backbone.build(shape)
+        self.encoder = encoder
+        self.representation: nn.Module = nn.Identity()
+        if len(dense) < len(tasks):
+            self.representation = nn.Sequential(nn.Linear(width, REPRESENTATION), nn.ELU())
+        self.heads = nn.ModuleList(
+            cast("DenseBackbone", backbone).decoder(width, task.outputs)
+            if task.kind in DENSE
+            else nn.Linear(REPRESENTATION, task.outputs)
+            for task in tasks
+        )
+        self._dense = [task.kind in DENSE for task in tasks]
+        self._pieces = pieces
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
+        """Return one output per task, [b o] or [b o h w], in the order of the tasks."""
+        return self.answer(self.encode(images), images.shape[2:])
+
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d ..."]:
+        """Return what all heads read: the representation, or the encoder's map where a task is dense."""
+        features = self._put_through(self.encoder, images)
+        return features if any(self._dense) else self._shared(features)
+
+    def answer(self, features: Float[Tensor, "b d ..."], size: Sequence[int]) -> list[Tensor]:
+        """Return the tasks' outputs for encoded images of this height and width."""
+        if not any(self._dense):
+            return [head(features) for head in self.heads]
+        shared = None if all(self._dense) else self._shared(features)
+        return [
+            _resize_to(self._put_through(head, features), size) if dense else head(shared)
+            for head, dense in zip(self.heads, self._dense, strict=True)
+        ]
+
+    def _put_through(self, part: nn.Module, inputs: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        count = min(self._pieces, len(inputs) // 2)  # batch normalization cannot train on a single image
+        if count < 2:
+            return cast("Tensor", part(inputs))
+        run: Callable[[Tensor], Tensor] = part
+        if torch.is_grad_enabled():
+            run = partial(checkpoint, part, use_reentrant=False, context_fn=partial(_contexts, part))
+        return torch.cat([run(piece) for piece in inputs.tensor_split(count)])
+
+    def represent(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Return the representation the heads of classification tasks read, or would read."""
+        return self._shared(self.encoder(images))
+
+    def _shared(self, features: Float[Tensor, "b d ..."]) -> Float[Tensor, "b d2"]:
+        pooled = features.mean((2, 3)) if features.ndim == 4 else features
+        shared: Tensor = self.representation(pooled)
+        return shared
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters below what `encode` returns: all but the heads'."""
+        own = [] if any(self._dense) else self.representation.parameters()
+        return [*self.encoder.parameters(), *own]
+
+
+def _contexts(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what to enter when a part is run, and whenever it is run again on the same images."""
+    return nullcontext(), PreserveBatchNormStatistics(part)
+
+
+class PreserveBatchNormStatistics(AbstractContextManager[None]):
+    """The running statistics of batch normalization stay as they are; can be entered several times."""
+
+    def __init__(self, part: nn.Module) -> None:
+        norms = (module for module in part.modules() if isinstance(module, _BatchNorm))
+        self._momenta = {norm: norm.momentum for norm in norms}
+
+    def __enter__(self) -> None:
+        for norm in self._momenta:
+            norm.momentum = 0.0
+
+    def __exit__(self, *error: object) -> None:
+        for norm, momentum in self._momenta.items():
+            norm.momentum = momentum
+
+
+def _resize_to(maps: Float[Tensor, "b o h w"], size: Sequence[int]) -> Float[Tensor, "b o h2 w2"]:
+    return functional.interpolate(maps, size=tuple(size), mode="bilinear")

@@ -1,0 +1,406 @@
+import io
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+from rich.console import Console
+
+from bench.engine.execution.events import (
+    Event,
+    ItemFinished,
+    ItemProgress,
+    Notice,
+    RunFinished,
+    RunStarted,
+    WaveFinished,
+    WaveStarted,
+)
+from bench.engine.monitoring.console import format_duration, render_snapshot, show_progress
+from bench.engine.monitoring.progress import RunProgress
+from bench.engine.planning.cell import Wave
+from bench.record import Record
+from tests.records import make_record
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "30")
+
+
+def step(key: str, done: int, total: int = 12, what: str = "epoch", wave: Wave = "cells") -> ItemProgress:
+    return ItemProgress(wave, key, f"em · {key}", what, done, total)
+
+
+def finished(key: str, seconds: float = 30.0, error: str | None = None, wave: Wave = "cells") -> ItemFinished:
+    return ItemFinished(wave, key, f"em · {key}", seconds, error=error)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (31.24, "31.2 s"),
+        (59.97, "1 min"),
+        (250, "4 min 10 s"),
+        (3599.6, "1 h"),
+        (7500, "2 h 5 min"),
+        (3605, "1 h"),
+        (97200, "1 d 3 h"),
+    ],
+)
+def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_a_run_in_plain_lines() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with show_progress(RunProgress(clock=clock), stream) as tell:
+        tell(RunStarted("smoke", "runs/smoke", {"cells": (3, 2)}))
+        tell(WaveStarted("cells", 3, 2))
+        tell(step("a", 0))
+        tell(finished("a", 120))
+        tell(step("b", 0))
+        tell(finished("b", 1, error="ValueError: no"))
+        tell(Notice("a damaged record is rebuilt"))
+        tell(step("c", 0))
+        tell(finished("c", 31.2))
+        tell(WaveFinished("cells"))
+        tell(RunFinished(2, 2, 1, 250))
+    assert stream.getvalue().splitlines() == [
+        "suite smoke, results in runs/smoke",
+        "cells: 3 to do, 2 cached",
+        "cells 1/3  em · a  2 min  ~4 min left",
+        "cells 2/3  FAILED em · b: ValueError: no",
+        "note: a damaged record is rebuilt",
+        "cells 3/3  em · c  31.2 s",
+        "cells: 2 done, 2 cached, 1 failed in 4 min 10 s",
+    ]
+
+
+def test_plain_lines_tell_of_an_item_in_progress_only_now_and_then() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with show_progress(RunProgress(clock=clock), stream) as tell:
+        tell(WaveStarted("cells", 1, 0))
+        for epoch in range(13):
+            tell(step("a", epoch))
+            clock.now += 7
+    assert stream.getvalue().splitlines() == [
+        "cells: 1 to do, 0 cached",
+        "cells 0/1  em · a  epoch 5/12  ~49 s left",
+        "cells 0/1  em · a  epoch 10/12  ~14 s left",
+    ]
+
+
+def estimates(events: Sequence[tuple[float, Event]], todo: int) -> Iterator[str]:
+    """Yield the estimate of every plain line after some events, each so many seconds after the one before."""
+    stream, clock = io.StringIO(), Clock()
+    with show_progress(RunProgress(clock=clock), stream) as tell:
+        tell(WaveStarted("cells", todo, 0))
+        for wait, event in events:
+            clock.now += wait
+            tell(event)
+    for line in stream.getvalue().splitlines()[1:]:
+        yield line.rpartition("  ")[2]
+
+
+def test_the_time_left_is_shared_by_the_items_that_run_at_once() -> None:
+    # 9 waiting cells of 60 s and one that has 60 s to go, two at a time: 300 s.
+    events: list[tuple[float, Event]] = [(0.0, step("a", 0)), (0.0, step("b", 0))]
+    events += [(60.0, finished("a", 60)), (0.0, step("b", 6)), (0.0, finished("x", 60))]
+    assert list(estimates(events, todo=12))[-1] == "~5 min left"
+    alone: list[tuple[float, Event]] = [(0.0, step("a", 0)), (60.0, finished("a", 60))]
+    assert list(estimates(alone, todo=12)) == ["~11 min left"]
+
+
+def test_the_time_left_is_no_less_than_that_of_the_longest_item_in_progress() -> None:
+    events: list[tuple[float, Event]] = [(0.0, step("a", 0)), (0.0, step("b", 0))]
+    events += [(60.0, step("b", 2)), (0.0, finished("a", 60))]
+    assert list(estimates(events, todo=2))[-1] == "~5 min left"
+
+
+def test_the_time_left_shrinks_between_two_steps_of_an_item() -> None:
+    events: list[tuple[float, Event]] = [(0.0, step("a", 0)), (60.0, step("a", 6)), (30.0, finished("b", 30))]
+    assert list(estimates(events, todo=2))[-1] == "~30 s left"
+
+
+def test_before_any_item_is_finished_the_running_ones_tell_the_time_left() -> None:
+    # 1 of 12 epochs in 40 s: 440 s for this cell and 480 s for the one that waits.
+    assert list(estimates([(0.0, step("a", 0)), (40.0, step("a", 1))], todo=2)) == ["~15 min left"]
+    assert list(estimates([(0.0, step("a", 0)), (40.0, step("a", 0))], todo=2)) == ["epoch 0/12"]
+
+
+def test_what_an_item_does_next_is_timed_from_its_own_beginning() -> None:
+    # Two rounds of 100 s say nothing of an epoch, which takes 10 s here.
+    events: list[tuple[float, Event]] = [(100.0, step("a", done, 10, "round")) for done in range(3)]
+    for first in (0, 2):
+        rest = [(0.0, step("a", first)), (40.0, step("a", first + 4))]
+        assert list(estimates([*events, *rest], todo=1))[-1] == "~1 min left"
+
+
+def test_a_failed_item_does_not_shorten_the_time_left() -> None:
+    events: list[tuple[float, Event]] = [(0.0, finished("a", 600))]
+    events += [(0.0, finished("b", 1, error="no")), (0.0, finished("c", 600))]
+    assert list(estimates(events, todo=5))[-1] == "~20 min left"
+
+
+def test_what_another_run_has_made_says_nothing_of_the_speed() -> None:
+    made: list[tuple[float, Event]] = [(60.0, finished("a", 0.0)), (0.0, finished("b", 60.0))]
+    stream, clock = io.StringIO(), Clock()
+    with show_progress(RunProgress(clock=clock), stream) as tell:
+        tell(WaveStarted("cells", 4, 0))
+        for wait, event in made:
+            clock.now += wait
+            tell(event)
+        tell(WaveFinished("cells"))
+    assert stream.getvalue().splitlines()[1:] == [
+        "cells 1/4  em · a  made by another run",
+        "cells 2/4  em · b  1 min  ~2 min left",
+        "1.0 cells/min",
+    ]
+
+
+def test_a_late_word_of_a_finished_item_or_an_ended_wave_is_ignored() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with show_progress(RunProgress(clock=clock), stream) as tell:
+        tell(step("early", 3))
+        tell(WaveStarted("cells", 2, 0))
+        tell(finished("a", 10))
+        clock.now += 100
+        tell(step("a", 11))
+        tell(step("p", 3, wave="poisons"))
+        clock.now += 100
+        tell(step("a", 12))
+        tell(step("p", 4, wave="poisons"))
+        tell(WaveFinished("cells"))
+        tell(finished("b", 10))
+    assert stream.getvalue().splitlines() == [
+        "cells: 2 to do, 0 cached",
+        "cells 1/2  em · a  10.0 s  ~10 s left",
+        "18.0 cells/h",
+    ]
+
+
+class Leading:
+    """Standings in which the attack of the last record leads."""
+
+    records: list[Record]
+
+    def __init__(self) -> None:
+        self.records = []
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+
+    def best(self) -> tuple[str, float, int] | None:
+        return (str(self.records[-1].cell["attack"]), 0.5, len(self.records)) if self.records else None
+
+
+def cell(key: str, seconds: float = 30.0, **labels: object) -> ItemFinished:
+    """Return the end of a cell that trained on 1,000 images a second for 30 s."""
+    return ItemFinished("cells", key, f"em · {key}", seconds, record=make_record({"a": 0.6}, **labels))
+
+
+def test_plain_lines_sum_up_now_and_then_and_at_the_end_of_a_wave() -> None:
+    stream, clock = io.StringIO(), Clock()
+    course = RunProgress(Leading(), clock)
+    with show_progress(course, stream) as tell:
+        tell(WaveStarted("cells", 4, 0))
+        for key in "abcd":
+            clock.now += 140
+            tell(cell(key, 140))
+            course.measure((800.4, 912.0))
+        tell(WaveFinished("cells"))
+    assert stream.getvalue().splitlines() == [
+        "cells: 4 to do, 0 cached",
+        "cells 1/4  em · a  2 min 20 s  ~7 min left",
+        "cells 2/4  em · b  2 min 20 s  ~5 min left",
+        "cells 3/4  em · c  2 min 20 s  ~2 min left",
+        "25.7 cells/h · 214 images/s · 2 workers, 800 to 912 MiB each",
+        "best so far: em, protection 0.50 (3 cells)",
+        "cells 4/4  em · d  2 min 20 s",
+        "25.7 cells/h · 214 images/s · 2 workers, 800 to 912 MiB each",
+        "best so far: em, protection 0.50 (4 cells)",
+    ]
+
+
+def drawn(course: RunProgress, width: int) -> list[str]:
+    """Return what is shown of a run, line by line, without colors."""
+    screen = Console(file=io.StringIO(), width=width)
+    screen.print(render_snapshot(course.view(), width))
+    shown: str = screen.file.getvalue()  # type: ignore[attr-defined]
+    return [line.rstrip() for line in shown.splitlines()]
+
+
+def test_what_is_shown_on_80_and_on_120_columns() -> None:
+    clock = Clock()
+    course = RunProgress(Leading(), clock)
+    assert drawn(course, 80) == [""]
+    course.take(WaveStarted("cells", 12, 5))
+    assert [line.split() for line in drawn(course, 80)] == [["cells", "0/12", "5", "cached"]]
+    label = "digits · em · small · ew · grayscale · mtl · seed 0"
+    course.take(ItemProgress("cells", "a", label, "epoch", 0, 12))
+    course.take(step("b", 0, what="round"))
+    clock.now += 60
+    course.take(ItemProgress("cells", "a", label, "epoch", 3, 12))
+    course.take(step("b", 6, what="round", total=600))
+    course.take(step("b", 206, what="round", total=600))
+    course.take(cell("c", 60, attack="mtl-ue-em"))
+    course.take(finished("d", error="no"))
+    course.measure((812.0,))
+    assert drawn(course, 80) == [
+        "cells 2/12  ━━━━━                           5 cached  1 failed  ~6 min left",
+        "  1.0 cells/min · 500 images/s · 812 MiB in one process",
+        "  best so far: mtl-ue-em, protection 0.50 (1 cell)",
+        "  digits · em · small · ew · grayscale · mtl · see…  epoch 3/12      ~3 min left",
+        "  em · b                                             round 206/600   ~2 min left",
+    ]
+    # What is left of the two and 8 waiting cells of a minute each, two at a time: (180 + 115 + 480) / 2 s.
+    assert [re.split(r"\s{2,}", line.strip()) for line in drawn(course, 120)[3:]] == [
+        [label, "epoch 3/12", "20.0 s/epoch", "~3 min left"],
+        ["em · b", "round 206/600", "3.4 round/s", "~2 min left"],
+    ]
+
+
+def test_plain_lines_hold_no_control_characters_and_stay_lines() -> None:
+    stream = io.StringIO()
+    with show_progress(RunProgress(), stream) as tell:
+        tell(WaveStarted("cells", 1, 0))
+        tell(ItemFinished("cells", "a", "jpeg(quality=[30])", 1, error="bad\r\n\x1b[31mred [bold]"))
+    line = stream.getvalue().splitlines()[1]
+    assert line == "cells 1/1  FAILED jpeg(quality=[30]): bad   [31mred [bold]"
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    with show_progress(RunProgress(), stream) as tell:
+        tell(WaveStarted("poisons", 0, 7))
+    assert stream.getvalue() == "poisons: 0 to do, 7 cached\n"
+
+
+def test_colors_forced_on_a_file_do_not_make_it_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    with show_progress(RunProgress(), stream) as tell:
+        tell(RunFinished(1, 0, 1, 2))
+    assert stream.getvalue() == "cells: 1 done, 0 cached, 1 failed in 2.0 s\n"
+
+
+def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress(RunProgress()) as tell:
+        tell(Notice("the tracker is away"))
+    assert capsys.readouterr() == ("", "note: the tracker is away\n")
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def wait_for(stream: Terminal, *texts: str) -> str:
+    """Return the output once the display, which redraws several times a second, has shown the texts."""
+    pause = threading.Event()
+    for _ in range(100):
+        shown = plain(stream.getvalue())
+        if all(text in shown for text in texts):
+            return shown
+        pause.wait(0.1)
+    raise AssertionError(f"{texts} not in {plain(stream.getvalue())}")
+
+
+def test_a_terminal_shows_the_wave_and_each_item_in_progress() -> None:
+    stream, clock = Terminal(), Clock()
+    with show_progress(RunProgress(clock=clock), stream) as tell:
+        tell(WaveStarted("cells", 5, 3))
+        tell(step("a", 0))
+        tell(ItemProgress("cells", "j", "jpeg(quality=[30])", "round", 2, 9))
+        clock.now += 35
+        tell(step("a", 7))
+        shown = wait_for(
+            stream, "cells 0/5", "3 cached", "em · a", "epoch 7/12", "jpeg(quality=[30])", "round 2/9"
+        )
+        # 25 s of this one are left; the others take its 60 s each, two at a time: (25 + 25 + 180) / 2.
+        assert "~25 s left" in shown
+        assert "~2 min left" in shown
+        tell(finished("a", 40))
+        tell(finished("b", 1, error="ValueError: no"))
+        tell(Notice("look here"))
+        shown = wait_for(stream, "cells 2/5", "1 failed")
+        assert "cells 2/5  FAILED em · b: ValueError: no" in shown
+        assert "note: look here" in shown
+        tell(WaveFinished("cells"))
+        tell(RunFinished(4, 3, 1, 250))
+    output = plain(stream.getvalue())
+    assert output.count("cells: 4 done, 3 cached, 1 failed in 4 min 10 s") == 1
+    assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l"), "the cursor is back"
+
+
+def test_a_terminal_keeps_one_line_of_a_wave_before_the_cells() -> None:
+    stream, clock = Terminal(), Clock()
+    with show_progress(RunProgress(clock=clock), stream) as tell:
+        tell(WaveStarted("poisons", 1, 2))
+        tell(step("p", 0, wave="poisons"))
+        clock.now += 90
+        tell(finished("p", 90, wave="poisons"))
+        tell(WaveFinished("poisons"))
+    assert "poisons: 1 done, 2 cached in 1 min 30 s" in plain(stream.getvalue())
+
+
+def test_the_terminal_is_given_back_when_a_run_breaks() -> None:
+    stream = Terminal()
+    before = sys.stdout, sys.stderr
+
+    def broken_run() -> None:
+        with show_progress(RunProgress(), stream) as tell:
+            tell(WaveStarted("cells", 5, 3))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_run()
+    assert (sys.stdout, sys.stderr) == before
+    assert "\x1b[?25h" in stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_events_may_come_from_several_threads(kind: type[io.StringIO]) -> None:
+    stream = kind()
+
+    def work(worker: int) -> None:
+        for number in range(25):
+            key = f"{worker}-{number}"
+            for epoch in range(4):
+                tell(step(key, epoch, 3))
+            tell(finished(key, 0.1, error="no" if number % 5 == 0 else None))
+
+    with show_progress(RunProgress(), stream) as tell:
+        tell(WaveStarted("cells", 100, 0))
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        tell(WaveFinished("cells"))
+    shown = plain(stream.getvalue())
+    failed = re.findall(r"^.*cells \d+/100  FAILED em · (\S+): no\s*$", shown, re.MULTILINE)
+    assert sorted(failed) == sorted(f"{worker}-{number}" for worker in range(4) for number in range(0, 25, 5))
+    if kind is io.StringIO:
+        counts = [int(found) for found in re.findall(r"^cells (\d+)/100  ", shown, re.MULTILINE)]
+        assert sorted(counts) == list(range(1, 101))

@@ -1,0 +1,306 @@
+"""What a run tells other terminals: the status file, who is still there, and `bench status`."""
+
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from io import StringIO
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from bench.engine.execution.events import ItemFinished, ItemProgress, RunStarted, WaveStarted
+from bench.engine.monitoring import status
+from bench.engine.monitoring.progress import RunProgress
+from bench.engine.monitoring.status import (
+    FoundStatus,
+    Status,
+    explain_absence,
+    publish_status,
+    read_statuses,
+    render_status,
+    worker_memory,
+)
+from bench.record import Record, write_record
+from tests.records import make_record
+
+PATIENCE_S = 60
+
+
+class Kept:
+    """Standings that keep what they are told."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def add(self, record: Record) -> None:
+        self.keys.append(record.key)
+
+    def best(self) -> tuple[str, float, int] | None:
+        return ("em", 0.5, len(self.keys)) if self.keys else None
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "TICK_S", 0.01)
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    pause = threading.Event()
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        pause.wait(0.01)
+
+
+def last_word(out: Path) -> FoundStatus:
+    """Return the only status on a folder."""
+    (seen,) = read_statuses(out)
+    return seen
+
+
+def running(todo: int = 3, cached: int = 2) -> RunProgress:
+    """Return the course of a run whose second cell is under way."""
+    course = RunProgress(Kept())
+    course.take(RunStarted("smoke", "out", {"cells": (todo, cached)}))
+    course.take(WaveStarted("cells", todo, cached))
+    course.take(ItemFinished("cells", "a", "em · a", 60.0, record=make_record({"a": 0.5})))
+    course.take(ItemProgress("cells", "b", "em · b", "epoch", 3, 10))
+    return course
+
+
+@pytest.fixture
+def word(tmp_path: Path) -> Status:
+    """The last word of a run that this process is."""
+    with publish_status(running(), tmp_path):
+        wait_until(lambda: read_statuses(tmp_path))
+        return last_word(tmp_path).status
+
+
+def leave(out: Path, word: Status, age_s: float = 0.0) -> Path:
+    """Write a status file as a run leaves it that is killed, so many seconds ago."""
+    path = out / "status" / f"{word.host}-{word.pid}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(word)))
+    os.utime(path, (time.time() - age_s, time.time() - age_s))
+    return path
+
+
+@pytest.fixture
+def nobody() -> int:
+    """The number of a process that has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def test_a_run_is_there_while_it_lasts_and_gone_when_it_ends(tmp_path: Path) -> None:
+    course = running()
+    with publish_status(course, tmp_path):
+        wait_until(lambda: read_statuses(tmp_path))
+        seen = last_word(tmp_path)
+        assert seen.alive
+        assert (seen.status.pid, seen.status.host) == (os.getpid(), platform.node())
+        view = seen.status.view
+        assert (view.suite, view.cells_done, view.cells, view.best) == ("smoke", 3, 5, ("em", 0.5, 1))
+        assert view.wave is not None
+        assert [(item.label, item.what, item.done, item.total) for item in view.wave.items] == [
+            ("em · b", "epoch", 3, 10)
+        ]
+        course.take(ItemProgress("cells", "b", "em · b", "epoch", 4, 10))
+        wait_until(lambda: (wave := last_word(tmp_path).status.view.wave) and wave.items[0].done == 4)
+        assert len(view.memory_mib) == 1
+        assert 1 < view.memory_mib[0] < psutil.virtual_memory().total / 2**20
+    assert list((tmp_path / "status").iterdir()) == []
+    assert read_statuses(tmp_path) == []
+
+
+def test_the_file_is_gone_when_a_run_breaks(tmp_path: Path) -> None:
+    def broken_run() -> None:
+        with publish_status(running(), tmp_path):
+            wait_until(lambda: read_statuses(tmp_path))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_run()
+    assert read_statuses(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_to_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "status").touch()
+    course = running()
+    with publish_status(course, tmp_path):
+        # The first thing that is measured says that the thread is at work.
+        wait_until(lambda: course.view().memory_mib)
+    assert (tmp_path / "status").read_bytes() == b""
+
+
+def test_nothing_is_written_while_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    looks: list[float] = []
+    monkeypatch.setattr(status, "write_atomically", lambda path, _: written.append(path))
+    monkeypatch.setattr(status, "HEARTBEAT_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(status._Writer, "_read_earlier", lambda _, until: looks.append(until))
+    course = running()
+    with publish_status(course, tmp_path):
+        wait_until(lambda: len(looks) >= 10)
+        assert len(written) == 1
+        course.take(ItemProgress("cells", "b", "em · b", "epoch", 4, 10))
+        seen = len(looks)
+        wait_until(lambda: len(looks) >= seen + 10)
+    assert len(written) == 2
+
+
+def test_a_word_is_written_now_and_then_though_nothing_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+    monkeypatch.setattr(status, "write_atomically", lambda path, _: written.append(path))
+    monkeypatch.setattr(status, "HEARTBEAT_S", 0.01)
+    with publish_status(running(), tmp_path):
+        wait_until(lambda: len(written) >= 3)
+
+
+def test_what_runs_that_are_gone_left_is_swept_and_others_are_left_alone(
+    tmp_path: Path, word: Status, nobody: int
+) -> None:
+    dead = leave(tmp_path, replace(word, pid=nobody))
+    aside = dead.with_name(f".{dead.name}.{nobody}.tmp")
+    aside.touch()
+    silent = leave(tmp_path, replace(word, host="elsewhere"), status.SILENT_S + 60)
+    talking = leave(tmp_path, replace(word, host="elsewhere", pid=1), 1)
+    foreign = dead.with_name("notes.txt")
+    foreign.touch()
+    with publish_status(running(), tmp_path):
+        wait_until((tmp_path / "status" / f"{word.host}-{os.getpid()}.json").exists)
+        assert not dead.exists()
+        assert not aside.exists()
+        assert not silent.exists()
+    assert set((tmp_path / "status").iterdir()) == {talking, foreign}
+
+
+def test_who_is_still_there(tmp_path: Path, word: Status, nobody: int) -> None:
+    def alive(age_s: float = 0.0, **changes: object) -> bool:
+        path = leave(tmp_path, replace(word, **changes), age_s)  # type: ignore[arg-type]
+        found = last_word(tmp_path).alive
+        path.unlink()
+        return found
+
+    assert alive()
+    assert alive(1e6), "a process of this machine that is there, however long it has said nothing"
+    assert not alive(pid=nobody)
+    assert not alive(1e6, created=word.created - 100), "another process with its number"
+    assert alive(created=word.created - 100), "its clock was set"
+    assert not alive(pid=10**12)
+    assert alive(1, host="elsewhere", pid=nobody)
+    assert alive(-1e6, host="elsewhere"), "its clock is ahead"
+    assert not alive(status.SILENT_S + 60, host="elsewhere")
+    unwaited = subprocess.Popen([sys.executable, "-c", ""])
+    wait_until(lambda: psutil.Process(unwaited.pid).status() == psutil.STATUS_ZOMBIE)
+    assert not alive(pid=unwaited.pid)
+    unwaited.wait()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"schema": 1}',
+        b"\xff\xfe",
+        b'{"schema": 1, "host": "a", "pid": -1, "created": 0, "started": "", "view": null}',
+    ],
+)
+def test_a_file_that_is_no_status_is_passed_over(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "status").mkdir()
+    (tmp_path / "status" / "a-1.json").write_bytes(content)
+    assert read_statuses(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 2}, {"created": float("nan")}, {"created": float("inf")}, {"pid": "no"}]
+)
+def test_a_status_with_one_wrong_entry_is_passed_over(
+    tmp_path: Path, word: Status, change: dict[str, object]
+) -> None:
+    leave(tmp_path, replace(word, **change))  # type: ignore[arg-type]
+    assert read_statuses(tmp_path) == []
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> list[str]:
+    """Keys of the records in a folder."""
+    records = [make_record({"a": 0.5}, seed=seed) for seed in range(3)]
+    for record in records:
+        write_record(tmp_path / "records", record)
+    (tmp_path / "records" / f"{'0' * 16}.json").write_text("damaged")
+    return sorted(record.key for record in records)
+
+
+def test_the_standings_know_of_the_cells_of_earlier_runs(tmp_path: Path, earlier: list[str]) -> None:
+    kept = Kept()
+    course = RunProgress(kept)
+    with publish_status(course, tmp_path):
+        wait_until(lambda: read_statuses(tmp_path))
+        assert kept.keys == [], "nobody knows yet whether anything is to be done"
+        course.take(RunStarted("smoke", "out", {"cells": (2, 3)}))
+        wait_until(lambda: len(kept.keys) >= 3)
+        wait_until(lambda: last_word(tmp_path).status.view.best)
+    assert kept.keys == earlier
+
+
+def test_no_record_is_read_when_nothing_is_to_be_done(tmp_path: Path, earlier: list[str]) -> None:
+    kept = Kept()
+    course = RunProgress(kept)
+    course.take(RunStarted("smoke", "out", {"cells": (0, 3)}))
+    with publish_status(course, tmp_path):
+        wait_until(lambda: read_statuses(tmp_path))
+        course.take(WaveStarted("cells", 0, 3))
+        wait_until(lambda: last_word(tmp_path).status.view.wave is not None)
+    assert kept.keys == []
+
+
+def test_the_memory_of_workers_is_theirs() -> None:
+    (own,) = worker_memory()
+    assert own == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.2)
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    worker = context.Process(target=stop.wait)
+    worker.start()
+    try:
+        (theirs,) = worker_memory()
+        assert theirs < own / 2, "a worker that has not imported torch"
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_what_is_shown_of_a_run(tmp_path: Path, word: Status) -> None:
+    screen = Console(file=StringIO(), width=90)
+    word = replace(word, host="box\x1b[31m", view=replace(word.view, suite="smo\nke", cells_failed=1))
+    screen.print(render_status(FoundStatus(word, True, 0.0), Path("runs/smoke"), 90))
+    lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0] == "smo ke in runs/smoke: 3 of 5 cells are done, 1 failed"
+    assert lines[1].startswith("for ")
+    assert lines[1].endswith(f" s, since {word.started}, process {word.pid} on box [31m")
+    assert lines[2].startswith("cells 1/3  ━━━━━━━━━━")
+    assert lines[2].rstrip().endswith("2 cached  ~2 min left")
+    assert lines[-1].split() == ["em", "·", "b", "epoch", "3/10"]
+
+
+def test_the_sentence_on_a_folder_nobody_works_on(tmp_path: Path, word: Status, earlier: list[str]) -> None:
+    assert explain_absence([], tmp_path) == f"no run is active in {tmp_path}; 4 cells have a record"
+    gone = FoundStatus(replace(word, host="box", pid=7), False, 250)
+    assert explain_absence([gone], tmp_path) == (
+        f"no run is active in {tmp_path}; 3 of 5 cells are done, the same command goes on "
+        "(process 7 on box was last heard of 4 min 10 s ago)"
+    )

@@ -1,0 +1,276 @@
+"""The forecast: what was timed in the folder, shared by the workers, and what will be stored."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from bench.api import MultiTaskData
+from bench.cli import app
+from bench.datasets.digits import Digits
+from bench.engine.planning.cell import Cell
+from bench.engine.planning.estimate import WaveEstimate, check_disk_space, estimate_waves, format_bytes
+from bench.engine.planning.expand import Plan
+from bench.engine.planning.remaining_work import find_remaining_work
+from bench.engine.stages.context import describe_environment
+from bench.engine.storage.store import Store
+from bench.errors import BenchError
+from bench.record import Cost, Record
+from bench.values import Augmentation
+from tests.engine import tiny
+
+MATRIX = {"attack": ["clean", "random", "tap"], "defense": ["none", "grayscale"]}
+
+IMAGES = 64 * 3 * 32 * 32
+"""Pixel values of the training set."""
+
+
+def timed(seconds: float) -> Cost:
+    return Cost(seconds=seconds, images_per_s=None, peak_host_mb=None, peak_device_mb=None)
+
+
+def record(cell: Cell, **seconds: float) -> Record:
+    return Record(
+        key=cell.key,
+        status="done",
+        suite="tiny",
+        cell=cell.labels,
+        victim=cell.victim,
+        poison=cell.poison.key,
+        settings={},
+        cost={phase: timed(value) for phase, value in seconds.items()},
+        environment=describe_environment(tiny.run_context(Path())),
+    )
+
+
+def full(plan: Plan, out: Path, jobs: int = 1) -> dict[str, WaveEstimate]:
+    found = estimate_waves(find_remaining_work(plan, Store(out), "failed"), tiny.run_context(out), jobs)
+    return {each.wave: each for each in found}
+
+
+def expected(plan: Plan, out: Path, jobs: int = 1) -> dict[str, tuple[int, float, int]]:
+    return {wave: (each.count, each.seconds, each.untimed) for wave, each in full(plan, out, jobs).items()}
+
+
+def cell(plan: Plan, attack: str, defense: str = "none") -> Cell:
+    labels = {"attack": attack, "defense": defense}
+    return next(cell for cell in plan.cells if labels.items() <= cell.labels.items())
+
+
+def test_nothing_is_known_of_an_empty_folder(tmp_path: Path) -> None:
+    plan = tiny.plan(matrix=MATRIX)
+    assert expected(plan, tmp_path) == {"surrogates": (1, 0, 1), "poisons": (3, 0, 3), "cells": (6, 0, 6)}
+    assert list(tmp_path.iterdir()) == []  # looking makes nothing
+
+
+def test_cells_take_what_their_like_took(tmp_path: Path) -> None:
+    plan, store = tiny.plan(matrix=MATRIX), Store(tmp_path)
+    store.write(record(cell(plan, "clean"), craft=100, load=1, train=2, score=3))
+    store.write(record(cell(plan, "random"), craft=7, load=1, train=6, score=3))
+    # Four cells are left, at the mean of 6 and 10 s without the crafting; nothing was timed of tap.
+    assert expected(plan, tmp_path)["cells"] == (4, 4 * 8, 0)
+    assert expected(plan, tmp_path, jobs=4)["cells"] == (4, 8, 0)
+    assert expected(plan, tmp_path)["poisons"] == (3, 107, 1)
+    assert expected(plan, tmp_path)["surrogates"] == (1, 0, 1)
+
+
+def test_poisons_and_surrogates_take_what_theirs_took(tmp_path: Path) -> None:
+    plan, store = tiny.plan(matrix=MATRIX), Store(tmp_path)
+    for attack, craft in (("clean", 1), ("random", 2), ("tap", 30)):
+        for defense in MATRIX["defense"]:
+            surrogate = {"surrogate": 50.0} if attack == "tap" else {}
+            store.write(record(cell(plan, attack, defense), craft=craft, train=1, **surrogate))
+    more = tiny.plan(matrix={**MATRIX, "seed": [1, 2]})
+    assert expected(more, tmp_path, jobs=2) == {
+        "surrogates": (2, 50, 0),
+        "poisons": (6, 33, 0),
+        "cells": (12, 6, 0),
+    }
+
+
+def test_another_backbone_is_another_matter(tmp_path: Path) -> None:
+    plan = tiny.plan(matrix={"backbone": ["small", "small(width=4)"]})
+    Store(tmp_path).write(record(plan.cells[0], craft=1, train=1))
+    assert expected(plan, tmp_path)["cells"] == (3, 1, 2)
+    assert expected(tiny.plan(), tmp_path)["cells"] == (1, 1, 0)
+
+
+def test_failed_and_damaged_records_tell_nothing(tmp_path: Path) -> None:
+    plan, store = tiny.plan(), Store(tmp_path)
+    failed = Record(**{**vars(record(plan.cells[0])), "status": "failed"})
+    store.write(failed)
+    (store.records / f"{plan.cells[1].key}.json").write_text("{")
+    assert expected(plan, tmp_path) == {"surrogates": (0, 0, 0), "poisons": (2, 0, 2), "cells": (2, 0, 2)}
+
+
+def test_what_was_timed_on_another_machine_tells_nothing(tmp_path: Path) -> None:
+    plan, store = tiny.plan(matrix={"seed": range(5)}), Store(tmp_path)
+    here, *others = plan.cells
+    store.write(record(here, craft=1, train=8))
+    for cell, fact in zip(others, ("cpu", "cpus", "device", "device_name"), strict=False):
+        elsewhere = record(cell, craft=100, train=100)
+        store.write(replace(elsewhere, environment={**elsewhere.environment, fact: "another"}))
+    older = record(others[4], craft=100, train=100)
+    store.write(replace(older, environment={}))
+    again = tiny.plan(matrix={"seed": [5]})
+    assert expected(again, tmp_path)["cells"] == (2, 16, 0)
+    assert expected(again, tmp_path)["poisons"] == (2, 1, 1)
+
+
+def test_purified_sets_are_made_once_for_all_who_train_on_them(tmp_path: Path) -> None:
+    learned = ["orthogonal-projection", "orthogonal-projection(epochs=3)+linear-probe(share=0.25)"]
+    axes = {"attack": ["clean"], "defense": ["none", *learned]}
+    plan, store = tiny.plan(matrix=axes), Store(tmp_path)
+    for each, purify in zip(plan.cells, (0.5, 50, 10), strict=True):
+        shared = {"purified": each.purified.key} if each.purified else {}
+        plain = record(each, craft=1, purify=purify, train=3)
+        store.write(replace(plain, environment={**plain.environment, **shared}))
+    # One that was written before sets were kept cleaned its own.
+    later, older = tiny.plan(matrix={"attack": ["clean"], "defense": learned[:1], "seed": [7, 8]}).cells
+    store.write(record(older, craft=1, purify=900, train=1.5))
+    same = record(later, craft=1, purify=90, train=4)
+    store.write(replace(same, environment={**same.environment, "purified": "70"}))
+    more = tiny.plan(matrix={**axes, "seed": [1], "weighting": ["ew", "uw"]})
+    found = full(more, tmp_path)
+    assert list(found) == ["surrogates", "poisons", "purified", "cells"]
+    # Of a quarter of the images the second has the originals.
+    assert found["purified"] == WaveEstimate("purified", 2, 70 + 10, 0, round(1.75 * IMAGES), 0)
+    # Four at the mean of 3.5, 3, 3, 4 and 901.5 s: the learning is left out where it is shared.
+    assert (found["cells"].count, found["cells"].seconds) == (4, 4 * 183)
+    for purified in more.purified:
+        store.save("purified", purified.key, {}, {})
+    assert full(more, tmp_path)["purified"] == WaveEstimate("purified", 0, 0, 0, 0, 0)
+
+
+def test_what_is_made_was_forecast(tmp_path: Path) -> None:
+    axes = {"attack": ["clean", "random", "tap"], "defense": ["none", "orthogonal-projection"]}
+    plan = tiny.plan(matrix=axes)
+    guessed = full(plan, tmp_path, jobs=3)
+    tiny.run(plan, tmp_path)
+
+    def stored(kind: str) -> int:
+        """Return the bytes of all tensors, their headers left out."""
+        files = [safe_open(path, "pt") for path in (tmp_path / kind).rglob("*.safetensors")]
+        return sum(file.get_tensor(name).nbytes for file in files for name in file.keys())  # noqa: SIM118
+
+    for wave in ("surrogates", "poisons", "purified"):
+        assert guessed[wave].stored == stored(wave) > 0
+    assert guessed["poisons"].stored == 2 * IMAGES  # of random and tap
+    records = sum(path.stat().st_size for path in (tmp_path / "records").iterdir())
+    assert guessed["cells"].stored == 6 * (5000 + 300 * 2 * 4)  # a score of 4 tasks in each of 2 epochs
+    assert records / 2 < guessed["cells"].stored < records * 2
+    assert not any(each.unsized for each in guessed.values())
+    assert full(plan, tmp_path) == {wave: WaveEstimate(wave, 0, 0, 0, 0, 0) for wave in guessed}
+    more = full(tiny.plan(matrix={**axes, "seed": [1]}), tmp_path)
+    assert [each.count for each in more.values()] == [each.count for each in guessed.values()] == [1, 3, 3, 6]
+    assert all(each.seconds > 0 and not each.untimed for each in more.values())
+
+
+def test_surrogates_are_sized_without_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stored(epochs: int) -> int:
+        surrogate = {"backbone": "vit-b16", "recipe": {"epochs": epochs}}
+        return full(tiny.plan(matrix={"attack": ["tap"]}, surrogate=surrogate), tmp_path)["surrogates"].stored
+
+    drawn = torch.get_rng_state()
+    whole = stored(1)
+    assert torch.equal(torch.get_rng_state(), drawn)  # no weights were
+    assert stored(60) == 30 * whole
+    load = Digits.load
+    crop = Augmentation(crop=16)
+    monkeypatch.setattr(Digits, "load", lambda *given: replace(load(*given), augmentation=crop))
+    # Of four patches one is left, and a position is 768 numbers of four bytes.
+    assert stored(1) == whole - 3 * 768 * 4
+
+
+def test_every_dataset_is_sized_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    load = Digits.load
+
+    def count(self: Digits, *given: Any) -> MultiTaskData:
+        loaded.append(self.train)
+        return load(self, *given)
+
+    monkeypatch.setattr(Digits, "load", count)
+    plan = tiny.plan(matrix={"dataset": ["digits", "digits(train=128)"], "attack": ["random(rate=0.5)"]})
+    assert full(plan, tmp_path, jobs=2)["poisons"].stored == (1 + 2) * IMAGES
+    assert sorted(loaded) == [64, 128]  # once each
+
+
+def test_a_change_without_a_budget_takes_two_bytes(tmp_path: Path) -> None:
+    plan = tiny.plan(matrix={"attack": ["ops", "cuda"]})
+    bounded = {poison.attack.name: poison.epsilon is not None for poison in plan.poisons}
+    assert bounded == {"clean": True, "ops": False, "cuda": False}
+    assert full(plan, tmp_path)["poisons"].stored == 2 * 2 * IMAGES
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_of_what_is_not_decoded_the_size_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def load(self: Digits, root: object, cache: object, progress: Any) -> None:
+        assert (root, cache) == (None, tmp_path / "cache")
+        if not there:
+            raise BenchError("no images")
+        progress("decoding", 1, 100)
+        raise AssertionError("it went on decoding")
+
+    monkeypatch.setattr(Digits, "load", load)
+    found = full(tiny.plan(matrix={"attack": ["tap"]}), tmp_path)
+    sizes = {wave: (each.stored, each.unsized) for wave, each in found.items()}
+    assert sizes == {"surrogates": (0, 1), "poisons": (0, 2), "cells": (0, 2)}
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_a_disk_that_is_too_small_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_context = tiny.run_context(tmp_path / "not" / "there" / "yet")
+    needs = [WaveEstimate("poisons", 2, 0, 0, 1_500_000, 0), WaveEstimate("cells", 2, 0, 0, 500_000, 0)]
+    usage = {tmp_path: Usage(9, 9, 2_000_000)}
+    monkeypatch.setattr(shutil, "disk_usage", usage.get)
+    assert check_disk_space(needs, run_context) is None
+    assert check_disk_space(needs, tiny.run_context(tmp_path)) is None
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 9, 1_990_000))
+    assert check_disk_space(needs, run_context) == (
+        "what is to be made takes 2 MB, but only 1.99 MB are free on the disk "
+        f"of {run_context.out}; make room there, or give another --out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "spelled"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.5, "1 kB"),
+        (999_400, "999 kB"),
+        (999_700, "1 MB"),
+        (1_346_000_000, "1.35 GB"),
+        (123_400_000_000_000, "123 TB"),
+    ],
+)
+def test_bytes_are_spelt_in_three_digits(count: float, spelled: str) -> None:
+    assert format_bytes(count) == spelled
+
+
+def test_a_plan_says_what_is_shared_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tiny.toml"
+    file.write_text(tiny.TOML)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 9, 1000))
+    wide = ["--set", 'matrix.attack=["tap", "random"]', "--set", 'matrix.defense=["none", "jpeg"]']
+    shown = CliRunner().invoke(app, ["plan", "--suite", str(file), "--out", str(tmp_path / "out"), *wide])
+    assert shown.exit_code == 0, shown.output
+    header, _, *lines = shown.output.splitlines()
+    assert [cell.strip() for cell in header.split("|")][1:5] == ["wave", "distinct", "cached", "to do"]
+    counts = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines[:3]}
+    assert counts == {"surrogates": "1", "poisons": "3", "cells": "6"}
+    assert "warning: what is to be made takes" in shown.output
+    assert "but only 1 kB are free" in shown.output

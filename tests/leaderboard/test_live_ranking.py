@@ -1,0 +1,92 @@
+"""The leading attack while a run is under way is the first of the ranking over what is there."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from bench.record import Record
+from leaderboard.frame import cell_rows, to_frame
+from leaderboard.live_ranking import LiveRanking
+from leaderboard.scores import protections
+from leaderboard.sections.ranking import rank_attacks
+from tests.records import ROOM, fail, make_record, make_room, matrix
+
+LEARNED = {
+    "clean": {"none": [0.0, 0.0], "jpeg": [0.0, 0.0]},
+    "em": {"none": [0.9, 0.8], "jpeg": [0.1, 0.3]},
+    "mtl-ue-em": {"none": [0.6, 0.7], "jpeg": [0.5, 0.4]},
+    "tap": {"none": [0.99, 0.99]},
+}
+
+
+def leader(records: Sequence[Record]) -> tuple[str, float, int] | None:
+    standing = LiveRanking()
+    for record in records:
+        standing.add(record)
+    return standing.best()
+
+
+def first(records: Sequence[Record]) -> tuple[str, float, int]:
+    """Return the first row of the leaderboard's ranking."""
+    frame = to_frame(records)
+    row = rank_attacks(frame).iloc[0]
+    counted = cell_rows(frame).query("attack == @row.attack and protection.notna()")
+    return row["attack"], pytest.approx(row["worst"]), len(counted)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_leader_is_the_first_of_the_ranking_in_whatever_order_cells_finish(seed: int) -> None:
+    records = matrix(LEARNED)
+    random.Random(seed).shuffle(records)
+    for count in range(1, len(records) + 1, 3):
+        found = leader(records[:count])
+        if found is not None:
+            assert found == first(records[:count])
+    assert leader(records) == ("tap", pytest.approx(1.01), 3)
+    assert leader([r for r in records if r.cell["attack"] != "tap"]) == ("mtl-ue-em", pytest.approx(0.47), 6)
+
+
+def test_nobody_leads_without_a_clean_counterpart() -> None:
+    assert leader([]) is None
+    assert leader([make_record({"a": 0.5}, attack="em")]) is None
+    assert (
+        leader([make_record({"a": 0.9}, attack="clean"), make_record({"a": 0.5}, attack="em", seed=1)])
+        is None
+    )
+    assert leader([make_record({"a": 0.9}, attack="clean"), fail(attack="em")]) is None
+
+
+@pytest.mark.parametrize("labels", [{"rate": 0.5}, {"protected": ["a"]}, {"bounded": False}])
+def test_partial_and_unbounded_attacks_do_not_lead(labels: dict[str, object]) -> None:
+    clean = make_record({"a": 0.9, "b": 0.9}, attack="clean")
+    other = make_record({"a": 0.5, "b": 0.5}, attack="cuda", **labels)  # type: ignore[arg-type]
+    em = make_record({"a": 0.8, "b": 0.8}, attack="em")
+    assert leader([clean, other, em]) == ("em", pytest.approx(0.25), 1)
+
+
+def test_a_record_that_is_told_twice_counts_once_and_the_last_of_a_cell_counts() -> None:
+    clean = make_record({"a": 0.9}, attack="clean")
+    old = make_record(
+        {"a": 0.6}, attack="em", changes={"finished": "2026-01-01T00:00:00+00:00", "key": "0" * 16}
+    )
+    new = make_record({"a": 0.7}, attack="em")
+    for order in ([clean, old, new, new], [new, old, clean], [clean, new, old]):
+        assert leader(order) == ("em", pytest.approx(0.5), 1)
+
+
+def test_protection_is_that_of_the_tables() -> None:
+    clean = [
+        make_record({"a": 0.9, "b": 0.51, "c": None}, attack="clean"),
+        make_room(dict.fromkeys(ROOM, 0.8), attack="clean"),
+    ]
+    other = [make_record({"a": 0.6, "b": 0.5, "c": 0.5}), make_room(dict.fromkeys(ROOM, 0.2))]
+    frame = to_frame([*clean, *other]).query("attack == 'em'")
+    for record, reference in zip(other, clean, strict=True):
+        rows = frame[(frame["key"] == record.key) & frame["defined"]]
+        expected = {
+            name.removesuffix(" (derived)"): value
+            for name, value in zip(rows["task"], rows["protection"], strict=True)
+        }
+        assert protections(record, reference.scores) == pytest.approx(expected)
+    assert set(protections(other[0], clean[0].scores)) == {"a"}, "b is at the floor, c is unknown"

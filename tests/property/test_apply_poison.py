@@ -1,0 +1,230 @@
+"""The seam where δ becomes released images, whatever an attack returns."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+
+from bench.engine.stages.apply_poison import apply_poison, quantize_delta
+from bench.errors import BenchError
+from bench.memory import IMAGES
+from bench.values import Batch, Split
+
+CPU = torch.device("cpu")
+STEPS = (
+    st.floats(-20, 20, width=32)
+    | st.integers(-20, 20).map(float)
+    | st.sampled_from([8.5, -8.5, 7.5, -7.5, 1e-30, 3e38, -3e38])
+)
+"""δ in steps of 1/255: around the budget, on the edges of rounding, and absurd."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Noise that returns what it is given."""
+
+    make: Callable[[Batch], Tensor]
+
+    def delta(self, batch: Batch) -> Tensor:
+        return self.make(batch)
+
+
+def table(delta: Tensor) -> Given:
+    """One row of δ per image."""
+    return Given(lambda batch: delta[batch.index])
+
+
+@st.composite
+def images_and_noise(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Images uint8 [n c h w], often black or white, and δ [n c h w] in steps of 1/255."""
+    shape = tuple(draw(st.integers(1, top)) for top in (3, 3, 4, 4))
+    pixels = st.integers(0, 255) | st.sampled_from([0, 1, 254, 255])
+    images = draw(hnp.arrays(np.uint8, shape, elements=pixels))
+    steps = draw(hnp.arrays(np.float32, shape, elements=STEPS))
+    return torch.from_numpy(images), torch.from_numpy(steps)
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=images_and_noise(), epsilon=st.integers(1, 16))
+def test_any_finite_delta_is_released_rounded_within_budget_and_range(
+    case: tuple[Tensor, Tensor], epsilon: int
+) -> None:
+    images, steps = case
+    before = images.clone()
+    noise = table((steps.double() / 255).float())
+    change, statistics = quantize_delta(noise, Split(images, {}), epsilon, CPU, "any")
+    released = apply_poison(images, change, epsilon, "any")
+
+    assert change.dtype == torch.int8
+    assert released.dtype == torch.uint8
+    assert (released.int() - images.int()).abs().max() <= epsilon
+    wanted = (images + steps.double().clamp(-epsilon, epsilon)).clamp(0, 255)
+    assert ((released.double() - wanted).abs() <= 0.5 + 1e-4).all()
+    assert statistics["linf"] == (released.int() - images.int()).abs().max()
+    assert torch.equal(images, before)
+
+
+@settings(max_examples=100, deadline=None)
+@given(case=images_and_noise(), scale=st.sampled_from([1.0, 20.0, 1e30]))
+def test_without_a_budget_the_range_of_the_image_is_the_only_limit(
+    case: tuple[Tensor, Tensor], scale: float
+) -> None:
+    images, steps = case
+    # The largest are absurd, but finite: what is not is refused.
+    steps = (steps.double() * scale).clamp(-8e37, 8e37)
+    change, statistics = quantize_delta(table((steps / 255).float()), Split(images, {}), None, CPU, "any")
+    released = apply_poison(images, change, None, "any")
+    assert change.dtype == torch.int16
+    assert released.dtype == torch.uint8
+    wanted = (images + steps).clamp(0, 255)
+    assert ((released.double() - wanted).abs() <= 0.5 + 1e-3).all()
+    assert statistics["linf"] == (released.int() - images.int()).abs().max()
+    assert statistics["clamped"] is None
+
+
+def test_without_a_budget_black_may_turn_white_and_white_black() -> None:
+    images = torch.tensor([0, 255, 100], dtype=torch.uint8).view(3, 1, 1, 1)
+    wish = torch.tensor([400.0, -400.0, 30.0]).view(3, 1, 1, 1) / 255
+    change, statistics = quantize_delta(table(wish), Split(images, {}), None, CPU, "any")
+    assert change.flatten().tolist() == [255, -255, 30]
+    assert apply_poison(images, change, None, "any").flatten().tolist() == [255, 0, 130]
+    assert statistics["linf"] == 255
+    assert statistics["psnr"] == pytest.approx(10 * math.log10(255**2 * 3 / (2 * 255**2 + 900)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=images_and_noise(), epsilon=st.integers(1, 16))
+def test_the_statistics_are_those_of_the_released_images(case: tuple[Tensor, Tensor], epsilon: int) -> None:
+    images, steps = case
+    change, statistics = quantize_delta(table(steps / 255), Split(images, {}), epsilon, CPU, "any")
+    moved = change.numpy().astype(np.float64)
+    square = np.mean(moved**2)
+    assert statistics["l0"] == pytest.approx(np.mean(moved != 0))
+    assert statistics["l2"] == pytest.approx(
+        np.mean([np.linalg.norm(one.ravel() / 255) for one in moved]), rel=1e-5
+    )
+    if square:
+        assert statistics["psnr"] == pytest.approx(10 * math.log10(255**2 / square))
+    else:
+        assert statistics["psnr"] is None
+    beyond = (steps.abs() > epsilon + 0.501).float().mean()
+    at_most = (steps.abs() > epsilon + 0.499).float().mean()
+    clamped = statistics["clamped"]
+    assert clamped is not None
+    assert float(beyond) - 1e-6 <= clamped <= float(at_most) + 1e-6
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    images=hnp.arrays(np.uint8, (2, 1, 2, 2)),
+    change=hnp.arrays(np.int8, (2, 1, 2, 2), elements=st.integers(-10, 10) | st.sampled_from([-128, 127])),
+    epsilon=st.integers(1, 10),
+)
+def test_the_audit_lets_through_what_is_within_budget_and_range_and_nothing_else(
+    images: np.ndarray, change: np.ndarray, epsilon: int
+) -> None:
+    moved = images.astype(int) + change.astype(int)
+    fine = (np.abs(change.astype(int)) <= epsilon).all() and (moved >= 0).all() and (moved <= 255).all()
+    clean, steps = torch.from_numpy(images), torch.from_numpy(change)
+    if fine:
+        assert np.array_equal(apply_poison(clean, steps, epsilon, "any").numpy(), moved)
+    else:
+        with pytest.raises(BenchError, match=f"'any' breaks the budget of {epsilon}/255"):
+            apply_poison(clean, steps, epsilon, "any")
+
+
+@pytest.mark.parametrize("change", [101, -101, 32767, -32768])
+def test_without_a_budget_the_audit_still_holds_the_range(change: int) -> None:
+    images = torch.full((2, 1, 2, 2), 155, dtype=torch.uint8)
+    images[1] = 100
+    steps = torch.zeros(images.shape, dtype=torch.int16)
+    steps[:, 0, 0, 0] = change
+    with pytest.raises(BenchError, match="the poison of 'ops' leaves the image's range"):
+        apply_poison(images, steps, None, "ops")
+    steps.clamp_(-100, 100)
+    assert torch.equal(apply_poison(images, steps, None, "ops").int(), images.int() + steps)
+    with pytest.raises(BenchError, match="'em' breaks the budget of 8/255"):
+        apply_poison(images, steps, 8, "em")
+
+
+@pytest.mark.parametrize("rows", [1, IMAGES, IMAGES + 1, 2 * IMAGES + 3])
+def test_nothing_depends_on_the_images_that_are_worked_on_together(rows: int) -> None:
+    draw = torch.Generator().manual_seed(rows)
+    images = torch.randint(0, 256, (rows, 1, 2, 2), generator=draw).to(torch.uint8)
+    delta = torch.randn(images.shape, generator=draw) * 6 / 255
+    change, statistics = quantize_delta(table(delta), Split(images, {}), 8, CPU, "any")
+    clean = images.float()
+    wanted = (clean + (delta * 255).round().clamp(-8, 8)).clamp(0, 255)
+    assert torch.equal(apply_poison(images, change, 8, "any").float(), wanted)
+    assert statistics["l2"] == pytest.approx(
+        float(((wanted - clean) / 255).flatten(1).norm(dim=1).mean()), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("epsilon", [8, None])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_refused_by_name(bad: float, epsilon: int | None) -> None:
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    delta = torch.zeros(images.shape)
+    delta[2, 0, 1, 1] = bad
+    with pytest.raises(BenchError, match="attack 'em\\(steps=3\\)' returned δ with NaN or infinite values"):
+        quantize_delta(table(delta), Split(images, {}), epsilon, CPU, "em(steps=3)")
+
+
+@pytest.mark.parametrize("epsilon", [8, None])
+@pytest.mark.parametrize("shape", [(3, 1, 2, 3), (3, 3, 2, 2), (1, 1, 2, 2), (3, 2, 2), ()])
+def test_delta_of_another_shape_is_refused_by_name_even_if_it_broadcasts(
+    shape: tuple[int, ...], epsilon: int | None
+) -> None:
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(BenchError, match="attack 'em' returned δ of shape"):
+        quantize_delta(Given(lambda batch: torch.zeros(shape)), Split(images, {}), epsilon, CPU, "em")
+
+
+@pytest.mark.parametrize("epsilon", [8, None])
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (None, "attack 'em' returned NoneType, which has no delta"),
+        (torch.zeros(3, 1, 2, 2), "attack 'em' returned Tensor, which has no delta"),
+        (Given(lambda batch: None), "attack 'em' returned δ of type NoneType"),  # type: ignore[arg-type, return-value]
+        (Given(lambda batch: 0.0), "attack 'em' returned δ of type float"),  # type: ignore[arg-type, return-value]
+    ],
+)
+def test_an_attack_that_returns_nothing_is_refused_by_name(
+    noise: Any, message: str, epsilon: int | None
+) -> None:
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(BenchError, match=message):
+        quantize_delta(noise, Split(images, {}), epsilon, CPU, "em")
+
+
+def test_poison_made_for_other_images_is_refused() -> None:
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(BenchError, match="the poison of 'em' was made for images"):
+        apply_poison(images, torch.zeros(2, 1, 2, 2, dtype=torch.int8), 8, "em")
+
+
+def test_without_a_change_the_clean_images_are_released() -> None:
+    images = torch.arange(12, dtype=torch.uint8).view(3, 1, 2, 2)
+    assert torch.equal(apply_poison(images, None, 8, "clean"), images)
+
+
+def test_an_attack_that_writes_into_its_batch_moves_no_more_than_it_returns() -> None:
+    """δ is added to the images of the split, not to what an attack left in the batch."""
+    images = torch.full((3, 1, 2, 2), 250, dtype=torch.uint8)
+
+    def careless(batch: Batch) -> Tensor:
+        batch.images.add_(20 / 255).clamp_(0, 1)
+        return torch.full_like(batch.images, 5 / 255)
+
+    change, _ = quantize_delta(Given(careless), Split(images, {}), 8, CPU, "careless")
+    assert torch.equal(change, torch.full_like(change, 5))
