@@ -58,6 +58,15 @@ class TaskInfo(TypedDict):
     test: int
 
 
+def relative_score(info: TaskInfo, score: float | None) -> float | None:
+    """Return where a score of the task's ``scored`` metric lies between the floor (0) and perfect (1).
+
+    None if the score is undefined, or if the floor is the perfect score.
+    """
+    floor, perfect = info["floor"][info["scored"]], info["perfect"][info["scored"]]
+    return None if score is None or perfect == floor else (score - floor) / (perfect - floor)
+
+
 class Epoch(TypedDict):
     """One point of the learning curve.
 

@@ -17,9 +17,11 @@ from bench.record import (
     Epoch,
     Failure,
     Record,
+    TaskInfo,
     read_note,
     read_record,
     read_records,
+    relative_score,
     write_note,
     write_record,
 )
@@ -147,6 +149,25 @@ def test_a_file_that_another_program_has_spelt_anew(tmp_path: Path) -> None:
     path = write_record(tmp_path, make())
     path.write_text(json.dumps(json.loads(path.read_text())))
     assert "checksum does not match" in complaint(path)
+
+
+@pytest.mark.parametrize(
+    ("floor", "perfect", "score", "expected"),
+    [
+        (0.5, 1.0, 0.75, 0.5),
+        (0.5, 1.0, 0.25, -0.5),
+        (4.0, 0.0, 1.0, 0.75),
+        (1.0, 1.0, 1.0, None),
+        (0, 1, None, None),
+    ],
+)
+def test_a_score_relative_to_floor_and_perfect(
+    floor: float, perfect: float, score: float | None, expected: float | None
+) -> None:
+    info = TaskInfo(
+        kind="depth", headline="other", scored="m", floor={"m": floor}, perfect={"m": perfect}, test=1
+    )
+    assert relative_score(info, score) == expected
 
 
 def test_a_label_lists_the_axes_in_their_order() -> None:

@@ -29,7 +29,7 @@ from bench.engine.stages.device import train_within_memory
 from bench.engine.stages.purify import build_released_set, cleaned_set, draw_mask, load_poison, owned_mask
 from bench.engine.stages.surrogate import train_undefended
 from bench.engine.storage.store import SURROGATES, DamagedError
-from bench.record import Cost, Epoch, Record, Scores, TaskInfo
+from bench.record import Cost, Epoch, Record, Scores, TaskInfo, relative_score
 from bench.training.loaders import select_rows, to_device_if_it_fits
 from bench.training.loop import freeze_shared, score_network, train_epochs
 from bench.training.net import MultiTaskNet
@@ -190,18 +190,9 @@ def _train_victim(
 
 
 def _relative_scores(scores: Scores, infos: dict[str, TaskInfo]) -> dict[str, float]:
-    """Return where every task's scored metric stands between the floor (0) and perfect (1).
-
-    A task that is undefined, or has no room between the two, stands at 0.
-    """
-    standings = {}
-    for task, metrics in scores.items():
-        scored = infos[task]["scored"]
-        floor, perfect = infos[task]["floor"][scored], infos[task]["perfect"][scored]
-        value = metrics[scored]
-        known = value is not None and perfect != floor
-        standings[task] = (cast("float", value) - floor) / (perfect - floor) if known else 0.0
-    return standings
+    """Return every task's `relative_score`, 0 if it is undefined."""
+    shares = {task: relative_score(infos[task], scores[task][infos[task]["scored"]]) for task in scores}
+    return {task: 0.0 if share is None else share for task, share in shares.items()}
 
 
 def _selected_epoch(curve: list[Epoch]) -> Epoch:
