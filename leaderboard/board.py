@@ -363,8 +363,8 @@ def _notes(frame: DataFrame, chosen: SelectedRecords, left_out: Sequence[str]) -
     if undefined:
         notes.append(
             f"{format_count(undefined, 'score')} of tasks left out of all means of protection: the clean "
-            f"victim is less than {MIN_HEADROOM:.0%} of the way from the floor to a perfect score, or a score is "
-            "missing."
+            f"victim is less than {MIN_HEADROOM:.0%} of the way from the floor to a perfect score, or a "
+            "score is missing."
         )
     if unpaired:
         notes.append(f"{format_count(unpaired, 'cell')} without a clean counterpart, so without protection.")
