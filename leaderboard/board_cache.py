@@ -22,7 +22,8 @@ def hash_board_inputs(folder: Path) -> str:
     states = sorted(
         (path.name, (state := path.stat()).st_size, state.st_ino, state.st_mtime_ns) for path in files
     )
-    drawing = (path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".toml"))
+    code = Path(__file__).parent
+    drawing = (path for path in code.rglob("*") if path.suffix in (".py", ".toml"))
     texts = [folder / "run.json", *sorted(drawing)]
     return hash_json([states, [_hash(path) for path in texts]])
 

@@ -59,18 +59,20 @@ def test_what_has_changed_is_drawn_again(folder: Path, change: Callable[[Path], 
     assert read_cached_board(folder, hash_board_inputs(folder)) is None
 
 
-def test_other_published_figures_draw_again(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("changed", ["published.toml", "frame.py", "sections/ranking.py"])
+def test_other_code_or_published_figures_draw_again(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
     code = tmp_path_factory.mktemp("code")
-    monkeypatch.setattr(board_cache, "__file__", str(code / "kept.py"))
-    (code / "published.toml").write_text("figure = 1")
+    monkeypatch.setattr(board_cache, "__file__", str(code / "board_cache.py"))
+    (code / changed).parent.mkdir(exist_ok=True)
+    (code / changed).write_text("figure = 1")
     write_cached_board(folder, hash_board_inputs(folder), TEXT)
     assert read_cached_board(folder, hash_board_inputs(folder)) == TEXT
-    (code / "published.toml").write_text("figure = 2")
+    (code / changed).write_text("figure = 2")
     assert read_cached_board(folder, hash_board_inputs(folder)) is None
 
 
 def test_other_code_draws_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board_cache, "__file__", str(tmp_path / "kept.py"))
+    monkeypatch.setattr(board_cache, "__file__", str(tmp_path / "board_cache.py"))
     assert read_cached_board(folder, hash_board_inputs(folder)) is None
