@@ -103,7 +103,7 @@ def render_page(sheet: DatasetStatistics, data: MultiTaskData, about: PartDescri
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"percent": _percent, "floors": format_floor, "plain": _plain}
-    template = environment.from_string((files("bench.engine") / "datapage.html").read_text(encoding="utf-8"))
+    template = environment.from_string((files(__package__) / "page.html").read_text(encoding="utf-8"))
     dense = any(task.kind in DENSE for task in data.tasks)
     samples = list(_samples(sheet, data, DENSE_SAMPLES if dense else SAMPLES))
     return template.render(

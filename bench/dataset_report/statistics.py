@@ -217,7 +217,8 @@ def _about(task: Task) -> Iterator[str]:
 def _count(task: Task, target: Tensor) -> Counts:
     counts = torch.zeros(task.classes + 1, dtype=torch.long)
     for some in split_maps(target):
-        classes: Int64[Tensor, "b ..."] = task.classify(some).long()
+        labels = some if some.is_floating_point() else some.long()  # maps of classes are kept as int8
+        classes: Int64[Tensor, "b ..."] = task.classify(labels)
         counts += torch.bincount(classes.flatten() - MISSING, minlength=task.classes + 1)
     missing, *found = counts.tolist()
     return Counts(tuple(found), missing)
