@@ -22,6 +22,7 @@ class Clean:
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
+    deterministic: ClassVar[bool] = True
 
     def craft(self, train: Split, context: CraftContext) -> "Clean":
         """Return the noise, which is this part itself: it has no state."""

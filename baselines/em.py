@@ -61,6 +61,14 @@ class EM:
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
+    resumable: ClassVar[bool] = True
+    quick_params: ClassVar[dict[str, object]] = {
+        "rounds": 2,
+        "surrogate_steps": 2,
+        "steps": 2,
+        "step_size": 1.6,
+        "batch": 20,
+    }
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
@@ -110,6 +118,13 @@ class ClasswiseEM:
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
+    resumable: ClassVar[bool] = True
+    quick_params: ClassVar[dict[str, object]] = {
+        "rounds": 2,
+        "surrogate_steps": 2,
+        "step_size": 1.6,
+        "batch": 20,
+    }
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one pattern per task and class."""

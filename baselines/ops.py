@@ -41,6 +41,7 @@ class OPS:
     bounded: ClassVar[bool] = False
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
+    deterministic: ClassVar[bool] = True
 
     def craft(self, train: Split, context: CraftContext) -> "Pixels":
         """Choose a pixel and a color for every class of every task."""

@@ -53,6 +53,8 @@ class PIL:
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
+    resumable: ClassVar[bool] = True
+    quick_params: ClassVar[dict[str, object]] = {"epochs": 2, "steps": 2, "batch": 20}
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""

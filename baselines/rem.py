@@ -48,6 +48,14 @@ class REM:
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
+    resumable: ClassVar[bool] = True
+    quick_params: ClassVar[dict[str, object]] = {
+        "iterations": 3,
+        "steps": 2,
+        "samples": 2,
+        "attack_steps": 1,
+        "batch": 20,
+    }
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""

@@ -37,6 +37,9 @@ class SEP:
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
+    deterministic: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
+    quick_params: ClassVar[dict[str, object]] = {"checkpoints": 2, "steps": 2, "batch": 20}
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
@@ -84,6 +87,8 @@ class VarianceReducedSEP(FeatureAlignedSEP):
 
     checkpoints: Annotated[int, Ge(1)] = 15
     inner_steps: Annotated[int, Ge(1)] = 15
+    deterministic: ClassVar[bool] = False
+    quick_params: ClassVar[dict[str, object]] = {**SEP.quick_params, "inner_steps": 2}
 
     def _perturber(self, train: Split, context: CraftContext) -> Perturber:
         return VarianceReducedTable(

@@ -38,6 +38,8 @@ class TAP:
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 2
+    resumable: ClassVar[bool] = True
+    quick_params: ClassVar[dict[str, object]] = {"steps": 2, "step_size": 1.6, "batch": 20, "restarts": 2}
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""

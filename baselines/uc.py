@@ -50,6 +50,8 @@ class UC:
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
+    resumable: ClassVar[bool] = True
+    quick_params: ClassVar[dict[str, object]] = {"clusters": 3, "rounds": 2, "batch": 20, "width": 4}
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one pattern per cluster."""

@@ -167,6 +167,13 @@ class MTLUE(ABC):
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 3
+    resumable: ClassVar[bool] = True
+    quick_params: ClassVar[dict[str, object]] = {
+        "rounds": 2,
+        "batch": 20,
+        "width": 4,
+        "embedding_channels": 2,
+    }
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Train the generator; the noise returned can make δ for images it has not seen."""
@@ -293,6 +300,7 @@ class MTLUESEP(MTLUE):
 
     rounds: Annotated[int, Ge(1)] = 50
     checkpoints: Annotated[int, Ge(1)] = 15
+    quick_params: ClassVar[dict[str, object]] = {**MTLUE.quick_params, "checkpoints": 2}
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:
         return FixedSurrogate(context, context.surrogate_snapshots(self.checkpoints), view="image")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from bench.catalog.build import build_part, load_part_class
 from bench.catalog.choice import Choice
 from bench.catalog.table import locate_part
 from bench.conformance.cases import CASES, Case
+from bench.conformance.quick import build_quick_part
 from bench.engine.planning.partial_protection import PARTIAL_PARAMETERS
 from bench.engine.stages.apply_poison import quantize_delta
 from bench.engine.stages.checkpoint import FileCheckpoint
@@ -184,8 +185,8 @@ class AttackUnderTest:
         attack: the attack.
     """
 
-    def __init__(self, choice: Choice | str, defaults: Mapping[str, Any] | None = None) -> None:
-        """Build the attack; ``defaults`` are overrides below those of the choice.
+    def __init__(self, choice: Choice | str) -> None:
+        """Build the attack with its quick parameters, unless the choice has others.
 
         Which images and tasks it is to protect is no business of the attack's, and left out.
 
@@ -202,7 +203,7 @@ class AttackUnderTest:
             raise BenchError(
                 f"attack {self.choice.name!r}: {where} is no dataclass, which every part must be"
             )
-        self.attack: Attack = build_part("attack", self.choice, defaults)
+        self.attack: Attack = build_quick_part("attack", self.choice)
         self._made: dict[str, tuple[CraftRun | Exception, RecordingCheckpoint]] = {}
 
     def crafting(self, case: str) -> CraftRun:

@@ -69,6 +69,7 @@ class CelebA:
     version: ClassVar[int] = 1
     recipe: ClassVar[Recipe] = Recipe(batch=512, stl_epochs=10)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    quick_params: ClassVar[dict[str, object]] = {"size": 24, "limit": 60}
 
     size: Annotated[int, Ge(8)] = 70
     crop: Annotated[int, Ge(8)] | None = None

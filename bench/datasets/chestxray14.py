@@ -75,6 +75,7 @@ class ChestXray14:
     version: ClassVar[int] = 1
     recipe: ClassVar[Recipe] = Recipe(batch=128, stl_epochs=20)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    quick_params: ClassVar[dict[str, object]] = {"size": 24, "limit": 60}
 
     size: Annotated[int, Ge(8)] = 256
     crop: Annotated[int, Ge(8)] | None = None

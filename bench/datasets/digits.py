@@ -64,6 +64,7 @@ class Digits:
     version: ClassVar[int] = 1
     recipe: ClassVar[Recipe] = Recipe()
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    quick_params: ClassVar[dict[str, object]] = {"train": 60, "test": 20}
 
     def missing(self, root: Path | None) -> None:
         """Return None: nothing is ever missing."""

@@ -81,6 +81,7 @@ class NYUv2:
     version: ClassVar[int] = 1
     recipe: ClassVar[Recipe] = Recipe(epochs=200, batch=8, learning_rate=1e-4, milestones=(0.5,), gamma=0.1)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"segmentation", "depth", "normals"})
+    quick_params: ClassVar[dict[str, object]] = {"height": 24, "width": 32, "limit": 8}
 
     classes: Literal[13, 40] = 13
     height: Annotated[int, Ge(8)] = 288

@@ -75,6 +75,7 @@ class Scenes:
     version: ClassVar[int] = 1
     recipe: ClassVar[Recipe] = Recipe(epochs=30, batch=32)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"segmentation", "depth", "normals"})
+    quick_params: ClassVar[dict[str, object]] = {"train": 60, "test": 20}
 
     train: Annotated[int, Ge(1)] = 600
     test: Annotated[int, Ge(1)] = 150

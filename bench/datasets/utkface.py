@@ -87,6 +87,7 @@ class UTKFace:
     version: ClassVar[int] = 1
     recipe: ClassVar[Recipe] = Recipe(batch=512, stl_epochs=20)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    quick_params: ClassVar[dict[str, object]] = {"size": 24, "limit": 60}
 
     size: Annotated[int, Ge(8)] = 140
     crop: Annotated[int, Ge(8)] | None = None

@@ -63,6 +63,7 @@ class DVAE(NoOp):
     version: ClassVar[int] = 1
     dense: ClassVar[bool] = False
     learned: ClassVar[bool] = True
+    quick_params: ClassVar[dict[str, object]] = {"width": 4, "latent": 8, "epochs": 2}
 
     def purify(
         self,

@@ -26,6 +26,7 @@ from bench.catalog.choice import Choice
 from bench.catalog.description import describe_part
 from bench.catalog.table import CATALOG
 from bench.conformance.cases import Case
+from bench.conformance.quick import build_quick_part
 from bench.datasets import digits
 from bench.engine.stages.context import seeded
 from bench.errors import BenchError
@@ -43,19 +44,6 @@ PROTOCOLS: dict[str, Any] = {
     "defense": api.Defense,
     "regime": api.Regime,
 }
-
-SMALL_DATASETS: dict[str, dict[str, Any]] = {
-    "digits": {"train": 60, "test": 20},
-    "scenes": {"train": 60, "test": 20},
-    "utkface": {"size": 24, "limit": 60},
-    "celeba": {"size": 24, "limit": 60},
-    "chestxray14": {"size": 24, "limit": 60},
-    "nyuv2": {"height": 24, "width": 32, "limit": 8},
-}
-"""Dataset → parameters that make it small; a dataset that is not here is loaded with its defaults."""
-
-QUICK_DEFENSES: dict[str, dict[str, Any]] = {"d-vae": {"width": 4, "latent": 8, "epochs": 2}}
-"""Defense → parameters that make it quick."""
 
 parts = pytest.mark.parametrize(
     ("axis", "name"), [(axis, name) for axis, shelf in CATALOG.items() for name in shelf]
@@ -228,12 +216,12 @@ def test_purifying_keeps_the_shape_and_the_type_and_its_input(name: str, channel
     targets = {task.name: torch.randint(0, task.classes, (5,)) for task in TASKS}
     released = Split(drawn.to(torch.uint8), {name: target.clone() for name, target in targets.items()})
     with seeded("purify", 0):
-        purified = build_part("defense", name, QUICK_DEFENSES.get(name)).purify(released, TASKS, CPU)
+        purified = build_quick_part("defense", name).purify(released, TASKS, CPU)
     assert (purified.shape, purified.dtype) == (released.images.shape, torch.uint8)
     assert torch.equal(released.images.int(), drawn.int())
     assert all(torch.equal(released.targets[task], target) for task, target in targets.items())
     with seeded("purify", 0):
-        again = build_part("defense", name, QUICK_DEFENSES.get(name)).purify(released, TASKS, CPU)
+        again = build_quick_part("defense", name).purify(released, TASKS, CPU)
         assert torch.equal(again, purified)
 
 
@@ -315,7 +303,7 @@ def test_a_regime_trains_every_task_once(name: str, count: int) -> None:
 
 def load_small(name: str, request: pytest.FixtureRequest, cache: Path) -> MultiTaskData:
     """Load a dataset at a small size; skip where it needs images that are not here."""
-    dataset = build_part("dataset", name, SMALL_DATASETS.get(name))
+    dataset = build_quick_part("dataset", name)
     root = request.getfixturevalue("data_root") if dataset.missing(None) else None
     if missing := dataset.missing(root):
         pytest.skip(missing)
@@ -367,7 +355,7 @@ def test_a_dataset_is_the_same_every_time_and_leaves_chance_alone(
 
 @each("dataset")
 def test_a_dataset_says_what_is_missing(name: str, tmp_path: Path) -> None:
-    dataset = build_part("dataset", name, SMALL_DATASETS.get(name))
+    dataset = build_quick_part("dataset", name)
     for root in (None, tmp_path):
         missing = dataset.missing(root)
         if missing is None:

@@ -22,6 +22,7 @@ from bench.catalog.build import build_part
 from bench.catalog.table import CATALOG
 from bench.conformance.cases import CASES, PLAIN_CASE, Case
 from bench.conformance.craft_run import AttackUnderTest
+from bench.conformance.quick import build_quick_part
 from bench.engine.stages.context import describe_environment, with_run_context
 from bench.engine.stages.device import deterministic_algorithms
 from bench.engine.stages.noise_report import noise_report
@@ -30,8 +31,6 @@ from bench.training.loaders import make_batch
 from bench.training.loop import score_network, train_epochs
 from bench.training.net import MultiTaskNet
 from bench.values import Augmentation, Recipe, ignore_progress
-from tests.contract.test_attacks import QUICK
-from tests.contract.test_parts import QUICK_DEFENSES
 from tests.engine import tiny
 
 CPU = torch.device("cpu")
@@ -129,7 +128,7 @@ def test_no_weighting_computes_what_cuda_refuses(name: str) -> None:
 
 @pytest.mark.parametrize("name", CATALOG["defense"])
 def test_no_defense_computes_what_cuda_refuses(name: str) -> None:
-    defense = build_part("defense", name, QUICK_DEFENSES.get(name))
+    defense = build_quick_part("defense", name)
     net = MultiTaskNet(build_part("backbone", "small(width=2)"), FLAT.tasks, (3, 16, 16)).train()
     with nothing_refused():
         defense.purify(FLAT.split(), FLAT.tasks, CPU)
@@ -140,7 +139,7 @@ def test_no_defense_computes_what_cuda_refuses(name: str) -> None:
 
 @pytest.mark.parametrize("name", CATALOG["attack"])
 def test_no_attack_computes_what_cuda_refuses(name: str) -> None:
-    trial = AttackUnderTest(name, QUICK.get(name))
+    trial = AttackUnderTest(name)
     with nothing_refused():
         trial.crafting(PLAIN_CASE)
         if build_part("attack", name).dense:
