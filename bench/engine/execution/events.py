@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bench.engine.planning.cell import Wave
 from bench.record import Record
+
+if TYPE_CHECKING:  # cells import torch, and who only shows a run does without it
+    from bench.engine.planning.cell import Wave
 
 
 @dataclass(frozen=True)
@@ -13,14 +16,14 @@ class RunStarted:
 
     suite: str
     out: str
-    waves: dict[Wave, tuple[int, int]]
+    waves: "dict[Wave, tuple[int, int]]"
 
 
 @dataclass(frozen=True)
 class WaveStarted:
     """A wave begins: so many things are to be made, so many are there already."""
 
-    wave: Wave
+    wave: "Wave"
     todo: int
     cached: int
 
@@ -32,7 +35,7 @@ class ItemProgress:
     The first one of an item is its start. Comes from a worker process, so at any time and rarely.
     """
 
-    wave: Wave
+    wave: "Wave"
     key: str
     label: str
     what: str
@@ -44,7 +47,7 @@ class ItemProgress:
 class ItemFinished:
     """An item is finished and saved; a cell brings its record, and a failed item its one-line error."""
 
-    wave: Wave
+    wave: "Wave"
     key: str
     label: str
     seconds: float
@@ -56,7 +59,7 @@ class ItemFinished:
 class WaveFinished:
     """A wave ended."""
 
-    wave: Wave
+    wave: "Wave"
 
 
 @dataclass(frozen=True)

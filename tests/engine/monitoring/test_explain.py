@@ -21,7 +21,7 @@ from tests.engine import tiny
 from tests.engine.monitoring.test_status import running, wait_until
 from tests.records import cost, fail, make_record, task_info
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 KNOWN = "0, 1, clean, digits, em, em(rate=0.5), ew, mtl, mtl-ue-em, none, seed, small"
 """All words of the cells in `made`."""
