@@ -380,9 +380,9 @@ def plan(
     """Show what a run would do: what is made once for many cells, what is there, expected time and space."""
     from tabulate import tabulate
 
-    from bench.engine.monitoring.console import format_duration
-    from bench.engine.planning.estimate import check_disk_space, estimate_waves, format_bytes
+    from bench.engine.planning.estimate import check_disk_space, estimate_waves
     from bench.engine.planning.remaining_work import find_remaining_work
+    from bench.text import format_bytes, format_duration
 
     planned, run_context = _plan(suite, only, set_, out, data_root, cache, device, 1)
     chosen = find_remaining_work(planned, run_context.store, rerun)
@@ -654,7 +654,7 @@ def data_check(name: DatasetArgument, data_root: RootOption = None, cache: Cache
 @data.command(name="prepare")
 def data_prepare(name: DatasetArgument, data_root: RootOption = None, cache: CacheOption = None) -> None:
     """Decode a dataset's images once, so that no run waits for it."""
-    from bench.engine.monitoring.console import format_duration
+    from bench.text import format_duration
 
     folder = _cache(cache)
     before = _kept(folder)

@@ -17,7 +17,7 @@ from rich.text import Text
 from bench.engine.execution import events
 from bench.engine.execution.events import Event, ItemFinished, ItemProgress, Listener
 from bench.engine.monitoring.progress import ItemSnapshot, ProgressSnapshot, RunProgress, WaveSnapshot
-from bench.text import to_one_line
+from bench.text import format_duration, to_one_line
 
 QUIET_S = 30.0
 """Plain lines tell of an item in progress no more often than this."""
@@ -58,19 +58,6 @@ def show_progress(course: RunProgress, stream: TextIO | None = None) -> Iterator
         redirect_stdout=sys.stdout.isatty(),
     ):
         yield report
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in its two largest units: ``31.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``1 d 3 h``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    pieces: list[tuple[int, str]] = []
-    rest = round(seconds)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
-        count, rest = divmod(rest, size)
-        if count or pieces:
-            pieces.append((count, unit))
-    return " ".join(f"{count} {unit}" for count, unit in pieces[:2] if count)
 
 
 def render_snapshot(view: ProgressSnapshot, width: int) -> RenderableType:

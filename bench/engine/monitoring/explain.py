@@ -10,12 +10,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from bench.engine.monitoring.console import format_duration
 from bench.engine.storage.item_logs import log_path, read_tail
 from bench.engine.storage.store import POISONS, PURIFIED, SURROGATES, Store
 from bench.errors import BenchError, unknown_name_error
 from bench.record import AXES, CLEAN, Record, read_record, read_records
-from bench.text import to_printable
+from bench.text import format_duration, to_printable
 
 SHARED = {SURROGATES: "surrogate", POISONS: "poison", PURIFIED: "purified set"}
 """Folders of what cells share, and what is in them."""

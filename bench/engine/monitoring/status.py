@@ -21,12 +21,12 @@ from pydantic import FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bench.engine.monitoring.console import format_duration, render_snapshot
+from bench.engine.monitoring.console import render_snapshot
 from bench.engine.monitoring.progress import ProgressSnapshot, RunProgress
 from bench.errors import BenchError
 from bench.files import write_atomically
 from bench.record import Record, read_records
-from bench.text import to_one_line
+from bench.text import format_duration, to_one_line
 
 SCHEMA = 1
 """Version of the file's layout."""

@@ -17,6 +17,7 @@ from bench.engine.stages.context import RunContext, describe_environment
 from bench.engine.stages.surrogate import MAX_SNAPSHOTS, equidistant_epochs
 from bench.errors import BenchError
 from bench.record import CLEAN, Record, read_records
+from bench.text import format_bytes
 from bench.training.augmentation import cropped_shape
 from bench.training.net import MultiTaskNet
 
@@ -122,15 +123,6 @@ def check_disk_space(expected: Sequence[WaveEstimate], run_context: RunContext) 
         f"what is to be made takes {format_bytes(needed)}, but only {format_bytes(free)} are free on the "
         f"disk of {run_context.out}; make room there, or give another --out"
     )
-
-
-def format_bytes(count: float) -> str:
-    """Return a number of bytes in the unit that suits it: ``512 kB``, ``1.3 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def _dataset(item: Surrogate | Poison | Purified | Cell) -> ChosenPart[Dataset]:

@@ -17,7 +17,7 @@ from bench.engine.execution.events import (
     WaveFinished,
     WaveStarted,
 )
-from bench.engine.monitoring.console import format_duration, render_snapshot, show_progress
+from bench.engine.monitoring.console import render_snapshot, show_progress
 from bench.engine.monitoring.progress import RunProgress
 from bench.engine.planning.cell import Wave
 from bench.record import Record
@@ -51,23 +51,6 @@ def step(key: str, done: int, total: int = 12, what: str = "epoch", wave: Wave =
 
 def finished(key: str, seconds: float = 30.0, error: str | None = None, wave: Wave = "cells") -> ItemFinished:
     return ItemFinished(wave, key, f"em · {key}", seconds, error=error)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (31.24, "31.2 s"),
-        (59.97, "1 min"),
-        (250, "4 min 10 s"),
-        (3599.6, "1 h"),
-        (7500, "2 h 5 min"),
-        (3605, "1 h"),
-        (97200, "1 d 3 h"),
-    ],
-)
-def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
 
 
 def test_a_run_in_plain_lines() -> None:

@@ -14,7 +14,7 @@ from bench.api import MultiTaskData
 from bench.cli import app
 from bench.datasets.digits import Digits
 from bench.engine.planning.cell import Cell
-from bench.engine.planning.estimate import WaveEstimate, check_disk_space, estimate_waves, format_bytes
+from bench.engine.planning.estimate import WaveEstimate, check_disk_space, estimate_waves
 from bench.engine.planning.expand import Plan
 from bench.engine.planning.remaining_work import find_remaining_work
 from bench.engine.stages.context import describe_environment
@@ -243,22 +243,6 @@ def test_a_disk_that_is_too_small_is_told_of(tmp_path: Path, monkeypatch: pytest
         "what is to be made takes 2 MB, but only 1.99 MB are free on the disk "
         f"of {run_context.out}; make room there, or give another --out"
     )
-
-
-@pytest.mark.parametrize(
-    ("count", "spelled"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (999.5, "1 kB"),
-        (999_400, "999 kB"),
-        (999_700, "1 MB"),
-        (1_346_000_000, "1.35 GB"),
-        (123_400_000_000_000, "123 TB"),
-    ],
-)
-def test_bytes_are_spelt_in_three_digits(count: float, spelled: str) -> None:
-    assert format_bytes(count) == spelled
 
 
 def test_a_plan_says_what_is_shared_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
