@@ -71,7 +71,7 @@ def _parameters(name: str, classes: Mapping[str, ast.ClassDef]) -> dict[str, Par
     for base in classes[name].bases:
         if isinstance(base, ast.Name) and base.id in classes:
             found |= _parameters(base.id, classes)
-    meanings = _meanings(ast.get_docstring(classes[name]) or "")
+    meanings = attribute_meanings(ast.get_docstring(classes[name]) or "")
     for item in classes[name].body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value is not None:
             field, annotation = item.target.id, ast.unparse(item.annotation)
@@ -82,8 +82,8 @@ def _parameters(name: str, classes: Mapping[str, ast.ClassDef]) -> dict[str, Par
     return found
 
 
-def _meanings(docstring: str) -> dict[str, str]:
-    """Return what the section "Attributes:" says of every name."""
+def attribute_meanings(docstring: str) -> dict[str, str]:
+    """Return name → meaning from the "Attributes:" section of a docstring without indentation."""
     section = docstring.partition("\nAttributes:\n")[2]
-    catalog_entries = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in catalog_entries}
+    entries = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}

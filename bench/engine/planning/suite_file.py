@@ -1,6 +1,7 @@
 """Suite files: TOML with the semantics of a build matrix, and the command line's overrides."""
 
 import difflib
+import inspect
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, create_model
 
 from bench.catalog.choice import read_value
+from bench.catalog.description import attribute_meanings
 from bench.catalog.table import catalog_axes, locate_part
 from bench.errors import BenchError, unknown_name_error
 from bench.record import AXES
@@ -18,10 +20,23 @@ from bench.suites import suite_names, suite_text
 from bench.values import EPSILON, Recipe
 
 
+def _describe_keys(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Put what a model's docstring says about its attributes where JSON Schema expects it."""
+    docstring = inspect.getdoc(model) or ""
+    schema["description"] = docstring.partition("\n")[0]
+    for name, meaning in attribute_meanings(docstring).items():
+        key = schema["properties"][name]
+        key["description"] = meaning
+        if key.get("default", "") is None:  # TOML has no null: the key is left out instead
+            del key["default"]
+
+
 class StrictModel(BaseModel):
     """A table of a suite file: no unknown keys, no infinite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_describe_keys
+    )
 
 
 if TYPE_CHECKING:  # what pydantic makes below, as far as it is used
@@ -33,6 +48,7 @@ else:
     RecipeOverrides = create_model(
         "RecipeOverrides",
         __base__=StrictModel,
+        __doc__=Recipe.__doc__,
         **{name: (hint, None) for name, hint in get_type_hints(Recipe, include_extras=True).items()},
     )
 
@@ -57,11 +73,15 @@ class SurrogateSettings(StrictModel):
     """
 
     backbone: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
-    recipe: RecipeOverrides = RecipeOverrides()
+    recipe: RecipeOverrides = Field(default_factory=RecipeOverrides)
 
 
 class Budget(StrictModel):
-    """The perturbation budget: ``epsilon`` is the largest change of a pixel in steps of 1/255."""
+    """The perturbation budget.
+
+    Attributes:
+        epsilon: the largest change of a pixel, in steps of 1/255.
+    """
 
     epsilon: int = Field(EPSILON, ge=1, le=127)
 
@@ -91,11 +111,30 @@ class Suite(StrictModel):
     include: list[dict[str, StrictStr | StrictInt | list[StrictStr | StrictInt]]] = []
     exclude: list[dict[str, StrictStr | StrictInt]] = []
     params: dict[str, dict[str, dict[str, Any]]] = {}
-    recipe: RecipeOverrides = RecipeOverrides()
+    recipe: RecipeOverrides = Field(default_factory=RecipeOverrides)
     surrogate: SurrogateSettings
     budget: Budget = Budget(epsilon=EPSILON)
     poison_seed: int | None = None
     skip_missing_data: bool = False
+
+
+def suite_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a suite file, for editors that check and complete TOML."""
+    schema = Suite.model_json_schema()
+    schema["required"].remove("name")  # without it, a suite has the name of its file
+    tables = schema["properties"]
+    _name_keys(tables["matrix"], AXES)
+    tables["matrix"]["required"] = list(AXES)
+    _name_keys(tables["include"]["items"], AXES)
+    _name_keys(tables["exclude"]["items"], AXES)
+    _name_keys(tables["params"], catalog_axes())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _name_keys(table: dict[str, Any], keys: Sequence[str]) -> None:
+    """Replace the schema of any key by one that has these keys and no others."""
+    table["properties"] = dict.fromkeys(keys, table["additionalProperties"])
+    table["additionalProperties"] = False
 
 
 def read_suite(name_or_file: str, overrides: Sequence[str] = ()) -> Suite:
