@@ -1,29 +1,43 @@
-"""The vocabulary: values that flow through the benchmark and the protocols its parts satisfy.
-
-    Poison a DATASET with an ATTACK, clean it with a DEFENSE, train a BACKBONE on it under a WEIGHTING,
-    score every task.
+"""The values that parts pass to each other: images, targets, batches, recipes, contexts.
 
 Shapes, throughout: n images of a split, b of a batch, c channels, h height, w width, t tasks, k classes,
 o outputs of one head, d features. Images are stored as uint8 and computed with as float32 in [0, 1];
 a perturbation δ is in the same unit, so that the budget ε of 8/255 reads 0.0314.
-
-A *part* is a frozen dataclass: its fields are its hyperparameters with the paper's defaults, and
-``version`` is raised whenever its results change. State lives in what a part returns.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol, runtime_checkable
 
+import torch
 from annotated_types import Ge, Gt, Le
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
+
+from bench.tasks.protocol import DENSE, MISSING, Kind, Task
+
+__all__ = [
+    "DENSE",
+    "EPSILON",
+    "MISSING",
+    "Augmentation",
+    "Batch",
+    "Checkpoint",
+    "CraftContext",
+    "Kind",
+    "MultiTaskData",
+    "NoCheckpoint",
+    "Progress",
+    "Recipe",
+    "Shape",
+    "Split",
+    "Step",
+    "Targets",
+    "ignore_progress",
+]
 
 EPSILON = 8
 """The field's budget: the largest change of a pixel, in steps of 1/255."""
-
-MISSING = -1
-"""The label of a sample that has none for a task; losses and metrics leave it out."""
 
 Targets = Mapping[str, Tensor]
 """Task name → one target per image.
@@ -33,11 +47,8 @@ segmentation int8 [n h w], `MISSING` where there is none; depth float [n 1 h w],
 [n 3 h w], of length 1, x to the right, y down, z away from the camera; both NaN where there is none.
 """
 
-Kind = Literal["classification", "segmentation", "depth", "normals"]
-"""What a task asks of an image."""
-
-DENSE: frozenset[Kind] = frozenset({"segmentation", "depth", "normals"})
-"""Kinds of tasks that ask for a value at every pixel."""
+Shape = tuple[int, int, int]
+"""Channels, height and width of an image."""
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``."""
@@ -71,9 +82,9 @@ class Batch:
         images: in [0, 1].
         targets: as in `Targets`; label maps are int64 here, depth and normals float32.
         index: the samples' rows in the split.
-        mixed: other targets, of images that were mixed in; None: none were.
-        share: of the loss, what is that of ``targets``; the rest is that of ``mixed``.
-        progress: share of a training's epochs that are over.
+        mixed: targets of the images that were mixed in; None: no images were.
+        share: weight of the loss on ``targets``; the rest is that of the loss on ``mixed``.
+        progress: share of the training's epochs that are done.
     """
 
     images: Float[Tensor, "b c h w"]
@@ -104,13 +115,13 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training set.
-        stl_epochs: those of a network that has one task only; None: as many.
+        stl_epochs: epochs of a network with one task only; None: the same as ``epochs``.
         batch: images per step.
         learning_rate: Adam's.
         weight_decay: Adam's, coupled (L2).
         milestones: fractions of the epochs after which the learning rate is multiplied by ``gamma``.
         gamma: see ``milestones``.
-        clip_norm: gradients are scaled down to this norm.
+        clip_norm: gradients with a larger norm are scaled down to this one.
     """
 
     epochs: Annotated[int, Ge(1)] = 60
@@ -123,8 +134,38 @@ class Recipe:
     clip_norm: Annotated[float, Gt(0)] = 5.0
 
 
+@dataclass(frozen=True, eq=False)
+class MultiTaskData:
+    """A loaded dataset.
+
+    Attributes:
+        tasks: what is asked about every image.
+        train: the images that are published.
+        test: the images victims are scored on.
+        augmentation: the crops and flips that its labels allow.
+        notes: remarks on what was read, one sentence each, such as which files were left out.
+    """
+
+    tasks: tuple[Task, ...]
+    train: Split
+    test: Split
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """Saves the state of a long crafting, which resumes from it after it was killed."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state saved last, None at the start."""
+
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Save a state, a tree of tensors and plain values; skipped if the last one is recent."""
+
+
 class NoCheckpoint:
-    """Notes nothing."""
+    """Saves nothing."""
 
     def load(self) -> None:
         """Return None."""
@@ -133,5 +174,48 @@ class NoCheckpoint:
         """Do nothing."""
 
 
-Shape = tuple[int, int, int]
-"""Channels, height and width of an image."""
+@dataclass(frozen=True, eq=False)
+class CraftContext:
+    """What an attacker has besides the images.
+
+    Attributes:
+        tasks: the tasks of the training set.
+        augmentation: the augmentation that the attacker expects a victim to use.
+        epsilon: the budget ε in [0, 1] pixel units; 1 for an attack without a budget.
+        new_surrogate: builds an untrained multi-task network of the surrogate's architecture.
+        surrogate_snapshots: ``surrogate_snapshots(n)`` returns the same network at n (or all, if there are
+            fewer) equidistant points of its training on the clean data, the trained one last; only for an
+            attack that sets ``needs_surrogate``.
+        device: where to compute.
+        progress: to be called once per step that takes noticeable time.
+        checkpoint: saves how far the crafting has come.
+    """
+
+    tasks: tuple[Task, ...]
+    augmentation: Augmentation
+    epsilon: float
+    new_surrogate: Callable[[], nn.Module]
+    surrogate_snapshots: Callable[[int], Sequence[nn.Module]]
+    device: torch.device
+    progress: Progress
+    checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a weighting has of one training step.
+
+    Attributes:
+        losses: the loss of every task, 0 if the batch has no label of it.
+        labeled: which tasks have a label in the batch.
+        features: the input of all heads; the losses' gradients reach the shared parameters through it.
+        shared: the parameters below the features, those of the last layer last.
+        recompute_losses: computes the losses of the batch again, with the current parameters, for weightings
+            that measure what the step has changed.
+    """
+
+    losses: Float[Tensor, " t"]
+    labeled: Bool[Tensor, " t"]
+    features: Float[Tensor, "b ..."]
+    shared: Sequence[nn.Parameter]
+    recompute_losses: Callable[[], Float[Tensor, " t"]]

@@ -149,7 +149,7 @@ class ClasswiseNoise:
         """Return δ: every task adds the pattern of its label in its cell."""
         delta = torch.zeros_like(batch.images)
         for task, place, pattern in zip(self.tasks, self.places, self.patterns, strict=True):
-            labels = task.classify(batch.targets[task.name])
+            labels = task.class_labels(batch.targets[task.name])
             chosen = per_pixel(pattern, place.of(labels)) if task.kind in DENSE else pattern[labels]
             place.of(delta).add_(self.scale * chosen)
         return delta

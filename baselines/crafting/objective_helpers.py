@@ -61,7 +61,7 @@ def share_missed(surrogate: nn.Module, tasks: Sequence[Task], batch: Batch) -> F
     """Return, per sample, the share of its labels that the surrogate gets wrong, a mean over its tasks."""
     outputs = surrogate.eval()(batch.images)
     targets = [batch.targets[task.name] for task in tasks]
-    wrong = [task.wrong(out, target) for task, out, target in zip(tasks, outputs, targets, strict=True)]
+    wrong = [task.share_wrong(out, target) for task, out, target in zip(tasks, outputs, targets, strict=True)]
     return mean_over_labeled_tasks(
         wrong, [task.labeled(target) for task, target in zip(tasks, targets, strict=True)]
     )

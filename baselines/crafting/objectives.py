@@ -223,7 +223,7 @@ class FixedSurrogate(ObjectiveHooks):
         missed, labeled = [], []
         for task, out in zip(self._tasks, self._surrogates[-1](seen.images), strict=True):
             target = seen.targets[task.name]
-            wrong = task.wrong(out, target)
+            wrong = task.share_wrong(out, target)
             missed.append(1 - wrong if self._away[task.name] else wrong)
             labeled.append(task.labeled(target))
         return mean_over_labeled_tasks(missed, labeled)

@@ -70,7 +70,7 @@ class Case:
             target = _random_target(task, (count, self.height, self.width), draw)
             without = torch.rand(count, generator=draw) < (number in self.unlabeled or self.missing)
             targets[task.name] = torch.where(
-                without.view(-1, *[1] * (target.ndim - 1)), task.hidden(target), target
+                without.view(-1, *[1] * (target.ndim - 1)), task.without_labels(target), target
             )
         return Split(images, targets)
 

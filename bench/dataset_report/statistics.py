@@ -218,7 +218,7 @@ def _count(task: Task, target: Tensor) -> Counts:
     counts = torch.zeros(task.classes + 1, dtype=torch.long)
     for some in split_maps(target):
         labels = some if some.is_floating_point() else some.long()  # maps of classes are kept as int8
-        classes: Int64[Tensor, "b ..."] = task.classify(labels)
+        classes: Int64[Tensor, "b ..."] = task.class_labels(labels)
         counts += torch.bincount(classes.flatten() - MISSING, minlength=task.classes + 1)
     missing, *found = counts.tolist()
     return Counts(tuple(found), missing)

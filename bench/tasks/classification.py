@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import Scorer, Task
 from bench.errors import BenchError
 from bench.tasks.labels import labeled_mean, shift_labels
-from bench.values import MISSING, Kind
+from bench.tasks.protocol import MISSING, Kind, Scorer, Task
 
 
 def require_classification(tasks: Sequence[Task], who: str) -> tuple["Classification", ...]:
@@ -82,7 +81,7 @@ class Classification:
         """Return the most likely class."""
         return (outputs[:, 0] > 0).long() if self.outputs == 1 else outputs.argmax(1)
 
-    def wrong(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def share_wrong(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Return 1 for every sample whose label is not the predicted one, 0 without a label."""
         return (self.labeled(target) & (self.predict(outputs) != target)).float()
 
@@ -90,7 +89,7 @@ class Classification:
         """Return which samples have a label."""
         return target != MISSING
 
-    def hidden(self, target: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+    def without_labels(self, target: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
         """Return as many missing labels."""
         return torch.full_like(target, MISSING)
 
@@ -98,7 +97,7 @@ class Classification:
         """Return (y + ⌊k/2⌋) mod k for every label, missing ones as they are."""
         return shift_labels(target, self.classes)
 
-    def classify(self, target: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+    def class_labels(self, target: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
         """Return the labels themselves."""
         return target
 

@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from bench.api import Scorer
 from bench.tasks.maps import share_of_pixels, split_maps
-from bench.values import MISSING, Kind
+from bench.tasks.protocol import MISSING, Kind, Scorer
 
 BINS = 8
 """Classes into which depths are sorted for class-wise noise."""
@@ -53,7 +52,7 @@ class Depth:
         errors = (outputs - target.nan_to_num()).abs() * known
         return errors.sum() / known.sum().clamp(min=1)
 
-    def wrong(
+    def share_wrong(
         self, outputs: Float[Tensor, "b 1 h w"], target: Float[Tensor, "b 1 h w"]
     ) -> Float[Tensor, " b"]:
         """Return the share of labeled pixels that are off by a factor of 1.25 or more."""
@@ -64,7 +63,7 @@ class Depth:
         """Return which samples have a labeled pixel."""
         return (~target.isnan()).flatten(1).any(1)
 
-    def hidden(self, target: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    def without_labels(self, target: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
         """Return maps without labels."""
         return torch.full_like(target, math.nan)
 
@@ -73,7 +72,7 @@ class Depth:
         span = self.farthest - self.nearest
         return (target - self.nearest + span / 2) % span + self.nearest
 
-    def classify(self, target: Float[Tensor, "b 1 h w"]) -> Int64[Tensor, "b h w"]:
+    def class_labels(self, target: Float[Tensor, "b 1 h w"]) -> Int64[Tensor, "b h w"]:
         """Return which of `BINS` equal intervals a distance lies in."""
         share = (target[:, 0] - self.nearest) / (self.farthest - self.nearest)
         bins = (share.nan_to_num() * BINS).long().clamp(0, BINS - 1)

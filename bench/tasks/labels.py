@@ -5,7 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bench.values import MISSING
+from bench.tasks.protocol import MISSING
 
 
 def one_hot(labels: Int64[Tensor, " n"], classes: int) -> Float[Tensor, "n k"]:

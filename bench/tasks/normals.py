@@ -9,9 +9,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import Scorer
 from bench.tasks.maps import share_of_pixels, split_maps
-from bench.values import MISSING, Kind
+from bench.tasks.protocol import MISSING, Kind, Scorer
 
 SECTORS = 8
 """The same for normals: directions they lean to, beside those that face the camera."""
@@ -20,7 +19,7 @@ FACING = 30.0
 """Angle in degrees to the line of sight below which a normal faces the camera."""
 
 ANGLES = (11.25, 22.5, 30.0)
-"""Angles in degrees below which normals are counted as right; the largest is that of `Normals.wrong`."""
+"""Angles in degrees below which normals count as right; `Normals.share_wrong` uses the largest."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Normals:
         known = _known(target)
         return ((1 - _cosine(outputs, target)) * known).sum() / known.sum().clamp(min=1)
 
-    def wrong(
+    def share_wrong(
         self, outputs: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
         """Return the share of labeled pixels that are off by the largest of `ANGLES` or more."""
@@ -68,7 +67,7 @@ class Normals:
         """Return which samples have a labeled pixel."""
         return _known(target).flatten(1).any(1)
 
-    def hidden(self, target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def without_labels(self, target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return maps without labels."""
         return torch.full_like(target, math.nan)
 
@@ -76,7 +75,7 @@ class Normals:
         """Return the opposite direction, the farthest there is."""
         return -target
 
-    def classify(self, target: Float[Tensor, "b 3 h w"]) -> Int64[Tensor, "b h w"]:
+    def class_labels(self, target: Float[Tensor, "b 3 h w"]) -> Int64[Tensor, "b h w"]:
         """Return the sector a surface leans to, or the last class if it faces the camera."""
         x, y, z = target.nan_to_num().unbind(1)
         turn = (torch.atan2(y, x) / (2 * math.pi)) % 1

@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import Scorer
 from bench.tasks.labels import shift_labels
 from bench.tasks.maps import share_of_pixels, split_maps
-from bench.values import MISSING, Kind
+from bench.tasks.protocol import MISSING, Kind, Scorer
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,9 @@ class Segmentation:
         )
         return losses.sum() / (target != MISSING).sum().clamp(min=1)
 
-    def wrong(self, outputs: Float[Tensor, "b k h w"], target: Int64[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    def share_wrong(
+        self, outputs: Float[Tensor, "b k h w"], target: Int64[Tensor, "b h w"]
+    ) -> Float[Tensor, " b"]:
         """Return the share of labeled pixels that are given another class."""
         return share_of_pixels(outputs.argmax(1) != target, target != MISSING)
 
@@ -64,7 +65,7 @@ class Segmentation:
         """Return which samples have a labeled pixel."""
         return (target != MISSING).flatten(1).any(1)
 
-    def hidden(self, target: Int[Tensor, "b h w"]) -> Int[Tensor, "b h w"]:
+    def without_labels(self, target: Int[Tensor, "b h w"]) -> Int[Tensor, "b h w"]:
         """Return maps without labels."""
         return torch.full_like(target, MISSING)
 
@@ -72,7 +73,7 @@ class Segmentation:
         """Return (y + ⌊k/2⌋) mod k for every label, missing ones as they are."""
         return shift_labels(target, self.classes)
 
-    def classify(self, target: Int64[Tensor, "b h w"]) -> Int64[Tensor, "b h w"]:
+    def class_labels(self, target: Int64[Tensor, "b h w"]) -> Int64[Tensor, "b h w"]:
         """Return the labels themselves."""
         return target
 

@@ -31,7 +31,7 @@ class CropAndFlip:
             values = _pick(values, -2, self.rows)
         return values if self.columns is None else _pick(values, -1, self.columns)
 
-    def of_target(self, task: Task, target: Tensor) -> Tensor:
+    def crop_target(self, task: Task, target: Tensor) -> Tensor:
         """Return the part of a dense task's target that belongs to what is seen."""
         seen = self.of(target)
         if self.flipped is None:
@@ -79,7 +79,7 @@ def augment(
         view = draw_crop_and_flip(batch.images, augmentation)
     dense = {task.name: task for task in tasks if task.kind in DENSE}
     targets = {
-        name: view.of_target(dense[name], target) if name in dense else target
+        name: view.crop_target(dense[name], target) if name in dense else target
         for name, target in batch.targets.items()
     }
     return replace(batch, images=view.of(batch.images), targets=targets)

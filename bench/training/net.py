@@ -61,14 +61,14 @@ class MultiTaskNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """Return one output per task, [b o] or [b o h w], in the order of the tasks."""
-        return self.answer(self.encode(images), images.shape[2:])
+        return self.apply_heads(self.encode(images), images.shape[2:])
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d ..."]:
         """Return what all heads read: the representation, or the encoder's map where a task is dense."""
         features = self._put_through(self.encoder, images)
         return features if any(self._dense) else self._shared(features)
 
-    def answer(self, features: Float[Tensor, "b d ..."], size: Sequence[int]) -> list[Tensor]:
+    def apply_heads(self, features: Float[Tensor, "b d ..."], size: Sequence[int]) -> list[Tensor]:
         """Return the tasks' outputs for encoded images of this height and width."""
         if not any(self._dense):
             return [head(features) for head in self.heads]

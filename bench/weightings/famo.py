@@ -54,7 +54,7 @@ class _Adaptive(WeightedBalancer):
 
     def finish_step(self, step: Step) -> None:
         """Move the logits along the gradient of Σ softmax(ξ) · falls, over the tasks that have a label."""
-        falls = (step.losses.detach() + TINY).log() - (step.again() + TINY).log()
+        falls = (step.losses.detach() + TINY).log() - (step.recompute_losses() + TINY).log()
         known = step.labeled & falls.isfinite()
         if not known.any():
             return

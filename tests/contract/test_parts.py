@@ -139,7 +139,7 @@ def step_of(
     if without_labels is not None:
         targets[tasks[without_labels].name][:] = MISSING
     features = net.encode(torch.rand(8, 3, 16, 16))
-    losses = losses_of_outputs(net.answer(features, (16, 16)), tasks, targets)
+    losses = losses_of_outputs(net.apply_heads(features, (16, 16)), tasks, targets)
     labeled = torch.tensor([number != without_labels for number in range(len(tasks))])
     return Step(losses, labeled, features, net.shared_parameters(), losses.detach), net
 

@@ -68,7 +68,7 @@ def context(snapshots: list[MultiTaskNet]) -> CraftContext:
         augmentation=Augmentation(flip=True),
         epsilon=EPSILON,
         new_surrogate=new_net,
-        snapshots=lambda count: snapshots[-count:],
+        surrogate_snapshots=lambda count: snapshots[-count:],
         device=CPU,
         progress=lambda what, done, total: None,
     )
@@ -108,9 +108,9 @@ def test_random_noise_on_maps_is_one_value_per_class_and_place(mode: str) -> Non
     same = {name: target[:1].expand_as(target) for name, target in batch.targets.items()}
     assert noise.delta(replace(batch, targets=same)).unique(dim=0).shape[0] == 1
     for task in TASKS:
-        hidden = {**batch.targets, task.name: task.hidden(batch.targets[task.name])}
+        hidden = {**batch.targets, task.name: task.without_labels(batch.targets[task.name])}
         assert not torch.equal(noise.delta(replace(batch, targets=hidden)), delta), task.name
-    nothing = {task.name: task.hidden(batch.targets[task.name]) for task in TASKS}
+    nothing = {task.name: task.without_labels(batch.targets[task.name]) for task in TASKS}
     assert not noise.delta(replace(batch, targets=nothing)).any()
 
 

@@ -125,7 +125,7 @@ def test_in_batches_metrics_are_what_they_are_at_once(task: Task) -> None:
 @each
 def test_a_batch_without_labels_changes_nothing(task: Task) -> None:
     outputs, target = draw(task, 3)
-    empty = (outputs, task.hidden(target))
+    empty = (outputs, task.without_labels(target))
     alone = scored(task, (outputs, target))
     assert scored(task, empty, (outputs, target), empty) == pytest.approx(alone, rel=1e-6)
 
@@ -137,14 +137,14 @@ def test_outputs_where_there_is_no_label_do_not_matter(task: Task) -> None:
     others = torch.where(hidden, 50 * torch.randn_like(outputs), outputs)
     assert scored(task, (others, target)) == scored(task, (outputs, target))
     assert float(task.loss(others, target)) == float(task.loss(outputs, target))
-    assert torch.equal(task.wrong(others, target), task.wrong(outputs, target))
+    assert torch.equal(task.share_wrong(others, target), task.share_wrong(outputs, target))
 
 
 @each
 def test_metrics_are_undefined_without_labels(task: Task) -> None:
     outputs, target = draw(task, 5)
     names = dict.fromkeys(reference(task, outputs, target))
-    assert scored(task, (outputs, task.hidden(target))) == names
+    assert scored(task, (outputs, task.without_labels(target))) == names
     assert scored(task) == names
 
 
@@ -202,7 +202,7 @@ def test_the_loss_is_the_mean_over_all_labeled_pixels(task: Task, missing: float
 def test_without_labels_the_loss_is_0_and_so_are_its_gradients(task: Task) -> None:
     outputs, target = draw(task, 10)
     outputs.requires_grad_(True)
-    loss = task.loss(outputs, task.hidden(target))
+    loss = task.loss(outputs, task.without_labels(target))
     loss.backward()
     assert loss.item() == 0.0
     assert outputs.grad is not None
@@ -227,8 +227,8 @@ def test_gradients_are_finite_and_0_where_there_is_no_label(task: Task) -> None:
 @each
 def test_wrong_is_the_share_of_labeled_pixels_that_are_off(task: Task) -> None:
     outputs, target = draw(task, 12)
-    target[1] = task.hidden(target)[1]
-    measured = task.wrong(outputs, target)
+    target[1] = task.without_labels(target)[1]
+    measured = task.share_wrong(outputs, target)
     for sample in range(len(outputs)):
         rows, truth = labeled(task, outputs[sample, None], target[sample, None])
         if task is SEGMENTATION:
@@ -244,7 +244,7 @@ def test_wrong_is_the_share_of_labeled_pixels_that_are_off(task: Task) -> None:
 @each
 def test_an_output_that_is_no_number_is_wrong(task: Task) -> None:
     outputs, target = draw(task, 13, missing=0.0)
-    wrong = task.wrong(torch.full_like(outputs, math.nan), target)
+    wrong = task.share_wrong(torch.full_like(outputs, math.nan), target)
     assert (wrong == 1).all() or task is SEGMENTATION
 
 
@@ -252,7 +252,7 @@ def test_an_output_that_is_no_number_is_wrong(task: Task) -> None:
 def test_a_shifted_target_is_wrong_everywhere_and_missing_where_it_was(task: Task) -> None:
     _, target = draw(task, 14)
     shifted = task.shifted(target)
-    assert torch.equal(task.hidden(target) == target, task.hidden(shifted) == shifted)
+    assert torch.equal(task.without_labels(target) == target, task.without_labels(shifted) == shifted)
     assert torch.equal(shifted.isnan(), target.isnan())
     if task is SEGMENTATION:
         assert torch.equal(shifted[target != MISSING], (target[target != MISSING] + 2) % 5)
@@ -263,7 +263,8 @@ def test_a_shifted_target_is_wrong_everywhere_and_missing_where_it_was(task: Tas
         assert shifted[known].max() <= 10
         # Intervals of distance are shifted as classes are, by half of them.
         assert torch.equal(
-            task.classify(shifted)[known[:, 0]], (task.classify(target)[known[:, 0]] + BINS // 2) % BINS
+            task.class_labels(shifted)[known[:, 0]],
+            (task.class_labels(target)[known[:, 0]] + BINS // 2) % BINS,
         )
     else:
         assert torch.equal(shifted.nan_to_num(), -target.nan_to_num())
@@ -273,7 +274,7 @@ def test_depths_are_sorted_into_equal_intervals() -> None:
     task = Depth("depth", 2.0, 10.0)
     meters = torch.tensor([2.0, 2.9, 3.1, 6.0, 9.99, 10.0, 12.0, 0.5, math.nan]).reshape(1, 1, 1, -1)
     assert task.classes == 8
-    assert task.classify(meters).tolist() == [[[0, 0, 1, 4, 7, 7, 7, 0, MISSING]]]
+    assert task.class_labels(meters).tolist() == [[[0, 0, 1, 4, 7, 7, 7, 0, MISSING]]]
 
 
 def test_normals_are_sorted_by_the_direction_they_lean_to() -> None:
@@ -283,13 +284,13 @@ def test_normals_are_sorted_by_the_direction_they_lean_to() -> None:
     nothing = torch.full((3, 1), math.nan)
     target = torch.nn.functional.normalize(torch.cat([leaning, facing, nothing], 1), dim=0)[None, :, None]
     assert NORMALS.classes == SECTORS + 1
-    assert NORMALS.classify(target).tolist() == [[[*range(SECTORS), SECTORS, SECTORS, MISSING]]]
+    assert NORMALS.class_labels(target).tolist() == [[[*range(SECTORS), SECTORS, SECTORS, MISSING]]]
 
 
 @each
 def test_classes_are_in_range_and_missing_where_the_target_is(task: Task) -> None:
     _, target = draw(task, 15)
-    classes = task.classify(target)
+    classes = task.class_labels(target)
     assert classes.shape == SHAPE
     assert classes.dtype == torch.int64
     missing = target == MISSING if task is SEGMENTATION else target[:, 0].isnan()
@@ -332,7 +333,7 @@ def test_the_floor_is_what_the_best_constant_scores(
 ) -> None:
     monkeypatch.setattr(maps, "VALUES_PER_CHUNK", chunk)
     (_, train), (_, test) = draw(task, 17), draw(task, 18)
-    test[2] = task.hidden(test)[2]
+    test[2] = task.without_labels(test)[2]
     guess = best_guess(task, train)[None, :, None, None].expand(len(test), -1, *SHAPE[1:])
     wanted = scored(task, (guess, test))
     info = task.describe(train, test)
@@ -373,7 +374,7 @@ def test_floors_are_those_of_maps_as_they_are_stored(task: Task) -> None:
 @each
 def test_floors_without_any_label_are_numbers(task: Task) -> None:
     _, target = draw(task, 23)
-    info = task.describe(task.hidden(target), task.hidden(target))
+    info = task.describe(task.without_labels(target), task.without_labels(target))
     assert info["test"] == 0
     assert isinstance(info["floor"], dict)
     assert all(math.isfinite(value) for value in info["floor"].values())

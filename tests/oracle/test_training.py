@@ -215,7 +215,7 @@ class Looking(StatelessBalancer):
 
     def finish_step(self, step: Step) -> None:
         self.steps.append(step)
-        self.after.append(step.again())
+        self.after.append(step.recompute_losses())
 
 
 def test_a_weighting_can_ask_what_a_step_has_changed() -> None:

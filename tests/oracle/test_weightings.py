@@ -173,7 +173,7 @@ def small_step() -> tuple[Step, MultiTaskNet]:
     targets = {task.name: torch.randint(0, task.classes, (8,)) for task in asked}
     targets["three"][:5] = MISSING
     features = net.encode(torch.rand(8, 3, 16, 16))
-    losses = losses_of_outputs(net.answer(features, (16, 16)), asked, targets)
+    losses = losses_of_outputs(net.apply_heads(features, (16, 16)), asked, targets)
     return Step(
         losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters(), losses.detach
     ), net
@@ -190,7 +190,7 @@ def dense_step() -> tuple[Step, MultiTaskNet]:
         "task 0": torch.randint(0, 2, (4,)),
     }
     features = net.encode(torch.rand(4, 3, 16, 16))
-    losses = losses_of_outputs(net.answer(features, (16, 16)), asked, targets)
+    losses = losses_of_outputs(net.apply_heads(features, (16, 16)), asked, targets)
     return Step(
         losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters(), losses.detach
     ), net
@@ -394,7 +394,9 @@ def test_only_famo_asks_for_the_losses_after_a_step() -> None:
     asked: list[str] = []
     for name in ALL:
         made = fixed(GRADIENTS, LOSSES)
-        step = replace(made.step, again=lambda name=name: asked.append(name) or torch.tensor(LOSSES))
+        step = replace(
+            made.step, recompute_losses=lambda name=name: asked.append(name) or torch.tensor(LOSSES)
+        )
         replace(made, step=step).run(start(name, 3))
     assert asked == ["famo"]
 
