@@ -266,7 +266,7 @@ def test_plan_of_what_is_all_to_do(suite: Path, tmp_path: Path) -> None:
         "plan", "--suite", suite, "--out", tmp_path / "out", "--set", "matrix.attack=['tap']", "--jobs", "3"
     )
     head, *waves = rows(text)
-    assert head[-2:] == ["expected, 3 at a time", "to be stored"]
+    assert head[-2:] == ["time with 3 workers", "disk space"]
     assert [wave[:4] for wave in waves] == [
         ["surrogates", "1", "0", "1"],
         ["poisons", "2", "0", "2"],
@@ -476,7 +476,7 @@ RUN = ("run", "--suite", "SUITE", "--out", "new")
         (["run", "--suite", "SUITE", "--out", "FILE", *INLINE], ["cannot write", "FILE"]),
         (["plan", "--suite", "smok"], ["'smok'"]),
         (["report"], ["no run in", "bench run --suite smoke"]),
-        (["report", "--out", "nowhere"], ["nowhere", "no run's folder"]),
+        (["report", "--out", "nowhere"], ["nowhere", "not the folder of a run"]),
         (["report", "--out", "EMPTY"], ["EMPTY", "no record"]),
         (["report", "--out", "OUT", "-o", "FILE/report.md"], ["cannot write", "FILE/report.md"]),
         (["compare", "random", "emm", "--out", "OUT"], ["'emm'", "did you mean 'em'?"]),
@@ -525,7 +525,7 @@ def test_a_gpu_that_is_not_there(suite: Path) -> None:
         pytest.skip("there is a GPU")
     done = bench("run", "--suite", suite, "--device", "cuda")
     assert done.code == 2
-    assert done.err.splitlines() == ["error: this torch sees no CUDA device; give --device cpu"]
+    assert done.err.splitlines() == ["error: this torch finds no CUDA device; give --device cpu"]
 
 
 @pytest.mark.parametrize(

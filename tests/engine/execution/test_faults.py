@@ -310,8 +310,8 @@ def test_ctrl_c_finishes_what_is_under_way(out: Path, unbroken: Path, suite: Pat
     helpers = workers(run)
     os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
     assert run.end() == 130, run.text
-    assert "finishing what is under way" in run.text
-    assert "cells are left; the same command goes on with them" in run.text
+    assert "finishing the items in progress" in run.text
+    assert "cells are left; the same command continues with them" in run.text
     assert "Traceback" not in run.text
     assert {record.status for record in tiny.records(out).values()} <= {"done"}
     assert len(finished(out)) < THINGS
@@ -333,7 +333,7 @@ def test_ctrl_c_once_more_stops_at_once(tmp_path: Path, out: Path) -> None:
     assert helpers
     os.killpg(run.process.pid, signal.SIGINT)
     assert run.end() == 130
-    assert "stopped at once; the same command goes on" in run.text
+    assert "stopped at once; the same command continues" in run.text
     assert "Traceback" not in run.text
     assert_gone(helpers)
 

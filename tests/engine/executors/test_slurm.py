@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import cli
+from bench.cli.run_setup import cluster_executor
 from bench.engine.stages.context import RunContext
 from bench.errors import BenchError
 from bench.values import Progress
@@ -223,7 +223,7 @@ def test_no_slurm_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def given(run_context: RunContext, *options: str) -> Any:
-    return cli._cluster("slurm", run_context, None, None, None, None, options)
+    return cluster_executor("slurm", None, run_context, None, None, None, options)
 
 
 def test_options_of_the_command_line(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_options_of_the_command_line(tmp_path: Path) -> None:
     assert given(on_gpu, "time=5")._options == {"gpus_per_node": "1"}
     assert given(on_gpu, "time=5", "gres=gpu:2")._options == {"gres": "gpu:2"}
     for wrong in ("partition", "=long", "partition="):
-        with pytest.raises(BenchError, match=rf"^--slurm {wrong} is not understood"):
+        with pytest.raises(BenchError, match=rf"^--slurm {wrong} has no value"):
             given(on_cpu, wrong)
 
 
@@ -241,9 +241,9 @@ def test_options_of_the_command_line(tmp_path: Path) -> None:
 def test_a_package_that_is_not_there(
     executor: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, f"bench.engine.{executor}_executor", raising=False)
+    monkeypatch.delitem(sys.modules, f"bench.engine.executors.{executor}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
         BenchError, match=rf"needs the package {package}; pip install 'mtlue-bench\[{executor}\]'"
     ):
-        cli._cluster(executor, tiny.run_context(tmp_path), None, None, None, None, ["time=5"])
+        cluster_executor(executor, None, tiny.run_context(tmp_path), None, None, None, ["time=5"])

@@ -320,7 +320,7 @@ def test_a_part_of_a_word_means_more_than_the_word(made: dict[str, Record], tmp_
     assert code == 2
     both = sorted((made["em 0"], made["em 1"]), key=lambda record: record.key)
     assert text.splitlines() == [f"{record.key}  done  {record.label}" for record in both]
-    assert err == "error: 2 things are meant by 'em'; give more words or a key\n"
+    assert err == "error: 'em' matches 2 items; give more words or a key\n"
 
 
 def test_a_whole_label_is_that_of_one_cell(made: dict[str, Record], tmp_path: Path) -> None:

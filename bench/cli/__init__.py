@@ -1,0 +1,67 @@
+"""The command line: each command parses its options, calls the library, and prints.
+
+Heavy libraries are imported inside the commands, so that help and completion stay fast.
+"""
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+import bench
+from bench.cli import catalog, conform, data, explain, plan, report, run, status, track
+from bench.cli.run_folder import print_message
+from bench.errors import BenchError
+
+app = typer.Typer(
+    name="bench",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and exit, if that is wanted."""
+    if wanted:
+        print(f"mtlue-bench {bench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Benchmark and leaderboard of unlearnable examples for multi-task learning."""
+
+
+app.command()(run.run)
+app.command()(plan.plan)
+app.command()(status.status)
+app.command()(explain.explain)
+app.command("why", hidden=True)(explain.explain)
+app.command()(report.report)
+app.command()(report.compare)
+app.command()(report.check)
+app.command("list")(catalog.list_parts)
+app.command("show")(catalog.show_part)
+app.command()(conform.conform)
+app.command()(track.track)
+app.add_typer(data.app, name="data")
+
+
+def main() -> NoReturn:
+    """Run the command line. An error that the user can fix is one line and exit code 2."""
+    try:
+        app()
+    except BenchError as error:
+        print_message(f"error: {error}")
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of the pipe, such as head, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    raise AssertionError("typer exits by itself")

@@ -1,0 +1,48 @@
+"""The names that a shell can complete: suites, axes and parts. None of this imports torch."""
+
+import typer
+
+from bench.catalog.table import COMPOSED, catalog_axes, catalog_entries
+from bench.suites import describe_suites
+
+
+def complete_suite(incomplete: str) -> list[tuple[str, str]]:
+    """Return the suites whose name begins so, with their descriptions."""
+    return [(name, text) for name, text in describe_suites() if name.startswith(incomplete)]
+
+
+def complete_axis(incomplete: str) -> list[str]:
+    """Return the axes whose name begins so."""
+    return [axis for axis in catalog_axes() if axis.startswith(incomplete)]
+
+
+def complete_axis_or_suite(incomplete: str) -> list[str]:
+    """Return what `bench list` can list: the axes and ``suite``."""
+    return [name for name in (*catalog_axes(), "suite") if name.startswith(incomplete)]
+
+
+def complete_dataset(incomplete: str) -> list[str]:
+    """Return the datasets whose name begins so."""
+    return complete_part("dataset", incomplete)
+
+
+def complete_part_of_axis(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the parts on the axis that the command's argument or option ``axis`` names."""
+    return complete_part(str(context.params.get("axis") or "attack"), incomplete)
+
+
+def complete_axis_values(incomplete: str) -> list[str]:
+    """Return ``AXIS=``, and after that ``AXIS=a,b`` with the last name completed."""
+    axis, equals, values = incomplete.partition("=")
+    if not equals:
+        return [f"{name}=" for name in complete_axis(axis)]
+    done, comma, last = values.rpartition(",")
+    return [f"{axis}={done}{comma}{name}" for name in complete_part(axis, last)]
+
+
+def complete_part(axis: str, incomplete: str) -> list[str]:
+    """Return the parts of an axis whose name begins so; of a composed part, its last name is completed."""
+    if axis not in catalog_axes():
+        return []
+    done, plus, last = incomplete.rpartition("+") if axis in COMPOSED else ("", "", incomplete)
+    return [f"{done}{plus}{name}" for name in sorted(catalog_entries(axis)) if name.startswith(last)]

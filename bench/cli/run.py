@@ -1,0 +1,148 @@
+"""``bench run``."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli import options
+from bench.cli.run_folder import collect_artifacts, load_records, print_message, render_run_board
+from bench.cli.run_setup import CLUSTERS, cluster_executor, local_executor, plan_run
+
+if TYPE_CHECKING:
+    from bench.engine.execution.events import Event
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code after Ctrl-C."""
+
+
+def run(
+    suite: options.SuiteOption,
+    only: options.OnlyOption = None,
+    set_: options.SetOption = None,
+    out: options.OutOption = None,
+    data_root: options.DataRootOption = None,
+    cache: options.CacheOption = None,
+    executor: options.ExecutorOption = "auto",
+    jobs: options.JobsOption = None,
+    address: options.AddressOption = None,
+    gpus: options.GpusOption = None,
+    slurm: options.SlurmOption = None,
+    threads: Annotated[
+        int,
+        typer.Option(
+            "--threads",
+            min=1,
+            help="CPU threads per worker. Changing it can change results in the last bits.",
+        ),
+    ] = 1,
+    device: options.DeviceOption = "auto",
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="On a GPU, use only algorithms that give the same bits every time. They are slower, and an "
+            "operation without one fails. A CPU gives the same bits in any case.",
+        ),
+    ] = False,
+    rerun: options.RerunOption = "failed",
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--time-limit",
+            min=0.1,
+            metavar="SECONDS",
+            help="The longest time for one surrogate, poison or cell. After that it fails.",
+            show_default="none",
+        ),
+    ] = None,
+    tracking_uri: options.TrackingUriOption = None,
+    no_track: Annotated[bool, typer.Option("--no-track", help="Do not copy the records to MLflow.")] = False,
+) -> None:
+    """Run a suite, or what is left of it, and print its leaderboard.
+
+    Finished work is kept: after a crash, a failure or Ctrl-C, the same command continues where it stopped.
+    Press Ctrl-C once to finish the items in progress and stop, twice to stop at once. Several runs with the
+    same --out share the work.
+    """
+    from bench.engine.execution.events import Notice
+    from bench.engine.execution.runner import run_plan
+    from bench.engine.monitoring.console import show_progress
+    from bench.engine.monitoring.progress import RunProgress
+    from bench.engine.monitoring.status import publish_status
+    from bench.engine.tracking.listener import Tracker
+    from bench.engine.tracking.mlflow_store import default_uri
+    from bench.record import write_note
+    from leaderboard.board_cache import hash_board_inputs, read_cached_board, write_cached_board
+    from leaderboard.live_ranking import LiveRanking
+
+    on_cluster = executor in CLUSTERS
+    plan, context = plan_run(
+        suite, only, set_, out, data_root, cache, device, threads, deterministic, on_cluster
+    )
+    write_note(context.out, plan.suite, plan.left_out)
+    with ExitStack() as stack:
+        progress = RunProgress(LiveRanking())
+        display = stack.enter_context(show_progress(progress))
+        stack.enter_context(publish_status(progress, context.out))
+
+        def notify(message: str) -> None:
+            display(Notice(message))
+
+        listeners: list[Callable[[Event], None]] = [display]
+        tracker = None
+        if not no_track:
+            uri = tracking_uri or default_uri(context.out)
+            tracker = stack.enter_context(Tracker(uri, plan.suite, context.out / "mlartifacts", notify))
+            listeners.append(tracker)
+        interrupted = stack.enter_context(catch_interrupt(notify))
+        workers = stack.enter_context(
+            cluster_executor(executor, jobs, context, time_limit, address, gpus, slurm or ())
+            if on_cluster
+            else local_executor(executor, jobs, context, time_limit)
+        )
+        finished = run_plan(plan, context, workers, listeners, rerun, interrupted)
+    if left := len(plan.cells) - finished.done - finished.cached - finished.failed:
+        print_message(f"interrupted: {left} cells are left; the same command continues with them")
+        sys.exit(INTERRUPTED)
+    inputs = hash_board_inputs(context.out)
+    board = read_cached_board(context.out, inputs)
+    if board is None:
+        records = load_records(context.out)
+        board = rendered = render_run_board(context.out, records)
+        write_cached_board(context.out, inputs, board)
+        if tracker is not None:
+            tracker.conclude(records, lambda: collect_artifacts(context.out, records, rendered))
+    print(board)
+    print_message(f"records and leaderboard.md are in {context.out}")
+    if finished.failed:
+        print_message(f"{finished.failed} cells failed; the same command tries them again")
+        sys.exit(1)
+
+
+@contextmanager
+def catch_interrupt(notify: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether Ctrl-C was pressed; a second Ctrl-C ends the program."""
+    pressed = threading.Event()
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pressed.set()
+        # In a thread: the handler could wait forever for a lock that the interrupted code holds.
+        message = "finishing the items in progress; press Ctrl-C again to stop at once"
+        threading.Thread(target=notify, args=(message,)).start()
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # a shell ignores it for commands in the background
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed.is_set
+    except KeyboardInterrupt:
+        print_message("stopped at once; the same command continues the run")
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, before)

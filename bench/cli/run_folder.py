@@ -1,0 +1,90 @@
+"""A run's folder as several commands use it: find it, read its records, render its board, write output."""
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.files import write_atomically
+from bench.record import Record, read_note, read_record, read_records
+
+RUNS = Path("runs")
+"""The folder of all runs, unless --out says otherwise: RUNS/SUITE is one run."""
+
+
+def print_message(message: str) -> None:
+    """Print a message on standard error, so that standard output holds results alone."""
+    print(message, file=sys.stderr)
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a text file that ends with a newline."""
+    write_atomically(path, text if text.endswith("\n") else text + "\n")
+
+
+def find_run_folder(out: Path | None) -> Path:
+    """Return the folder of a run: the given one, or the one with the latest record.
+
+    Raises:
+        BenchError: if there is no run.
+    """
+    if out is not None:
+        if not (out / "records").is_dir():
+            raise BenchError(
+                f"{out} is not the folder of a run: it has no records/; `bench run --out {out}` creates one"
+            )
+        return out
+    folders = sorted(RUNS.glob("*/records"), key=lambda folder: folder.stat().st_mtime)
+    if not folders:
+        raise BenchError(
+            f"there is no run in {RUNS.absolute()}; give --out, or start with `bench run --suite smoke`"
+        )
+    return folders[-1].parent
+
+
+def load_records(folder: Path) -> list[Record]:
+    """Return the records of a run without learning curves; damaged ones are reported and skipped.
+
+    Raises:
+        BenchError: if there is no record.
+    """
+    records = []
+    gc.disable()  # records hold no cycles, and searching ten thousand for one takes longer than reading them
+    try:
+        for record in read_records(folder / "records", curve=False):
+            if isinstance(record, Record):
+                records.append(record)
+            else:
+                print_message(f"note: {record}; it is skipped, and `bench run` creates it again")
+    finally:
+        gc.enable()
+    if not records:
+        raise BenchError(f"{folder / 'records'} has no record yet")
+    return records
+
+
+def read_curves(folder: Path, records: Sequence[Record]) -> Iterator[Record]:
+    """Yield the records again with their learning curves, one at a time: not all have to fit in memory."""
+    for record in records:
+        yield read_record(folder / "records" / f"{record.key}.json")
+
+
+def render_run_board(folder: Path, records: Sequence[Record]) -> str:
+    """Return the leaderboard of a run as Markdown."""
+    from leaderboard.board import render_board
+
+    return render_board(records, left_out=read_note(folder))
+
+
+def collect_artifacts(folder: Path, records: Sequence[Record], board: str) -> dict[str, bytes]:
+    """Return the files that a tracker stores for a whole run: the board, its rows and its figures."""
+    from leaderboard.board import to_csv
+    from leaderboard.figures import draw_figures
+    from leaderboard.frame import to_frame
+
+    texts = {"leaderboard.md": board, "leaderboard.csv": to_csv(to_frame(records))}
+    figures = draw_figures(read_curves(folder, records))
+    return {name: text.encode() for name, text in texts.items()} | {
+        f"figures/{name}": content for name, content in figures.items()
+    }

@@ -1,0 +1,39 @@
+"""``bench track``."""
+
+from bench.cli import options
+from bench.cli.run_folder import (
+    collect_artifacts,
+    find_run_folder,
+    load_records,
+    read_curves,
+    render_run_board,
+)
+
+
+def track(out: options.RunFolderOption = None, tracking_uri: options.TrackingUriOption = None) -> None:
+    """Copy the records of a run to MLflow again. Nothing is stored twice."""
+    from rich.console import Console
+    from rich.progress import track as show_bar
+
+    from bench.engine.tracking.listener import rebuild_mirror
+    from bench.engine.tracking.mlflow_store import default_uri
+
+    folder = find_run_folder(out)
+    uri = tracking_uri or default_uri(folder)
+    records = load_records(folder)
+    oldest_first = read_curves(folder, sorted(records, key=lambda record: record.finished))
+    screen = Console(stderr=True)
+    added, kept, replaced = rebuild_mirror(
+        uri,
+        show_bar(
+            oldest_first,
+            "tracking",
+            len(records),
+            console=screen,
+            transient=True,
+            disable=not screen.is_terminal,
+        ),
+        folder / "mlartifacts",
+        lambda: collect_artifacts(folder, records, render_run_board(folder, records)),
+    )
+    print(f"{uri}: {added} runs added, {replaced} replaced, {kept} kept")
