@@ -46,7 +46,6 @@ def prepare_dataset(
     cache: options.CacheOption = None,
 ) -> None:
     """Decode the images of a dataset once, so that no run has to wait for it."""
-
     folder = resolve_cache(cache)
     before = decoded_folders(folder)
     label, dataset, seconds = load_dataset(name, data_root, folder, warn=True)
