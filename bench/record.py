@@ -172,8 +172,8 @@ class Record:
         curve: one `Epoch` per epoch.
         noise: what is known of δ as released.
         cost: phase → `Cost`; ``surrogate`` and ``craft`` are those of the shared poison, measured once.
-        environment: versions, device, threads, machine, a hash of the data, and the augmentation its labels
-            allow.
+        environment: versions, device, threads, machine, a hash of the data, the augmentation its labels
+            allow, and ``source``: the commit of the code and whether it was ``clean``; no entry without git.
         error: set where the status is ``failed``.
         finished: UTC time, ISO 8601.
     """

@@ -21,6 +21,7 @@ from bench.api import (
     MultiTaskData,
 )
 from bench.engine.stages.device import deterministic_algorithms
+from bench.engine.stages.source_version import describe_source_version
 from bench.engine.storage.store import Store
 from bench.training.augmentation import cropped_shape
 from bench.values import Progress, Shape, Split
@@ -139,6 +140,7 @@ def describe_environment(run_context: RunContext) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
+        **describe_source_version(),
         "platform": platform.platform(),
         "cpu": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
