@@ -1,1 +1,1 @@
-"""What `bench data` says about a dataset."""
+"""The report of `bench data` about a dataset."""

@@ -2,22 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from bench.api import MultiTaskData, Task
-from bench.dataset_report.validate import (
-    InvalidTargetError,
-    count_leaks,
-    image_shape,
-    validate_data,
-    value_range,
-)
-from bench.errors import BenchError
+from bench.dataset_report.validate import format_depth_range, validate_data
 from bench.tasks.classification import Classification
 from bench.tasks.depth import Depth
 from bench.tasks.maps import split_maps
@@ -26,52 +20,47 @@ from bench.tasks.segmentation import Segmentation
 from bench.values import DENSE, MISSING, Augmentation, Kind, Shape
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
-"""Those told of depths."""
+"""The quantiles of depth that are reported."""
 
-STEPS = 1000
-"""Quantiles of depths are exact to this part of the range."""
+HISTOGRAM_BINS = 1000
+"""Quantiles of depth are exact to one bin."""
 
-LEANINGS = ("→↘", "↘↓", "↓↙", "↙←", "←↖", "↖↑", "↑↗", "↗→")
-"""Between which directions of the image a surface leans, per sector of `Normals.classify`."""
+TILTS = ("→↘", "↘↓", "↓↙", "↙←", "←↖", "↖↑", "↑↗", "↗→")
+"""The directions in the image between which a surface is tilted, per sector of `Normals.class_labels`."""
 
-FEW = 20
-"""A line names no more classes than this."""
+MAX_NAMES = 20
+"""A remark names no more classes than this."""
 
-_ASKED: dict[Kind, str] = {"segmentation": "a class", "depth": "a distance", "normals": "a direction"}
+_PIXEL_LABELS: dict[Kind, str] = {"segmentation": "a class", "depth": "a distance", "normals": "a direction"}
 
-METRIC_NAMES = {
-    "auroc": "AUROC",
-    "miou": "mIoU",
-    "absolute_error": "absolute error (m)",
-    "mean_angle": "mean angle (°)",
-}
+_SPLIT_NAMES = {"train": "training", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Counts:
+class LabelCounts:
     """Labels of one split.
 
     Attributes:
-        classes: how many images, or pixels, have each class.
-        missing: how many have none.
+        per_class: number of images or pixels with each class.
+        missing: number of those without a label.
     """
 
-    classes: tuple[int, ...]
+    per_class: tuple[int, ...]
     missing: int
 
     @property
     def labeled(self) -> int:
-        """How many have a label."""
-        return sum(self.classes)
+        """Number of images or pixels with a label."""
+        return sum(self.per_class)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Of every class its share of what has a label."""
-        return tuple(count / max(1, self.labeled) for count in self.classes)
+        """Share of every class among those with a label."""
+        return tuple(count / max(1, self.labeled) for count in self.per_class)
 
     @property
     def missing_share(self) -> float:
-        """Share of what has no label."""
+        """Share of images or pixels without a label."""
         return self.missing / max(1, self.labeled + self.missing)
 
 
@@ -82,28 +71,28 @@ class TaskStatistics:
     Attributes:
         name: the task's name.
         kind: the task's kind.
-        about: what it asks for, and what is to be known of that.
-        class_names: one per class; those of depth and normals are intervals and directions.
-        train: labels of the training split, per image or, of dense tasks, per pixel.
+        details: phrases on its labels.
+        class_names: one per class; for depth intervals, for normals directions.
+        train: labels of the training split, per image or, for dense tasks, per pixel.
         test: those of the test split.
-        floor: metric → what a constant answer reaches, None where the metric is undefined.
+        floor: metric → score of a constant prediction, None if the metric is undefined.
         quantiles: split → the `QUANTILES` of its depths in meters; empty for other tasks.
-        remarks: a sentence on everything that cannot be learned or scored.
+        remarks: sentences on what cannot be learned or scored.
     """
 
     name: str
     kind: str
-    about: tuple[str, ...]
+    details: tuple[str, ...]
     class_names: tuple[str, ...]
-    train: Counts
-    test: Counts
+    train: LabelCounts
+    test: LabelCounts
     floor: Mapping[str, float | None]
     quantiles: Mapping[str, tuple[float, ...]]
     remarks: tuple[str, ...]
 
     @property
-    def binary(self) -> bool:
-        """It is a classification with two classes, told in one line."""
+    def is_binary(self) -> bool:
+        """Whether it is a classification with two classes."""
         return self.kind == "classification" and len(self.class_names) == 2
 
     @property
@@ -117,19 +106,19 @@ class DatasetStatistics:
     """A dataset.
 
     Attributes:
-        name: the dataset as a suite names it.
-        train: number of training images.
-        test: number of test images.
+        name: its name in a suite.
+        train_images: number of training images.
+        test_images: number of test images.
         shape: of an image [c h w].
         augmentation: what its labels allow.
-        tasks: one sheet each.
-        leaks: test images that are, pixel for pixel, training images.
+        tasks: one entry per task.
+        leaks: number of test images that are pixel-identical to a training image.
         notes: the dataset's own.
     """
 
     name: str
-    train: int
-    test: int
+    train_images: int
+    test_images: int
     shape: Shape
     augmentation: Augmentation
     tasks: tuple[TaskStatistics, ...]
@@ -138,39 +127,37 @@ class DatasetStatistics:
 
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """What is said of the images, by heading."""
+        """Pairs of a heading and a fact about the images."""
         channels, height, width = self.shape
         crop = self.augmentation.crop
-        seen = f"{crop}×{crop} crops" if crop else "whole images"
+        network_input = f"{crop}×{crop} crops" if crop else "whole images"
         return (
-            ("training images", f"{self.train:,}"),
-            ("test images", f"{self.test:,}"),
+            ("training images", f"{self.train_images:,}"),
+            ("test images", f"{self.test_images:,}"),
             ("height × width", f"{height}×{width} px"),
             ("channels", str(channels)),
-            ("networks see", seen + (", flips" if self.augmentation.flip else "")),
-            ("test images that are training images", f"{self.leaks:,}" if self.leaks else "none"),
+            ("network input", network_input + (", flips" if self.augmentation.flip else "")),
+            ("test images also in training split", f"{self.leaks:,}" if self.leaks else "none"),
         )
 
 
 def compute_statistics(name: str, data: MultiTaskData) -> DatasetStatistics:
-    """Check a loaded dataset and count what is in it.
+    """Check a loaded dataset and count its images and labels.
 
     Args:
-        name: the dataset as a suite names it.
+        name: the dataset's name in a suite.
         data: what it loaded.
 
     Raises:
-        BenchError: naming the dataset and the first thing that does not hold together.
+        BenchError: naming the dataset and its first problem, see `validate_data`.
     """
-    try:
-        validate_data(data)
-    except InvalidTargetError as error:
-        raise BenchError(f"dataset {name!r}: {error}") from error
+    validate_data(name, data)
+    channels, height, width = data.train.images.shape[1:]
     return DatasetStatistics(
         name=name,
-        train=len(data.train),
-        test=len(data.test),
-        shape=image_shape(data.train),
+        train_images=len(data.train),
+        test_images=len(data.test),
+        shape=(channels, height, width),
         augmentation=data.augmentation,
         tasks=tuple(_task_statistics(task, data) for task in data.tasks),
         leaks=count_leaks(data.train.images, data.test.images),
@@ -178,60 +165,71 @@ def compute_statistics(name: str, data: MultiTaskData) -> DatasetStatistics:
     )
 
 
+def count_leaks(train: UInt8[Tensor, "n c h w"], test: UInt8[Tensor, "m c h w"]) -> int:
+    """Return how many test images are equal to a training image in every pixel."""
+    fingerprints = set(map(_fingerprint, train))
+    return sum(_fingerprint(image) in fingerprints for image in test)
+
+
+def _fingerprint(image: UInt8[Tensor, "c h w"]) -> bytes:
+    return blake2b(image.contiguous().numpy().data, digest_size=16).digest()
+
+
 def _task_statistics(task: Task, data: MultiTaskData) -> TaskStatistics:
-    targets = data.train.targets[task.name], data.test.targets[task.name]
-    train, test = (_count(task, target) for target in targets)
+    targets = {"train": data.train.targets[task.name], "test": data.test.targets[task.name]}
+    counts = {split: _count_labels(task, target) for split, target in targets.items()}
     quantiles = {}
     if isinstance(task, Depth):
         quantiles = {
-            split: _quantiles(task, target)
-            for split, target in zip(("train", "test"), targets, strict=True)
-            if not target.isnan().all()
+            split: _depth_quantiles(task, target)
+            for split, target in targets.items()
+            if counts[split].labeled
         }
     return TaskStatistics(
         name=task.name,
         kind=task.kind,
-        about=tuple(_about(task)),
+        details=tuple(_details(task)),
         class_names=_class_names(task),
-        train=train,
-        test=test,
-        floor=_floor(task, task.describe(*targets), test),
+        train=counts["train"],
+        test=counts["test"],
+        floor=_defined_floor(task.describe(*targets.values()), counts["test"]),
         quantiles=quantiles,
-        remarks=tuple(_remarks(task, train, test)),
+        remarks=tuple(_remarks(task, counts)),
     )
 
 
-def _about(task: Task) -> Iterator[str]:
+def _details(task: Task) -> Iterator[str]:
     if task.kind in DENSE:
-        yield f"{_ASKED[task.kind]} per pixel"
+        yield f"{_PIXEL_LABELS[task.kind]} per pixel"
     if isinstance(task, Classification | Segmentation):
         yield f"{task.classes} classes"
     if isinstance(task, Depth):
-        yield value_range(task)
+        yield format_depth_range(task)
     if isinstance(task, Normals):
-        yield "counted by where in the image the surface leans"
+        yield "counted by the direction in which the surface is tilted"
         if task.derived:
             yield "derived from depth, not measured"
 
 
-def _count(task: Task, target: Tensor) -> Counts:
+def _count_labels(task: Task, target: Tensor) -> LabelCounts:
     counts = torch.zeros(task.classes + 1, dtype=torch.long)
-    for some in split_maps(target):
-        labels = some if some.is_floating_point() else some.long()  # maps of classes are kept as int8
+    for chunk in split_maps(target):
+        labels = chunk if chunk.is_floating_point() else chunk.long()  # maps of classes are kept as int8
         classes: Int64[Tensor, "b ..."] = task.class_labels(labels)
         counts += torch.bincount(classes.flatten() - MISSING, minlength=task.classes + 1)
-    missing, *found = counts.tolist()
-    return Counts(tuple(found), missing)
+    missing, *per_class = counts.tolist()
+    return LabelCounts(tuple(per_class), missing)
 
 
-def _quantiles(task: Depth, target: Float[Tensor, "n 1 h w"]) -> tuple[float, ...]:
-    counts = torch.zeros(STEPS, dtype=torch.double)
-    for some in split_maps(target):
-        counts += torch.histc(some[~some.isnan()].float(), STEPS, task.nearest, task.farthest).double()
-    below = counts.cumsum(0)
-    steps = torch.searchsorted(below, below[-1] * torch.tensor(QUANTILES, dtype=torch.double))
-    middles = task.nearest + (task.farthest - task.nearest) * (steps.clamp(max=STEPS - 1) + 0.5) / STEPS
-    return tuple(middles.tolist())
+def _depth_quantiles(task: Depth, target: Float[Tensor, "n 1 h w"]) -> tuple[float, ...]:
+    counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.double)
+    for chunk in split_maps(target):
+        known = chunk[~chunk.isnan()].float()
+        counts += torch.histc(known, HISTOGRAM_BINS, task.nearest, task.farthest).double()
+    cumulative = counts.cumsum(0)
+    bins = torch.searchsorted(cumulative, cumulative[-1] * torch.tensor(QUANTILES, dtype=torch.double))
+    middles = bins.clamp(max=HISTOGRAM_BINS - 1) + 0.5
+    return tuple((task.nearest + (task.farthest - task.nearest) * middles / HISTOGRAM_BINS).tolist())
 
 
 def _class_names(task: Task) -> tuple[str, ...]:
@@ -240,43 +238,42 @@ def _class_names(task: Task) -> tuple[str, ...]:
     if isinstance(task, Depth):
         edges = torch.linspace(task.nearest, task.farthest, task.classes + 1).tolist()
         return tuple(f"{near:.4g}-{far:.4g} m" for near, far in pairwise(edges))
-    if isinstance(task, Normals) and len(LEANINGS) == SECTORS:
-        return (*LEANINGS, "facing")
+    if isinstance(task, Normals) and len(TILTS) == SECTORS:
+        return (*TILTS, "facing")
     return tuple(map(str, range(task.classes)))
 
 
-def _floor(task: Task, info: Mapping[str, Any], test: Counts) -> dict[str, float | None]:
-    """Return the floors of the metric that is scored and of the headline, of what is defined."""
-    occurring = sum(count > 0 for count in test.classes)
-    floor: dict[str, float | None] = {}
-    for metric in dict.fromkeys((info["headline"], info["scored"])):
-        defined = occurring >= (2 if metric == "auroc" else 1)
-        floor[metric] = info["floor"][metric] if defined else None
-    return floor
+def _defined_floor(description: Mapping[str, Any], test: LabelCounts) -> dict[str, float | None]:
+    """Return the floors of the headline metric and of the metric that is scored."""
+    occurring = sum(count > 0 for count in test.per_class)
+    metrics = dict.fromkeys((description["headline"], description["scored"]))
+    return {
+        metric: description["floor"][metric] if occurring >= (2 if metric == "auroc" else 1) else None
+        for metric in metrics
+    }
 
 
-def _remarks(task: Task, train: Counts, test: Counts) -> Iterator[str]:
-    for where, counts in (("training", train), ("test", test)):
-        if not counts.labeled:
-            yield f"nothing in the {where} split has a label" + (
-                ": every score is undefined" if counts is test else ""
+def _remarks(task: Task, counts: Mapping[str, LabelCounts]) -> Iterator[str]:
+    for split, name in _SPLIT_NAMES.items():
+        if not counts[split].labeled:
+            yield f"the {name} split has no label" + (
+                ", so every score is undefined" if split == "test" else ""
             )
-    if not isinstance(task, Classification | Segmentation):
-        return
-    if train.labeled and not all(train.classes):
-        yield f"not in the training split: {_absent(task, train)}"
-    if not test.labeled or all(test.classes):
-        return
-    absent = f"not in the test split: {_absent(task, test)}"
+        elif isinstance(task, Classification | Segmentation) and not all(counts[split].per_class):
+            absent = _format_absent_classes(task, counts[split])
+            effect = f"; {_effect_on_scores(task, counts[split])}" if split == "test" else ""
+            yield f"not in the {name} split: {absent}{effect}"
+
+
+def _effect_on_scores(task: Task, test: LabelCounts) -> str:
     if isinstance(task, Segmentation):
-        yield f"{absent}; mIoU is the mean over the others"
-    elif sum(count > 0 for count in test.classes) > 1:
-        yield f"{absent}; balanced accuracy and AUROC are means over the others"
-    else:
-        yield f"{absent}; AUROC is undefined, and always answering the one class that is there scores 1"
+        return "mIoU is the mean over the others"
+    if sum(count > 0 for count in test.per_class) > 1:
+        return "balanced accuracy and AUROC are means over the others"
+    return "AUROC is undefined, and a constant prediction of the only class scores 1"
 
 
-def _absent(task: Classification | Segmentation, counts: Counts) -> str:
-    names = [repr(name) for name, count in zip(task.class_names, counts.classes, strict=True) if not count]
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
+def _format_absent_classes(task: Classification | Segmentation, counts: LabelCounts) -> str:
+    names = [repr(name) for name, n in zip(task.class_names, counts.per_class, strict=True) if not n]
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

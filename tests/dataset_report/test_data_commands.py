@@ -21,9 +21,8 @@ from bench.api import MultiTaskData, Task
 from bench.catalog.build import build_part
 from bench.catalog.description import PartDescription
 from bench.dataset_report.html import render_page
-from bench.dataset_report.statistics import compute_statistics
+from bench.dataset_report.statistics import compute_statistics, count_leaks
 from bench.dataset_report.text import render_text
-from bench.dataset_report.validate import count_leaks
 from bench.errors import BenchError
 from bench.tasks.classification import Classification
 from bench.tasks.depth import Depth
@@ -140,8 +139,8 @@ def test_check_counts_what_is_there(bench: Bench) -> None:
 def test_check_finds_leaks_missing_labels_and_notes(bench: Bench, root: Path) -> None:
     code, out, _ = bench("data", "check", FOLDER, "--data-root", root)
     assert code == 0
-    assert re.search(r"test images that are training images: +1\n", out)
-    assert "note: leak: 1 of 4 test images are, pixel for pixel, training images" in out
+    assert re.search(r"test images also in training split: +1\n", out)
+    assert "note: leak: 1 of 4 test images are pixel-identical to a training image" in out
     assert re.search(r"without label +1 +\(12\.5\) +0 +\(0\.0\)", out)
     assert re.search(r"note: skipped 1 of 13 files: .*\(no such file\)", out)
 
@@ -174,7 +173,7 @@ def test_a_data_root_that_is_not_there_is_named(bench: Bench, tmp_path: Path) ->
     [
         ([0, 1, 1, 0, 1, 0], "not in the test split: 'c'; balanced accuracy and AUROC are means over"),
         ([1] * 6, "not in the test split: 'a', 'c'; AUROC is undefined"),
-        ([-1] * 6, "nothing in the test split has a label: every score is undefined"),
+        ([-1] * 6, "the test split has no label, so every score is undefined"),
     ],
 )
 def test_undefined_scores_are_said(labels: list[int], remark: str) -> None:
@@ -196,15 +195,15 @@ def test_floors_are_none_where_undefined() -> None:
 
 def test_dense_tasks_are_counted_by_pixels() -> None:
     what, far, lean = compute_statistics("some", dense(derived=True)).tasks
-    assert (what.train.classes, what.train.missing) == ((0, 59, 1), 60)
+    assert (what.train.per_class, what.train.missing) == ((0, 59, 1), 60)
     assert what.train.missing_share == 0.5
     assert what.unit == "pixels"
     assert any("not in the training split: 'wall'" in remark for remark in what.remarks)
-    assert far.train.classes == (0, 59, 0, 0, 0, 0, 0, 1)
+    assert far.train.per_class == (0, 59, 0, 0, 0, 0, 0, 1)
     assert far.quantiles["train"] == pytest.approx((2, 2, 2, 2, 9), abs=0.011)
-    assert lean.train.classes == (*[0] * 8, 60)
-    assert "derived from depth, not measured" in lean.about
-    assert "derived" not in " ".join(compute_statistics("some", dense()).tasks[2].about)
+    assert lean.train.per_class == (*[0] * 8, 60)
+    assert "derived from depth, not measured" in lean.details
+    assert "derived" not in " ".join(compute_statistics("some", dense()).tasks[2].details)
 
 
 def spoil(data: MultiTaskData, task: str, change: Callable[[torch.Tensor], torch.Tensor]) -> MultiTaskData:
@@ -224,10 +223,10 @@ def first(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
 @pytest.mark.parametrize(
     ("task", "change", "said"),
     [
-        ("what", first(3), "the test targets of task 'what' have a label 3, where 3 classes are numbered"),
+        ("what", first(3), "the test targets of task 'what' have a label 3, but the 3 classes are numbered"),
         ("what", first(-2), "have a label -2"),
         ("what", lambda target: target[:5], "are 5 for 6 images"),
-        ("what", lambda target: target[:, :3], r"are int8 \[6, 3, 5\], not whole numbers \[6, 4, 5\]"),
+        ("what", lambda target: target[:, :3], r"are int8 \[6, 3, 5\], not integers \[6, 4, 5\]"),
         ("what", lambda target: target.float(), "are float32"),
         ("far", first(11), "have a distance of 11 m, outside 0-10 m"),
         ("far", first(math.inf), "have a distance of inf m"),
