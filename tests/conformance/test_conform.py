@@ -343,7 +343,7 @@ def draws_when_noted(train: Split, context: CraftContext) -> Noise:
     return stepwise(train, context, extra=lambda: torch.rand(1))
 
 
-@fault(KILLED, "a checkpoint keeps tensors and plain values, not Table")
+@fault(KILLED, "a checkpoint holds tensors and plain values, not Table")
 def notes_an_object(train: Split, context: CraftContext) -> Noise:
     return stepwise(train, context, extra=lambda: Table(torch.zeros(1)))
 

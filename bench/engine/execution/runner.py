@@ -36,7 +36,7 @@ from bench.engine.planning.expand import Plan
 from bench.engine.planning.remaining_work import RerunPolicy, find_remaining_work
 from bench.engine.stages.context import RunContext, describe_environment
 from bench.engine.stages.craft import craft_poison
-from bench.engine.stages.evaluate import run_cell
+from bench.engine.stages.evaluate import evaluate_cell
 from bench.engine.stages.purify import purify_set
 from bench.engine.stages.surrogate import train_surrogate
 from bench.engine.storage.item_logs import log_item
@@ -81,7 +81,7 @@ WORK: dict[Wave, Callable[..., Any]] = {
     "surrogates": train_surrogate,
     "poisons": craft_poison,
     "purified": purify_set,
-    "cells": run_cell,
+    "cells": evaluate_cell,
 }
 """What is done for an item of each wave, in order; plans and selections have a field of that name."""
 

@@ -1,8 +1,8 @@
-"""The one seam where δ becomes released images: quantized, held to the budget, audited.
+"""The one place where δ becomes released images: quantized, clamped to the budget, checked again.
 
-Attacks are not trusted with any of this. Whatever they return is rounded to whole steps of 1/255, clamped to
-the budget (in the unbounded track there is none) and to the image's range; the victim trains on exactly the
-uint8 images that would be published.
+No attack is trusted with any of this. Whatever it returns is rounded to whole steps of 1/255, clamped to the
+budget (in the unbounded track there is none) and to the image's range. The victim trains on exactly the uint8
+images that would be released.
 """
 
 import math
@@ -22,12 +22,11 @@ from bench.values import Split
 def quantize_delta(
     noise: Noise, train: Split, epsilon: int | None, device: torch.device, attack: str
 ) -> tuple[Int[Tensor, "n c h w"], dict[str, float | None]]:
-    """Return the change of every pixel as it would be released, in steps of 1/255, and its statistics.
+    """Return the change of every pixel as released, in steps of 1/255, and its statistics.
 
     The change is int8, and int16 without a budget. Statistics: ``linf`` (largest change, steps), ``l2`` (mean
     norm of an image's change, in [0, 1] pixel units), ``l0`` (share of values changed), ``psnr`` (dB, None
-    where nothing changed), ``clamped`` (share of values the attack wanted outside the budget, None without
-    one).
+    if nothing changed), ``clamped`` (share of values that were outside the budget, None without a budget).
 
     Args:
         noise: what the attack returned.
@@ -35,20 +34,20 @@ def quantize_delta(
         epsilon: the budget in steps of 1/255, 127 at most; None in the unbounded track, where the range of
             the image is the only limit.
         device: where to compute.
-        attack: its label, for the messages.
+        attack: the attack's label, for the messages.
 
     Raises:
-        BenchError: when the attack returns no noise, another shape than the images', or values that are not
-            finite.
+        BenchError: when the attack returns no noise, δ of another shape than the images, or values that are
+            not finite.
     """
     if not isinstance(noise, Noise):
         raise BenchError(f"attack {attack!r} returned {type(noise).__name__}, which has no delta(batch)")
     limit = 255 if epsilon is None else epsilon
     released = allocate_zeros(train.images.shape, torch.int16 if epsilon is None else torch.int8)
-    over = norms = 0.0
+    clamped = norms = 0.0
     for batch in iterate_batches(train, rows_per_chunk(train.images), device, shuffle=False):
         index = batch.index.clone()
-        clean = (batch.images * 255).round()  # before the attack has the batch to write into
+        clean = (batch.images * 255).round()  # before the attack, which may write into the batch
         delta = noise.delta(batch)
         if not isinstance(delta, Tensor) or delta.shape != clean.shape:
             got = (
@@ -58,12 +57,12 @@ def quantize_delta(
         if not delta.isfinite().all():
             raise BenchError(f"attack {attack!r} returned δ with NaN or infinite values")
         steps = (delta * 255).round()
-        over += float((steps.abs() > limit).sum())
+        clamped += float((steps.abs() > limit).sum())
         change = (clean + steps.clamp(-limit, limit)).clamp(0, 255) - clean
         norms += float((change / 255).flatten(1).norm(dim=1).double().sum())
         released[index] = change.to(released.dtype).cpu()
     statistics = _statistics(released, norms)
-    return released, statistics | {"clamped": None if epsilon is None else over / released.numel()}
+    return released, statistics | {"clamped": None if epsilon is None else clamped / released.numel()}
 
 
 def _statistics(released: Tensor, norms: float) -> dict[str, float | None]:
@@ -81,11 +80,11 @@ def _statistics(released: Tensor, norms: float) -> dict[str, float | None]:
 def apply_poison(
     clean: UInt8[Tensor, "n c h w"], change: Int[Tensor, "n c h w"] | None, epsilon: int | None, attack: str
 ) -> UInt8[Tensor, "n c h w"]:
-    """Return the images as released: clean plus change (None: nothing is changed).
+    """Return the released images: clean plus change (None: nothing is changed).
 
     Raises:
-        BenchError: when the audit finds a pixel outside of the image's range or changed by more than the
-            budget (None: there is none), or when the poison was made for other images.
+        BenchError: when a pixel is outside the image's range or changed by more than the budget (None: there
+            is no budget), or when the poison was made for other images.
     """
     if change is None:
         return clean
@@ -97,9 +96,9 @@ def apply_poison(
     released = allocate_zeros(clean.shape, clean.dtype)
     for rows in torch.arange(len(clean)).split(rows_per_chunk(clean)):
         steps = change[rows].to(torch.int32)
-        moved = clean[rows] + steps
-        if moved.min() < 0 or moved.max() > 255 or steps.abs().max() > limit:
-            broken = "" if epsilon is None else f"breaks the budget of {epsilon}/255 or "
-            raise BenchError(f"the poison of {attack!r} {broken}leaves the image's range")
-        released[rows] = moved.to(torch.uint8)
+        values = clean[rows] + steps
+        if values.min() < 0 or values.max() > 255 or steps.abs().max() > limit:
+            violation = "" if epsilon is None else f"breaks the budget of {epsilon}/255 or "
+            raise BenchError(f"the poison of {attack!r} {violation}leaves the image's range")
+        released[rows] = values.to(torch.uint8)
     return released

@@ -1,4 +1,4 @@
-"""How far a long crafting has come, in one file that is whole or not there."""
+"""Crafting checkpoints: the state of an interrupted crafting, in one file that is complete or missing."""
 
 import hashlib
 import json
@@ -14,10 +14,10 @@ from bench.errors import BenchError
 from bench.files import write_atomically
 
 SAVE_EVERY_S = 30.0
-"""Least time between two savings."""
+"""Shortest time between two saves."""
 
 MAX_TIME_SHARE = 0.05
-"""Largest share of the time that may go into saving."""
+"""Largest share of the time that may be spent on saving."""
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class FileCheckpoint:
-    """Keeps a crafting's state in a file, not too often.
+    """Saves a crafting's state to a file, not too often.
 
-    Only states of the same identity are taken up: same data, same kind of device. The file is a checksum and
-    safetensors, whose metadata says where in the tree of plain values each tensor belongs.
+    Crafting resumes only from a state of the same identity: same data, same kind of device. The file is a
+    checksum and safetensors, whose metadata holds the tree of plain values that the tensors belong to.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], every_s: float = SAVE_EVERY_S) -> None:
@@ -36,19 +36,19 @@ class FileCheckpoint:
         self._due = time.monotonic() + every_s
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state saved last; None where there is none, or none that is sound and fits."""
+        """Return the state saved last; None if there is none, or if it is damaged or of another identity."""
         try:
             content = self._path.read_bytes()
         except OSError:
             return None
         if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
-            logger.warning("%s is damaged; the crafting starts anew", self._path)
+            logger.warning("%s is damaged; crafting starts from the beginning", self._path)
             return None
         state = unpack_state(content[_DIGEST:])
         return state["state"] if state["identity"] == self._identity else None
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save a state, unless the last one is recent; without room for it, crafting goes on without."""
+        """Save a state, unless the last one is recent; if that fails, crafting continues without it."""
         start = time.monotonic()
         if start < self._due:
             return
@@ -56,7 +56,7 @@ class FileCheckpoint:
         try:
             write_atomically(self._path, hashlib.sha256(content).digest() + content)
         except BenchError as error:
-            logger.warning("%s; a kill would lose more of the crafting", error)
+            logger.warning("%s; crafting continues, but if it is interrupted now, more work is lost", error)
         now = time.monotonic()
         self._due = now + max(self._every_s, (now - start) / MAX_TIME_SHARE)
 
@@ -69,45 +69,45 @@ def pack_state(state: Mapping[str, Any]) -> bytes:
     """Return a tree of mappings, sequences, tensors and plain values as bytes.
 
     Raises:
-        TypeError: when there is anything else in it.
+        TypeError: when it contains anything else.
     """
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_take_out(state, tensors))
-    written: bytes = save(tensors, {"tree": tree})
-    return written
+    tree = json.dumps(_extract_tensors(state, tensors))
+    content: bytes = save(tensors, {"tree": tree})
+    return content
 
 
 def unpack_state(content: bytes) -> Any:
-    """Return the tree that was packed, tensors in host memory; tuples and mappings of any kind are plain."""
+    """Return the packed tree, tensors in host memory; tuples come back as lists, mappings as dicts."""
     from safetensors.torch import load
 
     tensors = load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return _put_back(json.loads(header["__metadata__"]["tree"]), tensors)
+    return _insert_tensors(json.loads(header["__metadata__"]["tree"]), tensors)
 
 
-def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return JSON that says what stands where, tensors by the number under which they are put aside."""
+def _extract_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return the tree as JSON values, with a number in place of each tensor, and collect the tensors."""
     if isinstance(value, Tensor):
         number = str(len(tensors))
         tensors[number] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": number}
     if isinstance(value, Mapping):  # as pairs, since keys may be numbers
-        return {"pairs": [[key, _take_out(each, tensors)] for key, each in value.items()]}
+        return {"pairs": [[key, _extract_tensors(each, tensors)] for key, each in value.items()]}
     if isinstance(value, list | tuple):
-        return [_take_out(each, tensors) for each in value]
+        return [_extract_tensors(each, tensors) for each in value]
     if value is None or isinstance(value, str | int | float):
         return value
-    raise TypeError(f"a checkpoint keeps tensors and plain values, not {type(value).__name__}")
+    raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
 
 
-def _put_back(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _insert_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, list):
-        return [_put_back(each, tensors) for each in value]
+        return [_insert_tensors(each, tensors) for each in value]
     if isinstance(value, dict):
         if "tensor" in value:
             return tensors[value["tensor"]]
-        return {key: _put_back(each, tensors) for key, each in value["pairs"]}
+        return {key: _insert_tensors(each, tensors) for key, each in value["pairs"]}
     return value

@@ -1,4 +1,4 @@
-"""The context of a run, in which every stage does its work."""
+"""The context of a run, which every stage works in."""
 
 import contextlib
 import hashlib
@@ -16,10 +16,7 @@ import numpy as np
 import torch
 
 from bench import torchvision_import
-from bench.api import (
-    Dataset,
-    MultiTaskData,
-)
+from bench.api import Dataset, MultiTaskData
 from bench.engine.stages.device import deterministic_algorithms
 from bench.engine.stages.source_version import describe_source_version
 from bench.engine.storage.store import Store
@@ -29,16 +26,16 @@ from bench.values import Progress, Shape, Split
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where work is done.
+    """What all stages of a run share.
 
     Attributes:
         out: the run's folder.
-        data_root: where the datasets are.
-        cache: where their decoded images are kept, for all runs.
+        data_root: the folder of the datasets.
+        cache: the folder of their decoded images, for all runs.
         device: where to compute.
         threads: CPU threads of one worker.
         suite: the suite's name.
-        deterministic: whether CUDA is to give the same bits every time; a CPU does in any case.
+        deterministic: whether CUDA must give the same bits every time; a CPU always does.
     """
 
     out: Path
@@ -51,7 +48,7 @@ class RunContext:
 
     @property
     def store(self) -> Store:
-        """The run's folder."""
+        """The files in the run's folder."""
         return Store(self.out)
 
     @property
@@ -61,59 +58,52 @@ class RunContext:
 
 
 LIBRARIES = ("mtlue-bench", "torch", "torchvision", "torchjd", "kornia", "numpy")
-"""What a record notes the version of."""
+"""Packages whose versions a record lists."""
 
 Item = TypeVar("Item")
-
 R = TypeVar("R")
-
 Work = Callable[[Item, RunContext, Progress], R]
 
 
 def with_run_context(work: Work[Item, R]) -> Work[Item, R]:
-    """Have work done as the run_context asks its device to compute, with nothing left to import."""
+    """Make a stage compute as the run context says, with all lazy imports done before."""
 
     @wraps(work)
-    def done(item: Item, run_context: RunContext, progress: Progress) -> R:
-        _import_late()
+    def stage(item: Item, run_context: RunContext, progress: Progress) -> R:
+        _import_lazy_modules()
         with deterministic_algorithms(run_context.deterministic and run_context.torch_device.type == "cuda"):
             return work(item, run_context, progress)
 
-    return done
+    return stage
 
 
 @cache
-def _import_late() -> None:
-    """Import what parts import only where they use it: no phase is to be billed for that."""
+def _import_lazy_modules() -> None:
+    """Import what parts import only where they use it: the cost of a phase must not include imports."""
     import bench.tasks.metrics  # noqa: F401
 
     torchvision_import.import_submodules()
 
 
-def pieces_note(pieces: int) -> dict[str, int]:
-    """Return what a record's environment says of batches that were too large for the device's memory."""
-    return {"batch_pieces": pieces} if pieces > 1 else {}
-
-
 @lru_cache(maxsize=2)
-def _load_once(part: Hashable, root: Path | None, cache: Path) -> MultiTaskData:
+def _load_cached(part: Hashable, root: Path | None, cache: Path) -> MultiTaskData:
     return cast("Dataset", part).load(root, cache)
 
 
 def load_dataset(part: Dataset, run_context: RunContext) -> MultiTaskData:
     """Load a dataset, once per process."""
-    return _load_once(cast("Hashable", part), run_context.data_root, run_context.cache)
+    return _load_cached(cast("Hashable", part), run_context.data_root, run_context.cache)
 
 
 def network_input_shape(data: MultiTaskData) -> Shape:
-    """Return the shape [c h w] of the images networks are trained on."""
+    """Return the shape [c h w] of the images that networks are trained on."""
     channels, height, width = data.train.images.shape[1:]
     return cropped_shape((channels, height, width), data.augmentation)
 
 
 @lru_cache(maxsize=4)
 def hash_split(split: Split) -> str:
-    """Return a hash of a split's images and labels, to tell one set of files from another."""
+    """Return a hash of a split's images and labels, to notice that the dataset's files have changed."""
     content = hashlib.sha256()
     for chunk in split.images.split(1024):
         content.update(chunk.contiguous().numpy().data)
@@ -124,7 +114,7 @@ def hash_split(split: Split) -> str:
 
 @contextlib.contextmanager
 def seeded(phase: str, seed: int) -> Iterator[None]:
-    """Seed every generator for one phase, so that its randomness does not depend on what ran before."""
+    """Seed all random generators for one phase, so that its draws do not depend on what ran before."""
     number = int.from_bytes(hashlib.sha256(f"{phase}/{seed}".encode()).digest()[:8], "big") % 2**63
     with torch.random.fork_rng():
         torch.manual_seed(number)
@@ -133,8 +123,13 @@ def seeded(phase: str, seed: int) -> Iterator[None]:
         yield
 
 
-def describe_environment(run_context: RunContext) -> dict[str, Any]:
-    """Return what can change numbers or times without changing a setting."""
+def describe_environment(run_context: RunContext, pieces: int = 1) -> dict[str, Any]:
+    """Return everything that can change numbers or times and is not a setting.
+
+    Args:
+        run_context: that of the stage.
+        pieces: into how many pieces batches were split because the device's memory was too small for them.
+    """
     device = run_context.torch_device
     on_gpu = device.type == "cuda"
     return {
@@ -147,8 +142,9 @@ def describe_environment(run_context: RunContext) -> dict[str, Any]:
         "threads": run_context.threads,
         "device": run_context.device,
         "deterministic": run_context.deterministic,
-        # A machine that only hands work out needs no GPU itself.
+        # The machine that only sends work to others needs no GPU.
         "device_name": torch.cuda.get_device_name(device)
         if on_gpu and torch.cuda.is_available()
         else torch.backends.cpu.get_cpu_capability(),
+        **({"batch_pieces": pieces} if pieces > 1 else {}),
     }

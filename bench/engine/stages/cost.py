@@ -12,12 +12,12 @@ import torch
 from bench.record import Cost
 
 _STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 _MIB = 2**20
 
 
 class CostMeter:
-    """Collects the cost of named phases; a phase entered several times adds up, its peaks are the largest."""
+    """Measures the cost of named phases: the times of a phase add up, its peaks are the largest."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -28,7 +28,7 @@ class CostMeter:
 
     @contextlib.contextmanager
     def phase(self, name: str, images: int = 0) -> Iterator[None]:
-        """Measure the block as part of a phase through which so many images go."""
+        """Measure the block as part of a phase that processes so many images."""
         _reset_host_peak()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -60,10 +60,10 @@ class CostMeter:
 
 
 def _reset_host_peak() -> None:
-    # The kernel's high-water mark never falls by itself: without this a second cell in one process would
-    # report the first one's peak. Where the file cannot be written, peaks are those of the process so far.
+    # The kernel's high-water mark never falls by itself: without this, a second cell in one process would
+    # report the peak of the first. If the file cannot be written, peaks are those of the process so far.
     with contextlib.suppress(OSError):
-        _CLEAR.write_text("5")
+        _CLEAR_REFS.write_text("5")
 
 
 def _host_peak() -> float:

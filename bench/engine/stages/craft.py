@@ -2,8 +2,6 @@
 
 from typing import cast
 
-import torch
-
 from bench.api import Checkpoint, CraftContext, Generative, MultiTaskData, Noise, RestoringAttack
 from bench.engine.planning.cell import Poison
 from bench.engine.planning.partial_protection import hide_unprotected
@@ -21,8 +19,8 @@ from bench.engine.stages.context import (
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import explain_out_of_memory
 from bench.engine.stages.noise_report import noise_report
-from bench.engine.stages.surrogate import equidistant_epochs
-from bench.engine.storage.store import POISONS, SURROGATES
+from bench.engine.stages.surrogate import load_snapshots
+from bench.engine.storage.store import POISONS
 from bench.errors import BenchError
 from bench.record import CLEAN, Cost
 from bench.training.net import MultiTaskNet
@@ -31,12 +29,12 @@ from bench.values import NoCheckpoint, Progress
 
 @with_run_context
 def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) -> dict[str, Cost]:
-    """Craft a poison and store it as the change of every pixel; return what it cost.
+    """Craft a poison and store it as the change of every pixel; return the cost.
 
-    A generator is stored with it, for images it has not seen. A crafting that was interrupted goes on from
-    its checkpoint.
+    A generator is stored with it, for images it has not seen. An interrupted crafting resumes from its
+    checkpoint.
     """
-    import sklearn.cluster  # attacks import it where they use it: crafting is not to be billed for that
+    import sklearn.cluster  # attacks import it lazily; the cost of crafting must not include the import
     import sklearn.datasets  # noqa: F401
 
     device = run_context.torch_device
@@ -46,7 +44,7 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
     train = hide_unprotected(data, poison.protected)
     identity = {"data": hash_split(data.train), "device": device.type}
     checkpoint = FileCheckpoint(run_context.store.checkpoint(poison.key), identity)
-    remedy = "give the attack a smaller batch, if it has one, or the surrogate a smaller backbone"
+    remedy = "use a smaller batch, if the attack has that parameter, or a smaller surrogate backbone"
     with explain_out_of_memory(f"crafting {poison.label}", remedy), seeded("craft", poison.seed):
         context = _craft_context(poison, data, run_context, progress, checkpoint)
         with meter.phase("craft", images=len(train)):
@@ -62,7 +60,7 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
         "data": hash_split(data.train),
         "environment": describe_environment(run_context),
     }
-    # Of clean, no table of zeros is stored.
+    # For the attack clean, no table of zeros is stored.
     tensors = {"change": change} if statistics["linf"] else {}
     if isinstance(noise, Generative):
         tensors |= {f"noise/{name}": value for name, value in noise.state().items()}
@@ -72,14 +70,14 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
 
 
 def restore_noise(poison: Poison, run_context: RunContext) -> Noise:
-    """Return the stored generator of a poison, which can make δ for images it has not seen.
+    """Return the stored generator of a poison, which also makes δ for images it has not seen.
 
     Raises:
-        BenchError: when the poison is not there or was not made by a generator.
+        BenchError: when the poison is missing or was not made by a generator.
     """
     state = run_context.store.load(POISONS, poison.key, "noise/")
     if not state:
-        raise BenchError(f"attack {poison.attack.label!r} keeps nothing that serves images it has not seen")
+        raise BenchError(f"attack {poison.attack.label!r} stores no generator for images it has not seen")
     data = load_dataset(poison.dataset.part, run_context)
     context = _craft_context(poison, data, run_context, lambda *_: None, NoCheckpoint())
     attack = cast("RestoringAttack", poison.attack.part)
@@ -97,15 +95,7 @@ def _craft_context(
         return MultiTaskNet(poison.surrogate.backbone.part, data.tasks, shape).to(device)
 
     def snapshots(count: int) -> list[MultiTaskNet]:
-        store, key = run_context.store, poison.surrogate.key
-        stored = (store.about(SURROGATES, key) or {})["snapshots"]
-        nets = []
-        for place in equidistant_epochs(len(stored), count):
-            with torch.random.fork_rng(devices=[]):  # its initialization is overwritten
-                net = new_surrogate()
-            net.load_state_dict(store.load(SURROGATES, key, f"{stored[place - 1]}/"))
-            nets.append(net)
-        return nets
+        return load_snapshots(run_context.store, poison.surrogate, count, new_surrogate)
 
     epsilon = 1.0 if poison.epsilon is None else poison.epsilon / 255
     return CraftContext(

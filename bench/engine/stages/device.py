@@ -1,4 +1,4 @@
-"""What is asked of a device: the same bits every time; and what is done when its memory is full."""
+"""The device: bit-identical computation if asked for, and what to do when its memory is full."""
 
 import contextlib
 import gc
@@ -14,42 +14,42 @@ from bench.errors import BenchError
 T = TypeVar("T")
 
 PIECES = (1, 2)
-"""Into how many pieces a training's batches go, try after try."""
+"""Into how many pieces the batches of a training are split, attempt after attempt."""
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-def train_within_memory(train: Callable[[int], T], who: str, batch: int) -> tuple[T, int]:
-    """Train a network and, if the device's memory does not suffice, once more with every batch in halves.
+def train_within_memory(train: Callable[[int], T], name: str, batch: int) -> tuple[T, int]:
+    """Train a network; if the device's memory is too small, train it again with every batch in two halves.
 
     Args:
-        train: does it from the start, with so many pieces of a batch (`MultiTaskNet`).
-        who: what is trained, for the messages.
+        train: trains it from the start, with batches split into so many pieces (`MultiTaskNet`).
+        name: what is trained, for the messages.
         batch: images per step.
 
     Returns:
-        What the training returned, and the number of pieces.
+        The result of the training, and the number of pieces.
 
     Raises:
-        BenchError: when halves are too large as well.
+        BenchError: when the memory is too small for halves as well.
     """
     for pieces in PIECES:
         try:
             return train(pieces), pieces
         except torch.OutOfMemoryError:
-            pass  # below, the error is gone, and with it the frames that held the network
+            pass  # the error keeps the frames that hold the network; after this block it is gone
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         if pieces < PIECES[-1]:
-            _log.warning(
-                "%s: the device's memory does not suffice for batches of %d images; trained again with each "
-                "in two halves, which batch normalization sees by themselves",
-                who,
+            logger.warning(
+                "%s: the device's memory is too small for batches of %d images; training again with every "
+                "batch in two halves, each normalized by itself",
+                name,
                 batch,
             )
     raise BenchError(
-        f"the device's memory does not suffice to train {who} with batches of {batch} images, nor in halves; "
+        f"the device's memory is too small to train {name} with batches of {batch} images, even in halves; "
         f"lower recipe.batch (--set recipe.batch={max(1, batch // 4)}) or choose a smaller backbone"
     )
 
@@ -64,25 +64,25 @@ def free_gpu_memory() -> dict[str, int]:
 
 @contextlib.contextmanager
 def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
-    """Say in one sentence what the device's memory does not suffice for, and what helps.
+    """Replace torch's out-of-memory error by one sentence that says what to change.
 
     Raises:
-        BenchError: in place of torch's error.
+        BenchError: when the block runs out of the device's memory.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise BenchError(f"the device's memory does not suffice for {what}; {remedy}") from error
+        raise BenchError(f"the device's memory is too small for {what}; {remedy}") from error
 
 
 @contextlib.contextmanager
-def deterministic_algorithms(asked: bool) -> Iterator[None]:
-    """Have CUDA compute, if asked, in ways that give the same bits every time.
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Make CUDA use only algorithms that give the same bits every time, if enabled.
 
-    An operation without such a way then raises torch's RuntimeError, which names it. Must be entered before
+    An operation without such an algorithm raises torch's RuntimeError, which names it. Must be entered before
     the process first multiplies matrices on CUDA.
     """
-    if not asked:
+    if not enabled:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when cuBLAS starts

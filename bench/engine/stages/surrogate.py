@@ -1,6 +1,6 @@
-"""Train a surrogate on the clean data."""
+"""Train a surrogate on the clean data, and load its snapshots."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,13 +13,13 @@ from bench.engine.stages.context import (
     describe_environment,
     load_dataset,
     network_input_shape,
-    pieces_note,
     seeded,
     with_run_context,
 )
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import train_within_memory
-from bench.engine.storage.store import SURROGATES
+from bench.engine.storage.store import SURROGATES, Store
+from bench.errors import BenchError
 from bench.record import Cost
 from bench.training.loaders import to_device_if_it_fits
 from bench.training.loop import TrainedEpoch, train_epochs
@@ -27,14 +27,15 @@ from bench.training.net import MultiTaskNet
 from bench.values import Progress, Recipe, Split
 
 MAX_SNAPSHOTS = 30
-"""Most snapshots kept of a surrogate's training, equidistant: what the ensemble attacks ask for."""
+"""Most snapshots kept of a surrogate's training, equidistant: as many as the ensemble attacks use."""
 
 
 @with_run_context
 def train_surrogate(surrogate: Surrogate, run_context: RunContext, progress: Progress) -> dict[str, Cost]:
-    """Train a surrogate on the clean data and store its snapshots; return what it cost.
+    """Train a surrogate on the clean data and store its snapshots; return the cost.
 
-    Where memory does not suffice it is trained once more with halved batches; the cost is that of both tries.
+    If the device's memory is too small, it is trained again with halved batches; the cost is that of both
+    attempts.
     """
     device = run_context.torch_device
     meter = CostMeter(device)
@@ -45,9 +46,8 @@ def train_surrogate(surrogate: Surrogate, run_context: RunContext, progress: Pro
     def train(pieces: int) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         with seeded("surrogate", surrogate.seed), meter.phase("surrogate", images=epochs * len(data.train)):
-            net = MultiTaskNet(surrogate.backbone.part, data.tasks, network_input_shape(data), pieces).to(
-                device
-            )
+            shape = network_input_shape(data)
+            net = MultiTaskNet(surrogate.backbone.part, data.tasks, shape, pieces).to(device)
             for step in train_undefended(net, data.train, data.tasks, surrogate.recipe, data, device):
                 if step.epoch in kept:
                     weights = net.state_dict().items()
@@ -60,7 +60,7 @@ def train_surrogate(surrogate: Surrogate, run_context: RunContext, progress: Pro
         "settings": surrogate.settings(),
         "cost": meter.costs(),
         "snapshots": kept,
-        "environment": {**describe_environment(run_context), **pieces_note(pieces)},
+        "environment": describe_environment(run_context, pieces),
     }
     run_context.store.save(SURROGATES, surrogate.key, tensors, about)
     return meter.costs()
@@ -86,6 +86,28 @@ def train_undefended(
         no_defense,
         device,
     )
+
+
+def load_snapshots(
+    store: Store, surrogate: Surrogate, count: int, new_net: Callable[[], MultiTaskNet]
+) -> list[MultiTaskNet]:
+    """Return networks with the weights of equidistant snapshots, the last one included.
+
+    Raises:
+        BenchError: when the surrogate is missing or damaged.
+    """
+    about = store.about(SURROGATES, surrogate.key)
+    if about is None:
+        raise BenchError(f"the surrogate {surrogate.label!r} is missing in {store.out}")
+    # Earlier versions stored the same list under another name.
+    epochs = about["snapshots"] if "snapshots" in about else about["checkpoints"]
+    nets = []
+    for place in equidistant_epochs(len(epochs), count):
+        with torch.random.fork_rng(devices=[]):  # its initialization is overwritten
+            net = new_net()
+        net.load_state_dict(store.load(SURROGATES, surrogate.key, f"{epochs[place - 1]}/"))
+        nets.append(net)
+    return nets
 
 
 def equidistant_epochs(last: int, count: int) -> list[int]:

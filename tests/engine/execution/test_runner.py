@@ -392,7 +392,7 @@ def test_everything_again(copy: Path) -> None:
 
 def test_a_poison_made_for_other_images_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copy / "records")
-    monkeypatch.setattr("bench.engine.stages.purify.hash_split", lambda split: "other")
+    monkeypatch.setattr("bench.engine.stages.released_set.hash_split", lambda split: "other")
     ran = tiny.run(tiny.plan("attack=random", matrix=MATRIX), copy)
     assert ran.counts == (0, 0, 4)
     assert all(
@@ -421,7 +421,7 @@ def test_a_warm_cache_gives_the_same_numbers(whole: tuple[Path, tiny.Ran], copy:
 def test_a_cold_cache_gives_the_same_numbers(whole: tuple[Path, tiny.Ran], tmp_path: Path) -> None:
     from bench.engine.stages import context
 
-    context._load_once.cache_clear()
+    context._load_cached.cache_clear()
     tiny.run(tiny.plan(matrix=MATRIX), tmp_path)
     assert tiny.results(tmp_path) == tiny.results(whole[0])
 

@@ -13,7 +13,7 @@ from bench.engine.planning.partial_protection import (
 )
 from bench.engine.stages.context import load_dataset
 from bench.engine.stages.craft import craft_poison
-from bench.engine.stages.purify import build_released_set
+from bench.engine.stages.released_set import build_released_set
 from bench.engine.storage.store import POISONS
 from bench.errors import BenchError
 from bench.values import MISSING
@@ -75,13 +75,12 @@ def test_a_part_of_the_images_is_perturbed_and_the_rest_is_trained_on_alone_for_
     craft_poison(part.poison, shop, lambda *_: None)
     change = shop.store.load(POISONS, part.poison.key)["change"]
     train = load_dataset(part.poison.dataset.part, shop).train
-    nobodys = torch.zeros(len(train), dtype=torch.bool)
-    changed = (build_released_set(part, train, change, nobodys).images != train.images).flatten(1).any(1)
+    changed = (build_released_set(part, train, change).images != train.images).flatten(1).any(1)
     assert int(changed.sum()) == len(train) // 4
-    alone = build_released_set(rest, train, None, nobodys)
+    alone = build_released_set(rest, train, None)
     assert torch.equal(alone.images, train.images[~changed])
     assert torch.equal(alone.targets["left"], train.targets["left"][~changed])
-    assert (build_released_set(all_, train, change, nobodys).images != train.images).flatten(1).any(1).all()
+    assert (build_released_set(all_, train, change).images != train.images).flatten(1).any(1).all()
 
 
 def test_partial_protection_is_in_the_records_and_on_the_board(tmp_path: Path) -> None:

@@ -85,11 +85,11 @@ ATTACKS = {
     "em-classwise": {"rounds": 3, "surrogate_steps": 2, "batch": 20, "portion": 0.8},
     "rem": {"iterations": 6, "steps": 1, "samples": 1, "attack_steps": 1, "batch": 20},
     "tap": {"steps": 2, "restarts": 2, "batch": 20},
-    "sep-fa-vr": {"snapshots": 2, "steps": 2, "inner_steps": 2, "batch": 20},
+    "sep-fa-vr": {"checkpoints": 2, "steps": 2, "inner_steps": 2, "batch": 20},
     "pil": {"epochs": 2, "steps": 2, "batch": 20},
     "uc": {"clusters": 3, "rounds": 3, "batch": 20, "width": 4},
     "mtl-ue-em": {"rounds": 3, "surrogate_steps": 2, "batch": 20, "width": 4, "stop_error": 0.0},
-    "mtl-ue-sep": {"rounds": 3, "snapshots": 2, "batch": 20, "width": 4},
+    "mtl-ue-sep": {"rounds": 3, "checkpoints": 2, "batch": 20, "width": 4},
 }
 
 

@@ -79,7 +79,7 @@ def test_meters_do_not_share() -> None:
 
 TWO_PHASES = r"""
 import os, pathlib, re, torch
-from bench.engine.stages.cost import Meter
+from bench.engine.stages.cost import CostMeter
 
 def mark():
     return int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
@@ -88,7 +88,7 @@ def use(mebibytes):
     block = bytearray(mebibytes * 2**20)
     block[:: os.sysconf("SC_PAGE_SIZE")] = b"x" * len(block[:: os.sysconf("SC_PAGE_SIZE")])
 
-meter = Meter(torch.device("cpu"))
+meter = CostMeter(torch.device("cpu"))
 with meter.phase("large"):
     use(200)
 with meter.phase("small"):
@@ -120,7 +120,7 @@ def test_without_the_kernels_mark_the_peak_is_the_processs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cost, "_STATUS", tmp_path / "nowhere")
-    monkeypatch.setattr(cost, "_CLEAR", tmp_path)  # a folder: writing fails
+    monkeypatch.setattr(cost, "_CLEAR_REFS", tmp_path)  # a folder: writing fails
     meter = CostMeter(CPU)
     with meter.phase("train"):
         pass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.catalog.build import build_part
 from bench.catalog.table import CATALOG
-from bench.engine.stages import craft, evaluate
+from bench.engine.stages import craft, evaluate, surrogate, victim
 from bench.engine.stages.context import seeded
 from bench.record import Record, Scores
 from bench.training.loop import TrainedEpoch, score_network, train_epochs
@@ -40,7 +40,8 @@ class Trainings:
         self.splits: list[Split] = []
         self.before: list[dict[str, Tensor]] = []
         self.nets: list[MultiTaskNet] = []
-        monkeypatch.setattr(evaluate, "train_epochs", self._fit)
+        for module in (surrogate, victim):
+            monkeypatch.setattr(module, "train_epochs", self._fit)
 
     def _fit(self, net: MultiTaskNet, train: Split, *rest: Any) -> Iterator[TrainedEpoch]:
         self.splits.append(train)
@@ -73,7 +74,7 @@ def script(monkeypatch: pytest.MonkeyPatch, validation: list[Any], test: list[An
             task.name: dict.fromkeys(("accuracy", "balanced_accuracy"), values[task.name]) for task in tasks
         }
 
-    monkeypatch.setattr(evaluate, "score_network", scores)
+    monkeypatch.setattr(victim, "score_network", scores)
 
 
 EPOCHS = {"epochs": 4, "batch": 8, "learning_rate": 0.01}
@@ -153,7 +154,7 @@ def test_held_out_images_are_not_trained_on_and_are_the_same_for_every_attack(
             held_out.append(split)
         return score_network(net, split, *rest)
 
-    monkeypatch.setattr(evaluate, "score_network", spy)
+    monkeypatch.setattr(victim, "score_network", spy)
     run_one(tmp_path, "early-stopping(share=0.25)", matrix={"attack": ["random", "em"]})
     assert len(trainings.splits) == 3
     assert {len(split) for split in held_out} == {16}
@@ -282,7 +283,7 @@ def test_progress_is_told_of_both_trainings(tmp_path: Path) -> None:
     plan = tiny.plan(matrix={"attack": ["clean"], "defense": ["linear-probe"]})
     told: list[tuple[str, int, int]] = []
     craft.craft_poison(plan.cells[0].poison, tiny.run_context(tmp_path), lambda *_: None)
-    evaluate.run_cell(plan.cells[0], tiny.run_context(tmp_path), lambda *step: told.append(step))
+    evaluate.evaluate_cell(plan.cells[0], tiny.run_context(tmp_path), lambda *step: told.append(step))
     assert [step for step in told if step[0] == "pretraining epoch"] == [
         ("pretraining epoch", done, 2) for done in range(3)
     ]

@@ -18,7 +18,7 @@ from bench.defenses.no_op import NoOp
 from bench.engine.planning.expand import Plan
 from bench.engine.stages import device
 from bench.engine.stages.craft import craft_poison
-from bench.engine.stages.evaluate import run_cell
+from bench.engine.stages.evaluate import evaluate_cell
 from bench.engine.stages.surrogate import train_surrogate
 from bench.engine.storage.store import SURROGATES
 from bench.record import Record
@@ -105,7 +105,7 @@ def plan(most: int, **matrix: list[str]) -> Plan:
 def record_of(chosen: Plan, out: Path) -> Record:
     run_context = tiny.run_context(out)
     craft_poison(chosen.poisons[0], run_context, ignore_progress)
-    return run_cell(chosen.cells[0], run_context, ignore_progress)
+    return evaluate_cell(chosen.cells[0], run_context, ignore_progress)
 
 
 def test_a_victim_is_trained_again_with_halved_batches(
@@ -182,7 +182,7 @@ def test_crafting_and_cleaning_fail_at_once_with_a_sentence(
     failed = [r.error for r in tiny.records(tmp_path).values() if r.error is not None]
     assert failed
     for error in failed:
-        assert error["message"].startswith("the device's memory does not suffice for")
+        assert error["message"].startswith("the device's memory is too small for")
         assert named in error["message"]
 
 
@@ -198,7 +198,7 @@ def test_a_gpus_memory_suffices_for_halves(tmp_path: Path) -> None:
             patch.setattr(device, "PIECES", (pieces,))
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            run_cell(chosen.cells[0], run_context, ignore_progress)
+            evaluate_cell(chosen.cells[0], run_context, ignore_progress)
             peaks.append(torch.cuda.max_memory_reserved())
     whole, halves = peaks
     assert halves < 0.75 * whole
@@ -206,6 +206,6 @@ def test_a_gpus_memory_suffices_for_halves(tmp_path: Path) -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((whole + halves) / 2 / total)
     try:
-        assert run_cell(chosen.cells[0], run_context, ignore_progress).environment["batch_pieces"] == 2
+        assert evaluate_cell(chosen.cells[0], run_context, ignore_progress).environment["batch_pieces"] == 2
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -12,7 +12,7 @@ from bench.catalog.build import build_part
 from bench.defenses.orthogonal_projection import OrthogonalProjection
 from bench.engine.planning.expand import Plan
 from bench.engine.stages.craft import craft_poison
-from bench.engine.stages.evaluate import run_cell
+from bench.engine.stages.evaluate import evaluate_cell
 from bench.engine.stages.purify import purify_set
 from bench.engine.storage.store import PURIFIED
 from bench.values import Split, ignore_progress
@@ -74,7 +74,7 @@ def test_a_set_that_was_cleaned_ahead_is_taken_as_it_is(cleanings: list[Split], 
     assert (stored.dtype, len(stored)) == (torch.uint8, 64)
     assert not torch.equal(stored, cleanings[0].images)
     cell = next(c for c in tiny.plan(matrix={"defense": [LEARNED]}).cells if c.purified == purified)
-    record = run_cell(cell, run_context, ignore_progress)
+    record = evaluate_cell(cell, run_context, ignore_progress)
     assert len(cleanings) == 1
     assert record.cost["purify"] == cost["purify"]
 
@@ -87,7 +87,7 @@ def test_a_set_that_is_not_what_it_should_be_is_made_again(
     purified, run_context = cell.purified, tiny.run_context(tmp_path)
     assert purified is not None
     craft_poison(cell.poison, run_context, ignore_progress)
-    before = run_cell(cell, run_context, ignore_progress)
+    before = evaluate_cell(cell, run_context, ignore_progress)
     folder = run_context.store.folder(PURIFIED, purified.key)
     about = run_context.store.about(PURIFIED, purified.key)
     assert about is not None
@@ -100,7 +100,7 @@ def test_a_set_that_is_not_what_it_should_be_is_made_again(
         run_context.store.save(
             PURIFIED, purified.key, {"images": images}, {**about, "of": ["other", "other"]}
         )
-    after = run_cell(cell, run_context, ignore_progress)
+    after = evaluate_cell(cell, run_context, ignore_progress)
     assert len(cleanings) == 2
     assert (after.curve, after.scores) == (before.curve, before.scores)
     assert run_context.store.load(PURIFIED, purified.key)["images"].any()

@@ -61,7 +61,7 @@ def test_what_is_said_is_kept_with_its_beginning_its_steps_and_its_end(tmp_path:
         "INFO bench: epoch 0/3",
         "INFO bench: epoch 3/3",
     ]
-    assert sum(re.search(r"test_logs.py:\d+: UserWarning: odd$", line) is not None for line in rest) == 1
+    assert sum(re.search(r"test_item_logs.py:\d+: UserWarning: odd$", line) is not None for line in rest) == 1
 
 
 def test_a_failure_is_kept_with_its_traceback_and_a_rerun_goes_below(tmp_path: Path) -> None:
