@@ -1,4 +1,4 @@
-"""Every chore of the project: `nox -l` lists them, `nox -s NAME` runs one in an environment of its own.
+"""The tasks of a developer: `nox -l` lists them, `nox -s NAME` runs one in its own environment.
 
 `nox --no-venv -s NAME` runs it in the current environment instead.
 """
@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Kill runs 300 times, workers and nodes 25 times each, do all other harm, and say what it cost."""
+    """Kill runs 300 times, workers and nodes 25 times each, inject all other faults, and report the loss."""
     install(session)
     tests = (
         "tests/engine/execution/test_faults.py",
@@ -61,7 +61,7 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session
 def smoke(session: nox.Session) -> None:
-    """Run the suite `smoke`: every part once."""
+    """Run the suite `smoke`."""
     install(session)
     session.run("bench", "run", "--suite", "smoke", *session.posargs)
 
@@ -81,3 +81,11 @@ def benchmarks(session: nox.Session) -> None:
     session.run(
         "pytest", "tests/benchmarks", "-n", "0", "--benchmark-enable", "--benchmark-only", *session.posargs
     )
+
+
+@nox.session
+def picture(session: nox.Session) -> None:
+    """Craft the poison of the README's picture and draw it again."""
+    install(session)
+    session.run("bench", "run", "--suite", "docs/poison.toml", "--out", "runs/poison", "--no-track")
+    session.run("python", "docs/poison.py", "runs/poison", "docs/poison.png")
