@@ -1,6 +1,6 @@
 """Draw the picture of the README from a run of `docs/poison.toml`: clean image, amplified δ, released image.
 
-Usage: bench run --suite docs/poison.toml --out runs/poison && python docs/poison.py runs/poison docs/poison.png
+Usage: python docs/poison.py RUN PICTURE; `nox -s picture` makes the run as well.
 """
 
 import sys
@@ -17,7 +17,7 @@ ROWS = (3, 8, 19)
 """Training images that are shown."""
 
 AMPLIFICATION = 12
-"""Factor of the shown δ, around gray: a change of 8/255 moves it by three quarters of the way to black or white."""
+"""Factor of the shown δ, around gray: a change of 8/255 is three quarters of the way to black or white."""
 
 SCALE, GAP = 3, 6
 """Screen pixels per image pixel, and between images."""
@@ -34,9 +34,7 @@ def draw_picture(run: Path) -> Image.Image:
     images = torch.stack(columns, 1).clamp(0, 255).to(torch.uint8)
     images = images.repeat_interleave(SCALE, -2).repeat_interleave(SCALE, -1)
     rows, count, _, height, width = images.shape
-    page = Image.new(
-        "RGB", (count * (width + GAP) - GAP, rows * (height + GAP) - GAP), color=(255, 255, 255)
-    )
+    page = Image.new("RGB", (count * (width + GAP) - GAP, rows * (height + GAP) - GAP), color=(255, 255, 255))
     for row in range(rows):
         for column in range(count):
             tile = Image.fromarray(images[row, column].permute(1, 2, 0).numpy())
