@@ -72,6 +72,7 @@ def run(
     from bench.engine.execution.events import Notice
     from bench.engine.execution.runner import run_plan
     from bench.engine.monitoring.console import show_progress
+    from bench.engine.monitoring.observer import observe_run
     from bench.engine.monitoring.progress import RunProgress
     from bench.engine.monitoring.status import publish_status
     from bench.engine.tracking.listener import Tracker
@@ -88,12 +89,13 @@ def run(
     with ExitStack() as stack:
         progress = RunProgress(LiveRanking())
         display = stack.enter_context(show_progress(progress))
+        stack.enter_context(observe_run(progress, context.out))
         stack.enter_context(publish_status(progress, context.out))
 
         def notify(message: str) -> None:
             display(Notice(message))
 
-        listeners: list[Callable[[Event], None]] = [display]
+        listeners: list[Callable[[Event], None]] = [progress, display]
         tracker = None
         if not no_track:
             uri = tracking_uri or default_uri(context.out)

@@ -118,8 +118,9 @@ def test_memory_over_cells(benchmark: BenchmarkFixture, tmp_path: Path, say: Say
             marks.append(process.memory_info().rss / 2**20)
 
     def whole() -> None:
-        with show_progress(RunProgress(LiveRanking()), io.StringIO()) as show, large.Pretending() as executor:
-            run_plan(planned, tiny.run_context(tmp_path), executor, [show, watch])
+        progress = RunProgress(LiveRanking())
+        with show_progress(progress, io.StringIO()) as show, large.Pretending() as executor:
+            run_plan(planned, tiny.run_context(tmp_path), executor, [progress, show, watch])
 
     benchmark.pedantic(whole, rounds=1)
     every = marks[:: max(1, len(marks) // 8)]

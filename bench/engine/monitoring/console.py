@@ -1,4 +1,4 @@
-"""The console: a run's events as a live display on a terminal, as plain lines elsewhere."""
+"""The console: a live display of a run on a terminal, plain lines elsewhere."""
 
 import math
 import sys
@@ -19,104 +19,97 @@ from bench.engine.execution.events import Event, ItemFinished, ItemProgress, Lis
 from bench.engine.monitoring.progress import ItemSnapshot, ProgressSnapshot, RunProgress, WaveSnapshot
 from bench.text import format_duration, to_one_line
 
-QUIET_S = 30.0
-"""Plain lines tell of an item in progress no more often than this."""
+STEP_LINE_EVERY_S = 30.0
+"""Least time between two plain lines on the same item in progress."""
 
-SUMMARY_S = 300.0
-"""Plain lines tell of the speed, the memory and the best attack no more often than this."""
+SUMMARY_EVERY_S = 300.0
+"""Least time between two plain summaries of speed, memory and best attack."""
 
-WIDE_TERMINAL = 100
-"""Columns of a terminal from which on there is room for every item's speed."""
+WIDE_COLUMNS = 100
+"""A terminal of so many columns has room for the speed of every item."""
 
-BAR = 30
-"""Columns of the bar."""
+BAR_COLUMNS = 30
 
-Line = tuple[str, str]
-"""A line and its style; plain lines have none."""
+StyledLine = tuple[str, str]
+"""A line and its style for a terminal."""
 
 
 @contextmanager
-def show_progress(course: RunProgress, stream: TextIO | None = None) -> Iterator[Listener]:
-    """Show a run on ``stream``: a live display where it is a terminal, plain lines otherwise.
+def show_progress(progress: RunProgress, stream: TextIO | None = None) -> Iterator[Listener]:
+    """Show a run on ``stream``: a live display if it is a terminal, plain lines otherwise.
 
     Args:
-        course: told of every event, and asked for what is shown.
+        progress: what to show; it must receive every event before the listener that is yielded.
         stream: where to write; standard error by default.
     """
     stream = stream or sys.stderr
-    screen = Console(file=stream, highlight=False, force_terminal=stream.isatty() or None)
-    if not stream.isatty() or screen.is_dumb_terminal:
-        yield _LineReporter(lambda text, _: _write_line(stream, text), course, every_item=True)
+    console = Console(file=stream, highlight=False, force_terminal=stream.isatty() or None)
+    if not stream.isatty() or console.is_dumb_terminal:
+        yield _LineReporter(lambda text, _: print(text, file=stream, flush=True), progress, every_item=True)
         return
-    report = _LineReporter(lambda text, style: screen.print(Text(text, style)), course, every_item=False)
-    # What others print belongs above the display, but must not leave a standard output that is a file.
+    # What others print belongs above the display, but a standard output that is a file must stay as it is.
     with Live(
-        console=screen,
-        get_renderable=lambda: render_snapshot(course.view(), screen.width),
+        console=console,
+        get_renderable=lambda: render_snapshot(progress.snapshot(), console.width),
         refresh_per_second=4,
         transient=True,
         redirect_stdout=sys.stdout.isatty(),
     ):
-        yield report
+        yield _LineReporter(lambda text, style: console.print(Text(text, style)), progress, every_item=False)
 
 
-def render_snapshot(view: ProgressSnapshot, width: int) -> RenderableType:
-    """Return the wave under way, its speed and its items, for so many columns; nothing between two waves."""
-    if view.wave is None:
+def render_snapshot(snapshot: ProgressSnapshot, width: int) -> RenderableType:
+    """Return the wave in progress, its speed and its items; an empty text if no wave is in progress."""
+    wave = snapshot.wave
+    if wave is None or wave.ended:
         return Text()
-    facts = (Text(f"  {fact}", "dim", no_wrap=True, overflow="ellipsis") for fact in _facts(view))
-    return Group(_head(view.wave, width), *facts, Padding(_items(view.wave, width), (0, 0, 0, 2)))
+    summary = (
+        Text(f"  {line}", "dim", no_wrap=True, overflow="ellipsis") for line in _summary_lines(snapshot)
+    )
+    return Group(_wave_row(wave, width), *summary, Padding(_item_table(wave, width), (0, 0, 0, 2)))
 
 
-def _head(wave: WaveSnapshot, width: int) -> RenderableType:
-    count = Text(_count(wave), "bold")
-    told = [Text(f"{wave.cached} cached")]
-    told += [Text(f"{wave.failed} failed", "bold red")] if wave.failed else []
-    told += [Text(_left(wave.left_s))]
-    room = width - sum(text.cell_len + 2 for text in (count, *told))
-    bar = ProgressBar(total=max(1, wave.todo), completed=wave.finished, width=max(1, min(BAR, room)))
-    head = Table.grid(padding=(0, 2))
-    for _ in (count, bar, *told):
-        head.add_column(no_wrap=True)
-    head.add_row(count, bar, *told)
-    return head
+def _wave_row(wave: WaveSnapshot, width: int) -> RenderableType:
+    texts = [Text(_wave_count(wave), "bold"), Text(f"{wave.cached} cached")]
+    texts += [Text(f"{wave.failed} failed", "bold red")] if wave.failed else []
+    texts += [Text(_time_left(wave.left_s))]
+    room = width - sum(text.cell_len + 2 for text in texts)
+    bar = ProgressBar(total=max(1, wave.todo), completed=wave.finished, width=max(1, min(BAR_COLUMNS, room)))
+    row = Table.grid(padding=(0, 2))
+    for _ in range(len(texts) + 1):
+        row.add_column(no_wrap=True)
+    row.add_row(texts[0], bar, *texts[1:])
+    return row
 
 
-def _items(wave: WaveSnapshot, width: int) -> RenderableType:
-    body = Table.grid(padding=(0, 2), expand=True)
-    body.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    body.add_column(no_wrap=True)
-    if width >= WIDE_TERMINAL:
-        body.add_column(no_wrap=True, justify="right")
-    body.add_column(no_wrap=True, justify="right", min_width=len("~59 min left"))
+def _item_table(wave: WaveSnapshot, width: int) -> RenderableType:
+    wide = width >= WIDE_COLUMNS
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column(no_wrap=True)
+    if wide:
+        table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True, justify="right", min_width=len("~59 min left"))
     for item in wave.items:
-        speed = [Text(_speed(item), "dim")] if width >= WIDE_TERMINAL else []
-        body.add_row(
-            Text(to_one_line(item.label)), Text(_step(item)), *speed, Text(_left(item.left_s), "dim")
-        )
-    return body
+        speed = [Text(_item_speed(item), "dim")] if wide else []
+        step = to_one_line(f"{item.what} {item.done}/{item.total}")
+        table.add_row(Text(to_one_line(item.label)), Text(step), *speed, Text(_time_left(item.left_s), "dim"))
+    return table
 
 
-def _count(wave: WaveSnapshot) -> str:
+def _wave_count(wave: WaveSnapshot) -> str:
     return to_one_line(f"{wave.name} {wave.finished}/{wave.todo}")
 
 
-def _step(item: ItemSnapshot) -> str:
-    return to_one_line(f"{item.what} {item.done}/{item.total}")
-
-
-def _left(seconds: float | None) -> str:
-    """Spell an estimate no finer than it is known."""
+def _time_left(seconds: float | None) -> str:
+    """Return an estimate no finer than it is known."""
     if not seconds:
         return ""
-    return (
-        f"~{math.ceil(seconds)} s left"
-        if seconds < 60
-        else f"~{format_duration(60 * round(seconds / 60))} left"
-    )
+    rounded = f"{math.ceil(seconds)} s" if seconds < 60 else format_duration(60 * round(seconds / 60))
+    return f"~{rounded} left"
 
 
-def _speed(item: ItemSnapshot) -> str:
+def _item_speed(item: ItemSnapshot) -> str:
     if not item.pace_s:
         return ""
     what = to_one_line(item.what)
@@ -125,120 +118,100 @@ def _speed(item: ItemSnapshot) -> str:
     )
 
 
-def _facts(view: ProgressSnapshot) -> list[str]:
-    """Say how fast the wave goes and what memory it takes, then which attack leads, as far as known."""
-    speed = []
-    wave, memory = view.wave, view.memory_mib
+def _summary_lines(snapshot: ProgressSnapshot) -> list[str]:
+    """Return the speed of the wave and its memory in one line, the leading attack in another, if known."""
+    wave, memory = snapshot.wave, snapshot.memory_mib
+    speeds = []
     if wave is not None and wave.per_minute:
         count, unit = (wave.per_minute, "min") if wave.per_minute >= 1 else (60 * wave.per_minute, "h")
-        speed.append(f"{count:,.1f} {to_one_line(wave.name)}/{unit}")
+        speeds.append(f"{count:,.1f} {to_one_line(wave.name)}/{unit}")
     if wave is not None and wave.images_per_s:
-        speed.append(f"{wave.images_per_s:,.0f} images/s")
+        speeds.append(f"{wave.images_per_s:,.0f} images/s")
     if len(memory) == 1:
-        speed.append(f"{memory[0]:,.0f} MiB in one process")
+        speeds.append(f"{memory[0]:,.0f} MiB in one process")
     elif memory:
-        speed.append(f"{len(memory)} workers, {min(memory):,.0f} to {max(memory):,.0f} MiB each")
-    facts = [" · ".join(speed)] if speed else []
-    if view.best is not None:
-        attack, protection, cells = view.best
-        facts.append(
-            f"best so far: {to_one_line(attack)}, protection {protection:.2f} "
-            f"({cells} cell{'s' * (cells != 1)})"
-        )
-    return facts
-
-
-def _write_line(stream: TextIO, text: str) -> None:
-    stream.write(f"{text}\n")
-    stream.flush()
+        speeds.append(f"{len(memory)} workers, {min(memory):,.0f} to {max(memory):,.0f} MiB each")
+    lines = [" · ".join(speeds)] if speeds else []
+    if snapshot.best is not None:
+        attack, protection, count = snapshot.best
+        cells = f"{count} cell{'s' * (count != 1)}"
+        lines.append(f"best so far: {to_one_line(attack)}, protection {protection:.2f} ({cells})")
+    return lines
 
 
 class _LineReporter:
-    """The listener: passes the events on to the course, and writes the lines that are worth one.
+    """A listener that writes a line for each event that deserves one; events come from any thread."""
 
-    Events come from any thread and the display redraws from its own. A line is written after the lock is
-    given back, since the display holds its own lock while it redraws.
-    """
-
-    def __init__(self, write: Callable[[str, str], None], course: RunProgress, *, every_item: bool) -> None:
+    def __init__(self, write: Callable[[str, str], None], progress: RunProgress, *, every_item: bool) -> None:
         self._write = write
-        self._course = course
+        self._progress = progress
         self._every_item = every_item
         self._lock = threading.Lock()
-        self._told: dict[str, float] = {}  # key of an item under way → when a line last told of it
-        self._summed_up = course.clock()
+        self._last_line_s: dict[str, float] = {}  # key of an item in progress → time of its last line
+        self._last_summary_s = 0.0
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            ended = self._course.view() if isinstance(event, events.WaveFinished) else None
-            lines = self._lines(event, ended) if self._course.take(event) else []
-        for text, style in lines:
-            self._write(to_one_line(text), style)
+            for text, style in self._lines(event):
+                self._write(to_one_line(text), style)
 
-    def _lines(self, event: Event, ended: ProgressSnapshot | None) -> list[Line]:
-        lines: list[Line] = []
+    def _lines(self, event: Event) -> Iterator[StyledLine]:
         match event:
             case events.RunStarted():
-                lines = [(f"suite {event.suite}, results in {event.out}", "bold")]
+                yield f"suite {event.suite}, results in {event.out}", "bold"
             case events.WaveStarted() if self._every_item:
-                lines = [(f"{event.wave}: {event.todo} to do, {event.cached} cached", "")]
+                yield f"{event.wave}: {event.todo} to do, {event.cached} cached", ""
             case events.ItemProgress() if self._every_item:
-                lines = self._progress(event)
+                yield from self._step_lines(event, self._progress.snapshot())
             case events.ItemFinished():
-                lines = self._finish(event)
+                yield from self._item_lines(event, self._progress.snapshot())
             case events.WaveFinished():
-                lines = self._end_wave(ended)
+                yield from self._wave_lines(self._progress.snapshot())
             case events.RunFinished():
                 cells = f"cells: {event.done} done, {event.cached} cached, {event.failed} failed"
                 style = "bold red" if event.failed else "bold green"
-                lines = [(f"{cells} in {format_duration(event.seconds)}", style)]
+                yield f"{cells} in {format_duration(event.seconds)}", style
             case events.Notice():
-                lines = [(f"note: {event.message}", "yellow")]
-        return lines
+                yield f"note: {event.message}", "yellow"
 
-    def _progress(self, event: ItemProgress) -> list[Line]:
-        now = self._course.clock()
-        wave = self._course.view().wave
-        if wave is None or now - self._told.setdefault(event.key, now) < QUIET_S:
-            return []
-        self._told[event.key] = now
-        step = f"{event.what} {event.done}/{event.total}"
-        return [(_columns(_count(wave), event.label, step, _left(wave.left_s)), ""), *self._sum_up()]
+    def _step_lines(self, event: ItemProgress, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
+        wave, now = snapshot.wave, snapshot.seconds
+        if wave is None or event.key not in [item.key for item in wave.items]:
+            return
+        if now - self._last_line_s.setdefault(event.key, now) >= STEP_LINE_EVERY_S:
+            self._last_line_s[event.key] = now
+            step = f"{event.what} {event.done}/{event.total}"
+            yield _columns(_wave_count(wave), event.label, step, _time_left(wave.left_s)), ""
+            yield from self._summary(snapshot)
 
-    def _finish(self, event: ItemFinished) -> list[Line]:
-        wave = self._course.view().wave
-        self._told.pop(event.key, None)
-        if wave is None:
-            return []
+    def _item_lines(self, event: ItemFinished, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
+        wave = snapshot.wave
+        self._last_line_s.pop(event.key, None)
+        if wave is None or wave.ended or wave.name != event.wave:
+            return
         if event.error is not None:
-            return [(_columns(_count(wave), f"FAILED {event.label}: {event.error}"), "bold red")]
-        if not self._every_item:
-            return []
-        left = _left(wave.left_s) if wave.finished < wave.todo else ""
-        took = format_duration(event.seconds) if event.seconds else "made by another run"
-        return [(_columns(_count(wave), event.label, took, left), ""), *self._sum_up()]
+            yield _columns(_wave_count(wave), f"FAILED {event.label}: {event.error}"), "bold red"
+        elif self._every_item:
+            left = _time_left(wave.left_s) if wave.finished < wave.todo else ""
+            took = format_duration(event.seconds) if event.seconds else "made by another run"
+            yield _columns(_wave_count(wave), event.label, took, left), ""
+            yield from self._summary(snapshot)
 
-    def _sum_up(self) -> list[Line]:
-        now = self._course.clock()
-        if now - self._summed_up < SUMMARY_S:
-            return []
-        self._summed_up = now
-        return [(fact, "") for fact in _facts(self._course.view())]
+    def _summary(self, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
+        if snapshot.seconds - self._last_summary_s >= SUMMARY_EVERY_S:
+            self._last_summary_s = snapshot.seconds
+            yield from ((line, "") for line in _summary_lines(snapshot))
 
-    def _end_wave(self, view: ProgressSnapshot | None) -> list[Line]:
-        wave = view.wave if view else None
-        if view is None or wave is None:
-            return []
+    def _wave_lines(self, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
+        wave = snapshot.wave
+        if wave is None:
+            return
         if self._every_item:
-            return [(fact, "") for fact in _facts(view)] if wave.finished else []
-        # The run's own summary follows the cells.
-        if wave.name == "cells":
-            return []
-        failed = f", {wave.failed} failed" if wave.failed else ""
-        done = wave.finished - wave.failed
-        return [
-            (f"{wave.name}: {done} done, {wave.cached} cached{failed} in {format_duration(wave.seconds)}", "")
-        ]
+            yield from ((line, "") for line in _summary_lines(snapshot) if wave.finished)
+        elif wave.name != "cells":  # the summary of the run follows the cells
+            failed = f", {wave.failed} failed" if wave.failed else ""
+            done, duration = wave.finished - wave.failed, format_duration(wave.seconds)
+            yield f"{wave.name}: {done} done, {wave.cached} cached{failed} in {duration}", ""
 
 
 def _columns(*cells: str) -> str:

@@ -1,4 +1,4 @@
-"""The course of a run: what its events said so far, and what follows from them: speeds and times left."""
+"""Progress of a run: what its events have said so far, and the speeds and times left that follow."""
 
 import threading
 import time
@@ -21,46 +21,48 @@ from bench.record import Record
 
 @dataclass(frozen=True)
 class ItemSnapshot:
-    """An item under way.
+    """An item in progress.
 
     Attributes:
+        key: its key.
         label: what it is, for people.
         what: what it does now, such as ``epoch``, at step ``done`` of ``total``.
         done: steps done.
         total: steps in all.
-        seconds: since it was first heard of.
-        pace_s: seconds a step of this takes; None before the first.
-        left_s: seconds until the last step of this; None where the pace is unknown.
+        pace_s: seconds per step; None before the first step.
+        left_s: seconds until the last step; None if the pace is unknown.
     """
 
+    key: str
     label: str
     what: str
     done: NonNegativeInt
     total: NonNegativeInt
-    seconds: FiniteFloat
     pace_s: FiniteFloat | None
     left_s: FiniteFloat | None
 
 
 @dataclass(frozen=True)
 class WaveSnapshot:
-    """The wave under way.
+    """A wave in progress, or the last one if the next has not started.
 
     Attributes:
         name: of the wave.
-        todo: items that were to be made.
-        cached: items that were there before.
-        finished: items that ended, well or not.
-        failed: those of them that failed.
-        seconds: since it began.
-        left_s: seconds left; None while no item has shown how long it takes.
-        per_minute: items that were made by this run, per minute; None before the first.
-        images_per_s: training images that went through the victims of finished cells, per second of the wave,
-            all workers together; None where none is known.
-        items: what is under way.
+        ended: whether it has ended.
+        todo: items to make.
+        cached: items that existed before.
+        finished: items that ended, failed ones too.
+        failed: items that failed.
+        seconds: how long it has taken.
+        left_s: seconds left; None until some item has shown how long it takes.
+        per_minute: items made by this run, per minute; None before the first.
+        images_per_s: training images per second of all workers together, from the cells that are finished;
+            None if unknown.
+        items: the items in progress.
     """
 
     name: str
+    ended: bool
     todo: NonNegativeInt
     cached: NonNegativeInt
     finished: NonNegativeInt
@@ -79,13 +81,13 @@ class ProgressSnapshot:
     Attributes:
         suite: the suite's name.
         seconds: since the run began.
-        cells_done: cells that have a finished record, of this run or of earlier ones.
+        cells_done: cells that are done, in this run or before.
         cells_failed: cells that failed in this run.
         cells: all cells of the plan.
-        wave: the wave under way, None between two.
-        memory_mib: resident memory of every worker process that the run has started, or of the run's own
-            where it has none, as it does the work or a cluster does; empty where it was not measured.
-        best: the leading attack, its protection, and the number of cells this is known from.
+        wave: the wave in progress or the last one; None before the first.
+        memory_mib: resident memory of every worker process on this machine, or of the run's own process if it
+            has no workers; empty if not measured.
+        best: the leading attack, its protection, and the number of cells this is computed from.
     """
 
     suite: str
@@ -99,60 +101,132 @@ class ProgressSnapshot:
 
 
 class Ranking(Protocol):
-    """Which attack leads, from one record after the other."""
+    """Finds the leading attack from one record after the other."""
 
     def add(self, record: Record) -> None:
-        """Take in a record; one that was taken in before changes nothing."""
+        """Add a record; adding it again changes nothing."""
 
     def best(self) -> tuple[str, float, int] | None:
-        """Return the leading attack, its protection, and from how many cells; None while nothing is known."""
+        """Return the leading attack, its protection, and the number of cells; None if nothing is known."""
+
+
+class RunProgress:
+    """A listener that keeps what the events say; a snapshot can be taken from any thread.
+
+    Args:
+        ranking: gets the records, and says which attack leads.
+        clock: the time in seconds, from which speeds and times left are computed.
+
+    Attributes:
+        changes: how often an event or an earlier record came.
+        memory_mib: as in `ProgressSnapshot`; no event tells it.
+    """
+
+    def __init__(self, ranking: Ranking | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.changes = 0
+        self.memory_mib: tuple[float, ...] = ()
+        self._ranking = ranking
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._suite = ""
+        self._started = clock()
+        self._cells_todo, self._cells_cached, self._cells_done, self._cells_failed = 0, 0, 0, 0
+        self._wave: _WaveProgress | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Update the progress; late events of a finished item or an ended wave are ignored."""
+        with self._lock:
+            self.changes += 1
+            now, wave = self._clock(), self._wave
+            match event:
+                case RunStarted():
+                    self._suite, self._started = event.suite, now
+                    self._cells_todo, self._cells_cached = event.waves.get("cells", (0, 0))
+                case WaveStarted():
+                    self._wave = _WaveProgress(event.wave, event.todo, event.cached, now)
+                case WaveFinished() if wave is not None:
+                    wave.ended = now
+                case ItemProgress() if wave is not None and wave.expects(event):
+                    wave.update_item(event, now)
+                case ItemFinished():
+                    if event.wave == "cells":
+                        self._count_cell(event)
+                    if wave is not None and wave.expects(event):
+                        wave.finish_item(event)
+
+    def add_earlier_record(self, record: Record) -> None:
+        """Add the record of a cell that an earlier run finished."""
+        with self._lock:
+            self.changes += 1
+            if self._ranking is not None:
+                self._ranking.add(record)
+
+    def snapshot(self) -> ProgressSnapshot:
+        """Return the state of the run at this moment."""
+        with self._lock:
+            now = self._clock()
+            return ProgressSnapshot(
+                suite=self._suite,
+                seconds=now - self._started,
+                cells_done=self._cells_cached + self._cells_done,
+                cells_failed=self._cells_failed,
+                cells=self._cells_todo + self._cells_cached,
+                wave=self._wave.snapshot(now) if self._wave else None,
+                memory_mib=self.memory_mib,
+                best=self._ranking.best() if self._ranking is not None else None,
+            )
+
+    def _count_cell(self, event: ItemFinished) -> None:
+        self._cells_done += event.error is None
+        self._cells_failed += event.error is not None
+        if event.record is not None and self._ranking is not None:
+            self._ranking.add(event.record)
 
 
 @dataclass
 class _ItemProgress:
     """An item in progress; times are the clock's.
 
-    Its time left is that of what it does now, at the pace it has had since that began: an item may first
-    train a surrogate and then craft, and the one says nothing of the other's pace.
+    Its time left is that of what it does now, at the pace since that began: an item may first train a
+    surrogate and then craft, and the pace of the one says nothing about the other.
     """
 
+    key: str
     label: str
     started: float
-    began: float
+    what_started: float
     first: int
     what: str = ""
     done: int = 0
     total: int = 0
-    reached: float = 0.0
+    updated: float = 0.0
 
-    def advance(self, event: ItemProgress, now: float) -> None:
+    def update(self, event: ItemProgress, now: float) -> None:
         if event.what != self.what or event.done < self.done:
-            self.began, self.first = now, event.done
-        self.what, self.done, self.total, self.reached = event.what, event.done, event.total, now
+            self.what_started, self.first = now, event.done
+        self.what, self.done, self.total, self.updated = event.what, event.done, event.total, now
 
-    @property
     def pace(self) -> float | None:
         steps = self.done - self.first
-        return (self.reached - self.began) / steps if steps > 0 else None
+        return (self.updated - self.what_started) / steps if steps > 0 else None
 
-    def left(self, now: float) -> float | None:
-        pace = self.pace
-        return None if pace is None else max(0.0, pace * (self.total - self.done) - (now - self.reached))
+    def seconds_left(self, now: float) -> float | None:
+        pace = self.pace()
+        return None if pace is None else max(0.0, pace * (self.total - self.done) - (now - self.updated))
 
-    def view(self, now: float) -> ItemSnapshot:
+    def snapshot(self, now: float) -> ItemSnapshot:
         return ItemSnapshot(
-            self.label, self.what, self.done, self.total, now - self.started, self.pace, self.left(now)
+            self.key, self.label, self.what, self.done, self.total, self.pace(), self.seconds_left(now)
         )
 
 
 @dataclass
 class _WaveProgress:
-    """A wave in progress: what the events said of it so far."""
-
     name: str
     todo: int
     cached: int
     started: float
+    ended: float | None = None
     failed: int = 0
     parallel: int = 1
     made: int = 0
@@ -161,139 +235,57 @@ class _WaveProgress:
     finished: set[str] = field(default_factory=set)
     running: dict[str, _ItemProgress] = field(default_factory=dict)
 
-    def progress(self, event: ItemProgress, now: float) -> bool:
-        """Note an item's step; False where the item is finished and its worker's word came late."""
-        if event.key in self.finished:
-            return False
-        item = self.running.setdefault(event.key, _ItemProgress(event.label, now, now, event.done))
-        item.advance(event, now)
-        self.parallel = max(self.parallel, len(self.running))
-        return True
+    def expects(self, event: ItemProgress | ItemFinished) -> bool:
+        return event.wave == self.name and self.ended is None and event.key not in self.finished
 
-    def finish(self, event: ItemFinished) -> None:
+    def update_item(self, event: ItemProgress, now: float) -> None:
+        new = _ItemProgress(event.key, event.label, now, now, event.done)
+        self.running.setdefault(event.key, new).update(event, now)
+        self.parallel = max(self.parallel, len(self.running))
+
+    def finish_item(self, event: ItemFinished) -> None:
         self.finished.add(event.key)
         self.running.pop(event.key, None)
         if event.error is not None:
             self.failed += 1
-            return
-        if not event.seconds:  # made by another run: it says nothing of this one's speed
-            return
-        self.made += 1
-        self.made_s += event.seconds
-        if event.record is not None and "train" in event.record.cost:
-            train = event.record.cost["train"]
-            self.images += train["seconds"] * (train["images_per_s"] or 0.0)
+        elif event.seconds:  # otherwise another run made it, and it says nothing about this one's speed
+            self.made += 1
+            self.made_s += event.seconds
+            if event.record is not None and "train" in event.record.cost:
+                train = event.record.cost["train"]
+                self.images += train["seconds"] * (train["images_per_s"] or 0.0)
 
-    def left(self, now: float) -> float | None:
-        """Return the seconds left, None while no item has shown how long it takes.
+    def seconds_left(self, now: float) -> float | None:
+        """Return the seconds left, None until some item has shown how long it takes.
 
-        What is left of the items in progress and all of the waiting ones, shared by as many as have run at
-        once, but no less than the longest item in progress.
+        The rest of the items in progress and all of the waiting ones, shared by as many as have run at once,
+        but no less than the longest item in progress.
         """
-        known = [now - i.started + rest for i in self.running.values() if (rest := i.left(now)) is not None]
+        items = self.running.values()
+        known = [now - item.started + left for item in items if (left := item.seconds_left(now)) is not None]
         if self.made:
             typical = self.made_s / self.made
         elif known:
             typical = sum(known) / len(known)
         else:
             return None
-        rests = [max(i.left(now) or 0.0, typical - (now - i.started)) for i in self.running.values()]
-        waiting = max(0, self.todo - len(self.finished) - len(self.running))
+        rests = [max(item.seconds_left(now) or 0.0, typical - (now - item.started)) for item in items]
+        waiting = max(0, self.todo - len(self.finished) - len(items))
         return max([(sum(rests) + waiting * typical) / self.parallel, *rests])
 
-    def view(self, now: float) -> WaveSnapshot:
+    def snapshot(self, now: float) -> WaveSnapshot:
+        now = now if self.ended is None else self.ended
         seconds = now - self.started
         return WaveSnapshot(
             name=self.name,
+            ended=self.ended is not None,
             todo=self.todo,
             cached=self.cached,
             finished=len(self.finished),
             failed=self.failed,
             seconds=seconds,
-            left_s=self.left(now),
+            left_s=self.seconds_left(now),
             per_minute=60 * self.made / seconds if self.made and seconds > 0 else None,
             images_per_s=self.images / seconds if self.images and seconds > 0 else None,
-            items=tuple(item.view(now) for item in self.running.values()),
+            items=tuple(item.snapshot(now) for item in self.running.values()),
         )
-
-
-class RunProgress:
-    """Keeps what the events said; what is kept may be read from any thread.
-
-    Args:
-        standings: knows which attack leads.
-        clock: the time in seconds, from which speeds and times left are estimated.
-    """
-
-    def __init__(self, standings: Ranking | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.changes = 0
-        """How often something was taken in."""
-        self._standings = standings
-        self._lock = threading.Lock()
-        self._suite = ""
-        self._started = clock()
-        self._cells: tuple[int, int] = (0, 0)  # to do, there before
-        self._done = 0
-        self._failed = 0
-        self._wave: _WaveProgress | None = None
-        self._memory: tuple[float, ...] = ()
-
-    def take(self, event: Event) -> bool:
-        """Take in an event; False for the late word on an item that is finished, or of an ended wave."""
-        with self._lock:
-            self.changes += 1
-            now = self.clock()
-            match event:
-                case RunStarted():
-                    self._suite, self._started = event.suite, now
-                    self._cells = event.waves.get("cells", (0, 0))
-                case WaveStarted():
-                    self._wave = _WaveProgress(event.wave, event.todo, event.cached, now)
-                case WaveFinished():
-                    self._wave = None
-                case ItemProgress():
-                    wave = self._wave
-                    return wave is not None and wave.name == event.wave and wave.progress(event, now)
-                case ItemFinished():
-                    return self._finish(event)
-            return True
-
-    def learn(self, record: Record) -> None:
-        """Take in the record of a cell that an earlier run finished."""
-        with self._lock:
-            self.changes += 1
-            if self._standings is not None:
-                self._standings.add(record)
-
-    def measure(self, memory_mib: tuple[float, ...]) -> None:
-        """Take in the resident memory of every worker."""
-        with self._lock:
-            self._memory = memory_mib
-
-    def view(self) -> ProgressSnapshot:
-        """Return the run as it is now."""
-        with self._lock:
-            now = self.clock()
-            todo, cached = self._cells
-            return ProgressSnapshot(
-                suite=self._suite,
-                seconds=now - self._started,
-                cells_done=cached + self._done,
-                cells_failed=self._failed,
-                cells=todo + cached,
-                wave=self._wave.view(now) if self._wave else None,
-                memory_mib=self._memory,
-                best=self._standings.best() if self._standings is not None else None,
-            )
-
-    def _finish(self, event: ItemFinished) -> bool:
-        if event.wave == "cells":
-            self._done += event.error is None
-            self._failed += event.error is not None
-            if event.record is not None and self._standings is not None:
-                self._standings.add(event.record)
-        if self._wave is None or self._wave.name != event.wave:
-            return False
-        self._wave.finish(event)
-        return True

@@ -120,7 +120,8 @@ def test_no_record_outlives_its_being_saved_and_told(tmp_path: Path) -> None:
             told.append(weakref.ref(event.record))
             most = max(most, sum(record() is not None for record in told))
 
-    with show_progress(RunProgress(LiveRanking()), io.StringIO()) as show, large.Pretending() as executor:
-        finished = run_plan(planned, tiny.run_context(tmp_path), executor, [show, watch])
+    progress = RunProgress(LiveRanking())
+    with show_progress(progress, io.StringIO()) as show, large.Pretending() as executor:
+        finished = run_plan(planned, tiny.run_context(tmp_path), executor, [progress, show, watch])
     assert finished.done == len(told) == len(planned.cells) == 48
     assert most <= 2  # the one that is told of, and the one before in the executor's hands

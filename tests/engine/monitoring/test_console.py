@@ -3,6 +3,8 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from bench.engine.execution.events import (
     Event,
     ItemFinished,
     ItemProgress,
+    Listener,
     Notice,
     RunFinished,
     RunStarted,
@@ -36,6 +39,18 @@ class Clock:
         return self.now
 
 
+@contextmanager
+def listening(progress: RunProgress, stream: TextIO | None) -> Iterator[Listener]:
+    """Yield what takes events as a run's listeners do: first the progress, then what shows it."""
+    with show_progress(progress, stream) as show:
+
+        def tell(event: Event) -> None:
+            progress(event)
+            show(event)
+
+        yield tell
+
+
 @pytest.fixture(autouse=True)
 def ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
@@ -55,7 +70,7 @@ def finished(key: str, seconds: float = 30.0, error: str | None = None, wave: Wa
 
 def test_a_run_in_plain_lines() -> None:
     stream, clock = io.StringIO(), Clock()
-    with show_progress(RunProgress(clock=clock), stream) as tell:
+    with listening(RunProgress(clock=clock), stream) as tell:
         tell(RunStarted("smoke", "runs/smoke", {"cells": (3, 2)}))
         tell(WaveStarted("cells", 3, 2))
         tell(step("a", 0))
@@ -80,7 +95,7 @@ def test_a_run_in_plain_lines() -> None:
 
 def test_plain_lines_tell_of_an_item_in_progress_only_now_and_then() -> None:
     stream, clock = io.StringIO(), Clock()
-    with show_progress(RunProgress(clock=clock), stream) as tell:
+    with listening(RunProgress(clock=clock), stream) as tell:
         tell(WaveStarted("cells", 1, 0))
         for epoch in range(13):
             tell(step("a", epoch))
@@ -95,7 +110,7 @@ def test_plain_lines_tell_of_an_item_in_progress_only_now_and_then() -> None:
 def estimates(events: Sequence[tuple[float, Event]], todo: int) -> Iterator[str]:
     """Yield the estimate of every plain line after some events, each so many seconds after the one before."""
     stream, clock = io.StringIO(), Clock()
-    with show_progress(RunProgress(clock=clock), stream) as tell:
+    with listening(RunProgress(clock=clock), stream) as tell:
         tell(WaveStarted("cells", todo, 0))
         for wait, event in events:
             clock.now += wait
@@ -147,7 +162,7 @@ def test_a_failed_item_does_not_shorten_the_time_left() -> None:
 def test_what_another_run_has_made_says_nothing_of_the_speed() -> None:
     made: list[tuple[float, Event]] = [(60.0, finished("a", 0.0)), (0.0, finished("b", 60.0))]
     stream, clock = io.StringIO(), Clock()
-    with show_progress(RunProgress(clock=clock), stream) as tell:
+    with listening(RunProgress(clock=clock), stream) as tell:
         tell(WaveStarted("cells", 4, 0))
         for wait, event in made:
             clock.now += wait
@@ -162,7 +177,7 @@ def test_what_another_run_has_made_says_nothing_of_the_speed() -> None:
 
 def test_a_late_word_of_a_finished_item_or_an_ended_wave_is_ignored() -> None:
     stream, clock = io.StringIO(), Clock()
-    with show_progress(RunProgress(clock=clock), stream) as tell:
+    with listening(RunProgress(clock=clock), stream) as tell:
         tell(step("early", 3))
         tell(WaveStarted("cells", 2, 0))
         tell(finished("a", 10))
@@ -203,13 +218,13 @@ def cell(key: str, seconds: float = 30.0, **labels: object) -> ItemFinished:
 
 def test_plain_lines_sum_up_now_and_then_and_at_the_end_of_a_wave() -> None:
     stream, clock = io.StringIO(), Clock()
-    course = RunProgress(Leading(), clock)
-    with show_progress(course, stream) as tell:
+    progress = RunProgress(Leading(), clock)
+    with listening(progress, stream) as tell:
         tell(WaveStarted("cells", 4, 0))
         for key in "abcd":
             clock.now += 140
             tell(cell(key, 140))
-            course.measure((800.4, 912.0))
+            progress.memory_mib = (800.4, 912.0)
         tell(WaveFinished("cells"))
     assert stream.getvalue().splitlines() == [
         "cells: 4 to do, 0 cached",
@@ -224,31 +239,31 @@ def test_plain_lines_sum_up_now_and_then_and_at_the_end_of_a_wave() -> None:
     ]
 
 
-def drawn(course: RunProgress, width: int) -> list[str]:
+def drawn(progress: RunProgress, width: int) -> list[str]:
     """Return what is shown of a run, line by line, without colors."""
     screen = Console(file=io.StringIO(), width=width)
-    screen.print(render_snapshot(course.view(), width))
+    screen.print(render_snapshot(progress.snapshot(), width))
     shown: str = screen.file.getvalue()  # type: ignore[attr-defined]
     return [line.rstrip() for line in shown.splitlines()]
 
 
 def test_what_is_shown_on_80_and_on_120_columns() -> None:
     clock = Clock()
-    course = RunProgress(Leading(), clock)
-    assert drawn(course, 80) == [""]
-    course.take(WaveStarted("cells", 12, 5))
-    assert [line.split() for line in drawn(course, 80)] == [["cells", "0/12", "5", "cached"]]
+    progress = RunProgress(Leading(), clock)
+    assert drawn(progress, 80) == [""]
+    progress(WaveStarted("cells", 12, 5))
+    assert [line.split() for line in drawn(progress, 80)] == [["cells", "0/12", "5", "cached"]]
     label = "digits · em · small · ew · grayscale · mtl · seed 0"
-    course.take(ItemProgress("cells", "a", label, "epoch", 0, 12))
-    course.take(step("b", 0, what="round"))
+    progress(ItemProgress("cells", "a", label, "epoch", 0, 12))
+    progress(step("b", 0, what="round"))
     clock.now += 60
-    course.take(ItemProgress("cells", "a", label, "epoch", 3, 12))
-    course.take(step("b", 6, what="round", total=600))
-    course.take(step("b", 206, what="round", total=600))
-    course.take(cell("c", 60, attack="mtl-ue-em"))
-    course.take(finished("d", error="no"))
-    course.measure((812.0,))
-    assert drawn(course, 80) == [
+    progress(ItemProgress("cells", "a", label, "epoch", 3, 12))
+    progress(step("b", 6, what="round", total=600))
+    progress(step("b", 206, what="round", total=600))
+    progress(cell("c", 60, attack="mtl-ue-em"))
+    progress(finished("d", error="no"))
+    progress.memory_mib = (812.0,)
+    assert drawn(progress, 80) == [
         "cells 2/12  ━━━━━                           5 cached  1 failed  ~6 min left",
         "  1.0 cells/min · 500 images/s · 812 MiB in one process",
         "  best so far: mtl-ue-em, protection 0.50 (1 cell)",
@@ -256,7 +271,7 @@ def test_what_is_shown_on_80_and_on_120_columns() -> None:
         "  em · b                                             round 206/600   ~2 min left",
     ]
     # What is left of the two and 8 waiting cells of a minute each, two at a time: (180 + 115 + 480) / 2 s.
-    assert [re.split(r"\s{2,}", line.strip()) for line in drawn(course, 120)[3:]] == [
+    assert [re.split(r"\s{2,}", line.strip()) for line in drawn(progress, 120)[3:]] == [
         [label, "epoch 3/12", "20.0 s/epoch", "~3 min left"],
         ["em · b", "round 206/600", "3.4 round/s", "~2 min left"],
     ]
@@ -264,7 +279,7 @@ def test_what_is_shown_on_80_and_on_120_columns() -> None:
 
 def test_plain_lines_hold_no_control_characters_and_stay_lines() -> None:
     stream = io.StringIO()
-    with show_progress(RunProgress(), stream) as tell:
+    with listening(RunProgress(), stream) as tell:
         tell(WaveStarted("cells", 1, 0))
         tell(ItemFinished("cells", "a", "jpeg(quality=[30])", 1, error="bad\r\n\x1b[31mred [bold]"))
     line = stream.getvalue().splitlines()[1]
@@ -275,7 +290,7 @@ def test_plain_lines_hold_no_control_characters_and_stay_lines() -> None:
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
-    with show_progress(RunProgress(), stream) as tell:
+    with listening(RunProgress(), stream) as tell:
         tell(WaveStarted("poisons", 0, 7))
     assert stream.getvalue() == "poisons: 0 to do, 7 cached\n"
 
@@ -283,13 +298,13 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
 def test_colors_forced_on_a_file_do_not_make_it_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     stream = io.StringIO()
-    with show_progress(RunProgress(), stream) as tell:
+    with listening(RunProgress(), stream) as tell:
         tell(RunFinished(1, 0, 1, 2))
     assert stream.getvalue() == "cells: 1 done, 0 cached, 1 failed in 2.0 s\n"
 
 
 def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
-    with show_progress(RunProgress()) as tell:
+    with listening(RunProgress(), None) as tell:
         tell(Notice("the tracker is away"))
     assert capsys.readouterr() == ("", "note: the tracker is away\n")
 
@@ -311,7 +326,7 @@ def wait_for(stream: Terminal, *texts: str) -> str:
 
 def test_a_terminal_shows_the_wave_and_each_item_in_progress() -> None:
     stream, clock = Terminal(), Clock()
-    with show_progress(RunProgress(clock=clock), stream) as tell:
+    with listening(RunProgress(clock=clock), stream) as tell:
         tell(WaveStarted("cells", 5, 3))
         tell(step("a", 0))
         tell(ItemProgress("cells", "j", "jpeg(quality=[30])", "round", 2, 9))
@@ -338,7 +353,7 @@ def test_a_terminal_shows_the_wave_and_each_item_in_progress() -> None:
 
 def test_a_terminal_keeps_one_line_of_a_wave_before_the_cells() -> None:
     stream, clock = Terminal(), Clock()
-    with show_progress(RunProgress(clock=clock), stream) as tell:
+    with listening(RunProgress(clock=clock), stream) as tell:
         tell(WaveStarted("poisons", 1, 2))
         tell(step("p", 0, wave="poisons"))
         clock.now += 90
@@ -352,7 +367,7 @@ def test_the_terminal_is_given_back_when_a_run_breaks() -> None:
     before = sys.stdout, sys.stderr
 
     def broken_run() -> None:
-        with show_progress(RunProgress(), stream) as tell:
+        with listening(RunProgress(), stream) as tell:
             tell(WaveStarted("cells", 5, 3))
             raise KeyboardInterrupt
 
@@ -364,16 +379,17 @@ def test_the_terminal_is_given_back_when_a_run_breaks() -> None:
 
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_events_may_come_from_several_threads(kind: type[io.StringIO]) -> None:
-    stream = kind()
+    stream, one_at_a_time = kind(), threading.Lock()
 
     def work(worker: int) -> None:
         for number in range(25):
             key = f"{worker}-{number}"
             for epoch in range(4):
                 tell(step(key, epoch, 3))
-            tell(finished(key, 0.1, error="no" if number % 5 == 0 else None))
+            with one_at_a_time:  # as in a run, whose items end in its main thread
+                tell(finished(key, 0.1, error="no" if number % 5 == 0 else None))
 
-    with show_progress(RunProgress(), stream) as tell:
+    with listening(RunProgress(), stream) as tell:
         tell(WaveStarted("cells", 100, 0))
         threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
         for thread in threads:

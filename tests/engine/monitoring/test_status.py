@@ -18,7 +18,8 @@ import pytest
 from rich.console import Console
 
 from bench.engine.execution.events import ItemFinished, ItemProgress, RunStarted, WaveStarted
-from bench.engine.monitoring import status
+from bench.engine.monitoring import observer, status
+from bench.engine.monitoring.observer import observe_run, worker_memory
 from bench.engine.monitoring.progress import RunProgress
 from bench.engine.monitoring.status import (
     FoundStatus,
@@ -27,16 +28,16 @@ from bench.engine.monitoring.status import (
     publish_status,
     read_statuses,
     render_status,
-    worker_memory,
 )
+from bench.files import write_atomically
 from bench.record import Record, write_record
 from tests.records import make_record
 
 PATIENCE_S = 60
 
 
-class Kept:
-    """Standings that keep what they are told."""
+class KeysOnly:
+    """A ranking that keeps the keys of the records it gets."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -51,6 +52,7 @@ class Kept:
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "TICK_S", 0.01)
+    monkeypatch.setattr(observer, "POLL_S", 0.01)
 
 
 def wait_until(true: Callable[[], object]) -> None:
@@ -68,13 +70,13 @@ def last_word(out: Path) -> FoundStatus:
 
 
 def running(todo: int = 3, cached: int = 2) -> RunProgress:
-    """Return the course of a run whose second cell is under way."""
-    course = RunProgress(Kept())
-    course.take(RunStarted("smoke", "out", {"cells": (todo, cached)}))
-    course.take(WaveStarted("cells", todo, cached))
-    course.take(ItemFinished("cells", "a", "em · a", 60.0, record=make_record({"a": 0.5})))
-    course.take(ItemProgress("cells", "b", "em · b", "epoch", 3, 10))
-    return course
+    """Return the progress of a run whose second cell is under way."""
+    progress = RunProgress(KeysOnly())
+    progress(RunStarted("smoke", "out", {"cells": (todo, cached)}))
+    progress(WaveStarted("cells", todo, cached))
+    progress(ItemFinished("cells", "a", "em · a", 60.0, record=make_record({"a": 0.5})))
+    progress(ItemProgress("cells", "b", "em · b", "epoch", 3, 10))
+    return progress
 
 
 @pytest.fixture
@@ -103,20 +105,20 @@ def nobody() -> int:
 
 
 def test_a_run_is_there_while_it_lasts_and_gone_when_it_ends(tmp_path: Path) -> None:
-    course = running()
-    with publish_status(course, tmp_path):
-        wait_until(lambda: read_statuses(tmp_path))
+    progress = running()
+    with observe_run(progress, tmp_path), publish_status(progress, tmp_path):
+        wait_until(lambda: read_statuses(tmp_path) and progress.memory_mib)
         seen = last_word(tmp_path)
         assert seen.alive
         assert (seen.status.pid, seen.status.host) == (os.getpid(), platform.node())
-        view = seen.status.view
+        view = seen.status.progress
         assert (view.suite, view.cells_done, view.cells, view.best) == ("smoke", 3, 5, ("em", 0.5, 1))
         assert view.wave is not None
         assert [(item.label, item.what, item.done, item.total) for item in view.wave.items] == [
             ("em · b", "epoch", 3, 10)
         ]
-        course.take(ItemProgress("cells", "b", "em · b", "epoch", 4, 10))
-        wait_until(lambda: (wave := last_word(tmp_path).status.view.wave) and wave.items[0].done == 4)
+        progress(ItemProgress("cells", "b", "em · b", "epoch", 4, 10))
+        wait_until(lambda: (wave := last_word(tmp_path).status.progress.wave) and wave.items[0].done == 4)
         assert len(view.memory_mib) == 1
         assert 1 < view.memory_mib[0] < psutil.virtual_memory().total / 2**20
     assert list((tmp_path / "status").iterdir()) == []
@@ -134,29 +136,42 @@ def test_the_file_is_gone_when_a_run_breaks(tmp_path: Path) -> None:
     assert read_statuses(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_written_to_stops_nothing(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "status").touch()
-    course = running()
-    with publish_status(course, tmp_path):
-        # The first thing that is measured says that the thread is at work.
-        wait_until(lambda: course.view().memory_mib)
+    tried: list[Path] = []
+    monkeypatch.setattr(status, "HEARTBEAT_S", 0.01)
+
+    def write(path: Path, text: str) -> None:
+        tried.append(path)
+        write_atomically(path, text)
+
+    monkeypatch.setattr(status, "write_atomically", write)
+    progress = running()
+    with publish_status(progress, tmp_path):
+        wait_until(lambda: len(tried) >= 2)
     assert (tmp_path / "status").read_bytes() == b""
 
 
 def test_nothing_is_written_while_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
-    looks: list[float] = []
     monkeypatch.setattr(status, "write_atomically", lambda path, _: written.append(path))
     monkeypatch.setattr(status, "HEARTBEAT_S", 10 * PATIENCE_S)
-    monkeypatch.setattr(status._Writer, "_read_earlier", lambda _, until: looks.append(until))
-    course = running()
-    with publish_status(course, tmp_path):
-        wait_until(lambda: len(looks) >= 10)
-        assert len(written) == 1
-        course.take(ItemProgress("cells", "b", "em · b", "epoch", 4, 10))
-        seen = len(looks)
-        wait_until(lambda: len(looks) >= seen + 10)
-    assert len(written) == 2
+    progress, writes_at_tick = running(), []
+
+    class Ended(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout == status.TICK_S
+            writes_at_tick.append(len(written))
+            if len(writes_at_tick) == 3:
+                progress(ItemProgress("cells", "b", "em · b", "epoch", 4, 10))
+            if len(writes_at_tick) == 6:
+                self.set()
+            return self.is_set()
+
+    status._write_until(Ended(), progress, tmp_path)
+    assert writes_at_tick == [1, 1, 1, 2, 2, 2]
 
 
 def test_a_word_is_written_now_and_then_though_nothing_happens(
@@ -215,9 +230,9 @@ def test_who_is_still_there(tmp_path: Path, word: Status, nobody: int) -> None:
         b"",
         b"{",
         b"[]",
-        b'{"schema": 1}',
+        b'{"schema": 2}',
         b"\xff\xfe",
-        b'{"schema": 1, "host": "a", "pid": -1, "created": 0, "started": "", "view": null}',
+        b'{"schema": 2, "host": "a", "pid": -1, "created": 0, "started": "", "progress": null}',
     ],
 )
 def test_a_file_that_is_no_status_is_passed_over(tmp_path: Path, content: bytes) -> None:
@@ -227,7 +242,7 @@ def test_a_file_that_is_no_status_is_passed_over(tmp_path: Path, content: bytes)
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema": 2}, {"created": float("nan")}, {"created": float("inf")}, {"pid": "no"}]
+    "change", [{"schema": 1}, {"created": float("nan")}, {"created": float("inf")}, {"pid": "no"}]
 )
 def test_a_status_with_one_wrong_entry_is_passed_over(
     tmp_path: Path, word: Status, change: dict[str, object]
@@ -246,27 +261,30 @@ def earlier(tmp_path: Path) -> list[str]:
     return sorted(record.key for record in records)
 
 
-def test_the_standings_know_of_the_cells_of_earlier_runs(tmp_path: Path, earlier: list[str]) -> None:
-    kept = Kept()
-    course = RunProgress(kept)
-    with publish_status(course, tmp_path):
-        wait_until(lambda: read_statuses(tmp_path))
-        assert kept.keys == [], "nobody knows yet whether anything is to be done"
-        course.take(RunStarted("smoke", "out", {"cells": (2, 3)}))
-        wait_until(lambda: len(kept.keys) >= 3)
-        wait_until(lambda: last_word(tmp_path).status.view.best)
-    assert kept.keys == earlier
+def test_the_ranking_knows_the_cells_of_earlier_runs(tmp_path: Path, earlier: list[str]) -> None:
+    ranking = KeysOnly()
+    progress = RunProgress(ranking)
+    with observe_run(progress, tmp_path):
+        wait_until(lambda: progress.memory_mib)
+        assert ranking.keys == [], "nobody knows yet whether anything is to be done"
+        progress(RunStarted("smoke", "out", {"cells": (2, 3)}))
+        wait_until(lambda: len(ranking.keys) >= 3)
+    assert ranking.keys == earlier
+    assert progress.snapshot().best == ("em", 0.5, 3)
 
 
-def test_no_record_is_read_when_nothing_is_to_be_done(tmp_path: Path, earlier: list[str]) -> None:
-    kept = Kept()
-    course = RunProgress(kept)
-    course.take(RunStarted("smoke", "out", {"cells": (0, 3)}))
-    with publish_status(course, tmp_path):
-        wait_until(lambda: read_statuses(tmp_path))
-        course.take(WaveStarted("cells", 0, 3))
-        wait_until(lambda: last_word(tmp_path).status.view.wave is not None)
-    assert kept.keys == []
+@pytest.mark.parametrize("cells", [(0, 3), (3, 0)])
+def test_no_record_is_read_if_no_cell_is_added_to_it(
+    tmp_path: Path, earlier: list[str], cells: tuple[int, int]
+) -> None:
+    ranking = KeysOnly()
+    progress = RunProgress(ranking)
+    progress(RunStarted("smoke", "out", {"cells": cells}))
+    observer._add_earlier_records(progress, tmp_path, threading.Event())
+    assert ranking.keys == []
+    progress(RunStarted("smoke", "out", {"cells": (1, 3)}))
+    observer._add_earlier_records(progress, tmp_path, threading.Event())
+    assert ranking.keys == earlier
 
 
 def test_the_memory_of_workers_is_theirs() -> None:
@@ -286,11 +304,11 @@ def test_the_memory_of_workers_is_theirs() -> None:
 
 def test_what_is_shown_of_a_run(tmp_path: Path, word: Status) -> None:
     screen = Console(file=StringIO(), width=90)
-    word = replace(word, host="box\x1b[31m", view=replace(word.view, suite="smo\nke", cells_failed=1))
+    word = replace(word, host="box\x1b[31m", progress=replace(word.progress, suite="smo\nke", cells_failed=1))
     screen.print(render_status(FoundStatus(word, True, 0.0), Path("runs/smoke"), 90))
     lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines[0] == "smo ke in runs/smoke: 3 of 5 cells are done, 1 failed"
-    assert lines[1].startswith("for ")
+    assert lines[1].startswith("running for ")
     assert lines[1].endswith(f" s, since {word.started}, process {word.pid} on box [31m")
     assert lines[2].startswith("cells 1/3  ━━━━━━━━━━")
     assert lines[2].rstrip().endswith("2 cached  ~2 min left")
@@ -301,6 +319,6 @@ def test_the_sentence_on_a_folder_nobody_works_on(tmp_path: Path, word: Status, 
     assert explain_absence([], tmp_path) == f"no run is active in {tmp_path}; 4 cells have a record"
     gone = FoundStatus(replace(word, host="box", pid=7), False, 250)
     assert explain_absence([gone], tmp_path) == (
-        f"no run is active in {tmp_path}; 3 of 5 cells are done, the same command goes on "
-        "(process 7 on box was last heard of 4 min 10 s ago)"
+        f"no run is active in {tmp_path}; 3 of 5 cells are done. Repeat the same command to continue "
+        "(process 7 on box last reported 4 min 10 s ago)"
     )
