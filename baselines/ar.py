@@ -22,34 +22,34 @@ SIDE, VALUES = 32, 3 * 32 * 32
 """Side and number of values of the images the paper's limits are for."""
 
 MAX_NORM = 50.0
-"""Largest norm of a usable process's signal of so many values, not scaled: above it, the process blows up."""
+"""Largest norm of a stable process's unscaled signal of so many values; above it, the process diverges."""
 
-TRIALS = 3
+TEST_SIGNALS = 3
 """Signals of a process that must keep below it."""
 
 BLOCK = 256
-"""Processes drawn at a time; changes which are drawn."""
+"""Processes drawn at a time; another number gives other processes."""
 
 
 @dataclass(frozen=True)
 class AR:
     """Autoregressive noise: every value is a fixed mix of its eight neighbors above and to the left.
 
-    Each class has a process, a mix of its own, and each image a signal from its class's process. A
-    convolutional network's first layer can learn the mix; to the eye it is texture.
+    Each class has its own process, and each image a signal of its class's process. The first layer of a
+    convolutional network can learn the process; people see texture.
 
     Source: Sandoval-Segura et al., NeurIPS 2022, arXiv:2206.03693, section 3, and the coefficient
     search of its public code
 
     Departs from the paper: the benchmark's budget clamps each value, which the paper leaves free below its L2
-    norm; a task's noise is drawn at its cell's size. Where that is above 32 pixels, a process must not blow
-    up there either (else its noise is all in one corner), and filters need only respond by 3, since processes
-    whose filters respond by 10 nearly all blow up. Limits are in proportion to the channels.
+    norm; a task's noise is drawn at its cell's size. If that is above 32 pixels, a process must not diverge
+    at this size either (else its noise is all in one corner), and filters need only respond by 3, since
+    nearly all processes whose filters respond by 10 diverge. Limits are in proportion to the channels.
 
     Attributes:
         norm: L2 norm of the noise of 3·32·32 values; more values have more, as the square root.
-        crop: rows and columns cut off at the top and the left, where a signal has just been started.
-        draws: cap on the processes drawn in search of usable ones.
+        crop: rows and columns cut off at the top and the left, where a signal starts.
+        draws: cap on the processes drawn to find stable ones.
         lift: how the noises of several tasks share an image.
     """
 
@@ -63,11 +63,11 @@ class AR:
     version: ClassVar[int] = 1
 
     def craft(self, train: Split, context: CraftContext) -> Rows:
-        """Search a process for every class and draw a signal for every image and task."""
+        """Find a process for every class and draw a signal for every image and task."""
         layout = assign_cells(require_classification(context.tasks, "attack 'ar'"), self.lift, train)
-        sides = [side for place in layout.places for side in place.drawn]
+        sides = [side for cell in layout.cells for side in cell.signal_size]
         ends = list(accumulate(task.classes for task in layout.tasks))
-        processes = search(
+        processes = find_processes(
             ends[-1] if ends else 0,
             channels=train.images.shape[1],
             side=max(sides, default=0),
@@ -76,30 +76,30 @@ class AR:
             progress=context.progress,
         ).to(context.device)
         signals = [
-            self._signal(processes[end - task.classes : end], place)
-            for task, place, end in zip(layout.tasks, layout.places, ends, strict=True)
+            self._signal_of_cell(processes[end - task.classes : end], cell)
+            for task, cell, end in zip(layout.tasks, layout.cells, ends, strict=True)
         ]
         return lift_samplewise(train, layout, signals, context)
 
-    def _signal(self, processes: Float[Tensor, "k c 3 3"], place: ImageCell) -> Signal:
+    def _signal_of_cell(self, processes: Float[Tensor, "k c 3 3"], cell: ImageCell) -> Signal:
         def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
-            drawn = generate(processes[labels.to(processes.device)], *place.drawn, self.crop)
-            return drawn * (self.norm * math.sqrt(drawn[0].numel() / VALUES) / norms(drawn))
+            drawn = draw_signals(processes[labels.to(processes.device)], *cell.signal_size, self.crop)
+            return drawn * (self.norm * math.sqrt(drawn[0].numel() / VALUES) / signal_norms(drawn))
 
         return signal
 
 
-def search(
+def find_processes(
     count: int, *, channels: int, side: int, crop: int, draws: int, progress: Progress
 ) -> Float[Tensor, "count c 3 3"]:
-    """Draw processes until there are ``count`` usable ones that are far from each other.
+    """Draw processes until ``count`` of them are stable and differ from each other.
 
-    Usable is a process whose signals do not blow up, neither at 32 pixels nor at ``side``, and far one to
-    whose signal of 32 pixels the filter of every earlier process responds: by 10 where up to ten processes
-    are needed, by 3 where more are or ``side`` is above 32.
+    A process is stable if its signals do not diverge, neither at 32 pixels nor at ``side``. It differs from
+    the earlier ones if their filters respond to its signal of 32 pixels: by 10 for up to ten processes, by 3
+    for more of them or if ``side`` is above 32.
 
     Raises:
-        BenchError: when ``draws`` were too few.
+        BenchError: when ``draws`` are too few.
     """
     least = (10.0 if count <= 10 and side <= SIDE else 3.0) * channels / 3
     found = torch.zeros(0, channels, 3, 3)
@@ -113,67 +113,71 @@ def search(
             )
         block = min(BLOCK, draws - drawn)
         drawn += block
-        processes, signals = usable(block, channels, crop)
-        kept = (response(signals, found) >= least).all(1)
+        processes, signals = draw_stable_processes(block, channels, crop)
+        kept = (filter_responses(signals, found) >= least).all(1)
         if side > SIDE and kept.any():
-            kept[kept.clone()] = is_calm(processes[kept], side, crop)
+            kept[kept.clone()] = stays_bounded(processes[kept], side, crop)
         processes, signals = processes[kept], signals[kept]
         while len(processes) and len(found) < count:
             found = torch.cat([found, processes[:1]])
-            kept = (response(signals, found[-1:]) >= least).all(1)
+            kept = (filter_responses(signals, found[-1:]) >= least).all(1)
             kept[0] = False
             processes, signals = processes[kept], signals[kept]
     return found
 
 
-def usable(
+def draw_stable_processes(
     count: int, channels: int, crop: int
 ) -> tuple[Float[Tensor, "m c 3 3"], Float[Tensor, "m c 32 32"]]:
-    """Draw processes; return those that do not blow up at 32 pixels, each with a signal of its own.
+    """Draw processes; return those that do not diverge at 32 pixels, each with one of its signals.
 
-    A process blows up when one of its channels does, so channels that do not are put together to processes:
-    these are distributed as if whole ones had been drawn, and most draws would be wasted otherwise.
+    A process diverges if one of its channels does, so processes are put together from stable channels: they
+    have the same distribution as stable ones that are drawn whole, and fewer draws are wasted.
     """
     kernels = torch.randn(count * channels, 3, 3)
     kernels[:, 2, 2] = 0
     kernels /= kernels.sum((1, 2), keepdim=True)
-    trials = torch.stack([scan(kernels, SIDE, SIDE, crop) for _ in range(TRIALS)])
-    squares = trials.square().sum((2, 3))
+    signals = torch.stack([draw_channels(kernels, SIDE, SIDE, crop) for _ in range(TEST_SIGNALS)])
+    squares = signals.square().sum((2, 3))
     limit = MAX_NORM**2 * channels / 3
-    (calm,) = torch.where((squares <= limit).all(0))
-    calm = calm[: len(calm) // channels * channels].view(-1, channels)
-    calm = calm[(squares[:, calm].sum(2) <= limit).all(0)]
-    signals = trials[0][calm]
-    return kernels[calm], signals * (math.sqrt(channels / 3) / norms(signals))
+    (stable,) = torch.where((squares <= limit).all(0))
+    stable = stable[: len(stable) // channels * channels].view(-1, channels)
+    stable = stable[(squares[:, stable].sum(2) <= limit).all(0)]
+    signals = signals[0][stable]
+    return kernels[stable], signals * (math.sqrt(channels / 3) / signal_norms(signals))
 
 
-def is_calm(processes: Float[Tensor, "m c 3 3"], side: int, crop: int) -> Bool[Tensor, " m"]:
-    """Return which processes do not blow up at this size."""
+def stays_bounded(processes: Float[Tensor, "m c 3 3"], side: int, crop: int) -> Bool[Tensor, " m"]:
+    """Return which processes do not diverge at this size."""
     limit = MAX_NORM * math.sqrt(processes.shape[1] * side**2 / VALUES)
-    trials = [norms(generate(processes, side, side, crop)) for _ in range(TRIALS)]
-    return (torch.stack(trials).flatten(2) <= limit).all(0)[:, 0]
+    norms = [signal_norms(draw_signals(processes, side, side, crop)) for _ in range(TEST_SIGNALS)]
+    return (torch.stack(norms).flatten(2) <= limit).all(0)[:, 0]
 
 
-def response(signals: Float[Tensor, "m c h w"], processes: Float[Tensor, "f c 3 3"]) -> Float[Tensor, "m f"]:
-    """Return how strongly every process's filter responds to every signal: not at all to its own."""
+def filter_responses(
+    signals: Float[Tensor, "m c h w"], processes: Float[Tensor, "f c 3 3"]
+) -> Float[Tensor, "m f"]:
+    """Return how strongly every process's filter responds to every signal; 0 for its own signal."""
     filters = processes.clone()
     filters[:, :, 2, 2] = -1
     windows = functional.unfold(signals, 3)
     return (filters.flatten(1) @ windows).relu().sum(2)
 
 
-def generate(
+def draw_signals(
     processes: Float[Tensor, "m c 3 3"], height: int, width: int, crop: int
 ) -> Float[Tensor, "m c h w"]:
     """Draw a signal of every process."""
-    signals = scan(processes.flatten(0, 1), height, width, crop)
+    signals = draw_channels(processes.flatten(0, 1), height, width, crop)
     return signals.view(*processes.shape[:2], height, width)
 
 
-def scan(kernels: Float[Tensor, "m 3 3"], height: int, width: int, crop: int) -> Float[Tensor, "m h w"]:
-    """Draw a signal of every kernel: its first two rows and columns at random, the rest by raster scan.
+def draw_channels(
+    kernels: Float[Tensor, "m 3 3"], height: int, width: int, crop: int
+) -> Float[Tensor, "m h w"]:
+    """Draw a one-channel signal of every kernel: two rows and columns at random, the rest by raster scan.
 
-    ``crop`` more rows and columns than asked for are made, and cut off at the top and the left.
+    ``crop`` extra rows and columns are computed, and cut off at the top and the left.
     """
     height, width = height + crop, width + crop
     mix = kernels.permute(1, 2, 0).contiguous()
@@ -188,6 +192,6 @@ def scan(kernels: Float[Tensor, "m 3 3"], height: int, width: int, crop: int) ->
     return signal[crop:, crop:].permute(2, 0, 1).contiguous()
 
 
-def norms(signals: Float[Tensor, "m c h w"]) -> Float[Tensor, "m 1 1 1"]:
+def signal_norms(signals: Float[Tensor, "m c h w"]) -> Float[Tensor, "m 1 1 1"]:
     """Return every signal's L2 norm."""
     return signals.square().sum((1, 2, 3), keepdim=True).sqrt()

@@ -19,8 +19,8 @@ from bench.values import MISSING, Batch, Split
 class CUDA:
     """Convolution-based unlearnable data: every image is filtered by a random kernel of its class.
 
-    There is no budget: a pixel may change by 255. The filters of many tasks follow one another, so that with
-    tens of tasks little but blur is left.
+    There is no budget: a pixel may change by 255. Every task filters in turn, so with tens of tasks the
+    images are strongly blurred.
 
     Source: Sadasivan et al., CVPR 2023, arXiv:2303.04278, section 3
 
@@ -38,9 +38,9 @@ class CUDA:
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
-    def craft(self, train: Split, context: CraftContext) -> "Filters":
+    def craft(self, train: Split, context: CraftContext) -> "ClassFilters":
         """Draw the kernels."""
-        return Filters(
+        return ClassFilters(
             {
                 task.name: self._kernels(task.classes).to(context.device)
                 for task in require_classification(context.tasks, "attack 'cuda'")
@@ -54,8 +54,8 @@ class CUDA:
 
 
 @dataclass(frozen=True, eq=False)
-class Filters:
-    """Images filtered by their labels' kernels.
+class ClassFilters:
+    """Noise that filters every image by the kernels of its labels.
 
     Attributes:
         kernels: task name → one kernel per class [k 3 3], the same for all channels.
@@ -64,22 +64,24 @@ class Filters:
     kernels: Mapping[str, Float[Tensor, "k 3 3"]]
 
     def delta(self, batch: Batch) -> Float[Tensor, "b c h w"]:
-        """Return the filtered images, their greatest value scaled to 1, less the images.
+        """Return the filtered images, their largest value scaled to 1, minus the images.
 
         A task whose label is missing does not filter.
         """
         images = batch.images
         for name, kernels in self.kernels.items():
             label = batch.targets[name]
-            filtered = convolve(images, kernels[label.clamp(min=0)])
-            # Filters are linear, so that scaling after each one comes to the same as scaling once at the end.
-            greatest = filtered.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(filtered.dtype).tiny)
-            images = torch.where((label != MISSING).view(-1, 1, 1, 1), filtered / greatest, images)
+            filtered = filter_images(images, kernels[label.clamp(min=0)])
+            # Filters are linear: scaling after each one is the same as scaling once at the end.
+            largest = filtered.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(filtered.dtype).tiny)
+            images = torch.where((label != MISSING).view(-1, 1, 1, 1), filtered / largest, images)
         return images - batch.images
 
 
-def convolve(images: Float[Tensor, "b c h w"], kernels: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b c h w"]:
-    """Return every image, all channels, filtered by the kernel of its own; zero outside of the image."""
-    # One group per image, and the channels, which share its kernel, in the place of the batch.
+def filter_images(
+    images: Float[Tensor, "b c h w"], kernels: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, "b c h w"]:
+    """Return every image with all its channels filtered by its own kernel; pixels outside count as zero."""
+    # One group per image; its channels share a kernel and take the place of the batch.
     filtered = functional.conv2d(images.transpose(0, 1), kernels.unsqueeze(1), padding=1, groups=len(images))
     return filtered.transpose(0, 1)

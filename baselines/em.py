@@ -10,7 +10,7 @@ from baselines.crafting.classwise import ClasswiseTable
 from baselines.crafting.lift import Lift, lift_classwise
 from baselines.crafting.loop import craft_noise
 from baselines.crafting.objectives import ErrorMinimizing
-from baselines.crafting.surrogate_training import SurrogateTraining
+from baselines.crafting.surrogate import SurrogateTraining
 from baselines.crafting.table import Table
 from bench.api import CraftContext, Noise
 from bench.tasks.classification import require_classification
@@ -78,10 +78,9 @@ class EM:
             context,
             ErrorMinimizing(train, context, training, view="image", surrogate_first=True),
             Table(train, epsilon=context.epsilon, steps=self.steps, step_size=self.step_size / 255),
+            batch_size=self.batch,
             rounds=self.rounds,
             stop_error=self.stop_error,
-            batch_size=self.batch,
-            shuffle=False,
         )
 
 
@@ -143,8 +142,7 @@ class ClasswiseEM:
             context,
             ErrorMinimizing(part, context, training, view="image", surrogate_first=True),
             ClasswiseTable(start, epsilon=context.epsilon, step_size=self.step_size / 255),
+            batch_size=self.batch,
             rounds=self.rounds,
             stop_error=self.stop_error,
-            batch_size=self.batch,
-            shuffle=False,
         )

@@ -25,8 +25,8 @@ class LSP:
     Source: Yu et al., KDD 2022, arXiv:2111.00898, section 4
 
     Departs from the paper: the benchmark's budget clamps each value, which the paper leaves free below its L2
-    norm; a task's noise is drawn at its cell's size instead of the image's, with smaller patches where too
-    few fit to tell the classes apart.
+    norm; a task's noise is drawn at its cell's size instead of the image's, with smaller patches if too few
+    fit to tell the classes apart.
 
     Attributes:
         patches: patches per side of a task's cell; four are the paper's 8-pixel patches on 32 pixels.
@@ -48,16 +48,18 @@ class LSP:
         """Draw a sample of its label's cluster for every image and task."""
         layout = assign_cells(require_classification(context.tasks, "attack 'lsp'"), self.lift, train)
         signals = [
-            self._signal(task, place, train, context)
-            for task, place in zip(layout.tasks, layout.places, strict=True)
+            self._signal_of_cell(task, cell, train, context)
+            for task, cell in zip(layout.tasks, layout.cells, strict=True)
         ]
         return lift_samplewise(train, layout, signals, context)
 
-    def _signal(self, task: Classification, place: ImageCell, train: Split, context: CraftContext) -> Signal:
-        channels, (height, width) = train.images.shape[1], place.drawn
+    def _signal_of_cell(
+        self, task: Classification, cell: ImageCell, train: Split, context: CraftContext
+    ) -> Signal:
+        channels, (height, width) = train.images.shape[1], cell.signal_size
         size = patch_size(task, channels, height, width, self.patches)
         grid = (channels, math.ceil(height / size[0]), math.ceil(width / size[1]))
-        samples = separable(train.targets[task.name], task.classes, math.prod(grid), self.separation)
+        samples = draw_clusters(train.targets[task.name], task.classes, math.prod(grid), self.separation)
 
         def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
             patches = samples[rows].to(context.device).view(-1, *grid)
@@ -70,12 +72,12 @@ class LSP:
 
 
 def patch_size(task: Classification, channels: int, height: int, width: int, patches: int) -> tuple[int, int]:
-    """Return height and width of the largest patches, at least so many a side, that can hold the classes.
+    """Return height and width of the largest patches, at least so many per side, that can tell classes apart.
 
-    Every class has a corner of the hypercube of features of its own: 2^features must not be below k.
+    Every class needs its own corner of the hypercube of features, so 2^features must be at least k.
 
     Raises:
-        BenchError: when even single pixels are too few.
+        BenchError: when even patches of one pixel are too few.
     """
     for finer in range(patches, max(patches, height, width) + 1):
         size = math.ceil(height / finer), math.ceil(width / finer)
@@ -88,12 +90,12 @@ def patch_size(task: Classification, channels: int, height: int, width: int, pat
     )
 
 
-def separable(
+def draw_clusters(
     labels: Int64[Tensor, " n"], classes: int, features: int, separation: float
 ) -> Float[Tensor, "n f"]:
-    """Draw for every label a sample of its class's Gaussian cluster; a missing label's is zero.
+    """Draw for every label a sample of its class's Gaussian cluster; zeros for a missing label.
 
-    Clusters stand at corners of a hypercube and are stretched by a random linear map each.
+    The clusters are at corners of a hypercube, and each is stretched by a random linear map.
     """
     from sklearn.datasets import make_classification
 
@@ -107,14 +109,14 @@ def separable(
         n_repeated=0,
         n_classes=classes,
         n_clusters_per_class=1,
-        # The library takes shares and rounds them down; half a sample more gives exactly these counts.
+        # The library rounds shares down to counts; half a sample more gives exactly these counts.
         weights=((counts.double() + 0.5) / len(labeled)).tolist(),
         flip_y=0.0,
         class_sep=separation,
         random_state=int(torch.randint(2**31, ())),
     )
-    # Both in the order of the labels: the i-th image of a class gets the i-th sample of its cluster.
+    # Both are sorted by label, so that the i-th image of a class gets the i-th sample of its cluster.
     images, drawn = labels[labeled].argsort(stable=True), np.argsort(drawn_labels, kind="stable")
-    handed = torch.zeros(len(labels), features)
-    handed[labeled[images]] = torch.from_numpy(samples[drawn]).float()
-    return handed
+    features_of_images = torch.zeros(len(labels), features)
+    features_of_images[labeled[images]] = torch.from_numpy(samples[drawn]).float()
+    return features_of_images

@@ -19,22 +19,22 @@ from bench.training.loaders import iterate_batches
 from bench.values import MISSING, Batch, Split
 
 LEAST_SPREAD = 0.5
-"""Standard deviation, in 1/255, below which a pixel's distances count as if they had this one. Of pixels that
-are the same in all images of a class (a black background), the one farthest from the value is chosen, and not
-whichever 0/0 makes the largest."""
+"""Smallest standard deviation of a pixel's distances, in 1/255, that is used; smaller ones are raised to it.
+Among pixels that are the same in all images of a class (a black background), the one farthest from the color
+is chosen, not the result of a division by zero."""
 
 
 @dataclass(frozen=True)
 class OPS:
-    """One-pixel shortcuts: one pixel of every image is set to a color that says the label, for every task.
+    """One-pixel shortcuts: for every task, one pixel of every image is set to a color that tells the label.
 
-    Chosen is, class by class, the pixel and the corner of the color cube from which the class's images are
-    far and equally far. There is no budget: a pixel may change by 255.
+    For every class, the pixel and the corner of the color cube are chosen that are far from the class's
+    images, and equally far from all of them. There is no budget: a pixel may change by 255.
 
     Source: Wu et al., ICLR 2023, arXiv:2205.12141, section 3, Alg. 1
 
-    Departs from the paper: for many tasks there is a pixel for each task and label, and no position serves
-    two tasks; a standard deviation counts as 0.5/255 at least, since a constant pixel's is zero.
+    Departs from the paper: with many tasks there is a pixel for each task and label, and no position is used
+    by two tasks; a standard deviation counts as 0.5/255 at least, since that of a constant pixel is zero.
     """
 
     needs_surrogate: ClassVar[bool] = False
@@ -43,22 +43,22 @@ class OPS:
     version: ClassVar[int] = 1
     deterministic: ClassVar[bool] = True
 
-    def craft(self, train: Split, context: CraftContext) -> "Pixels":
+    def craft(self, train: Split, context: CraftContext) -> "PixelShortcuts":
         """Choose a pixel and a color for every class of every task."""
         tasks = require_classification(context.tasks, "attack 'ops'")
         _, channels, _, width = train.images.shape
-        chosen = choose(tasks, class_gains(train, tasks, context.device))
-        cube = corners(channels).to(context.device)
-        marks = {
-            task.name: Marks(pixel // width, pixel % width, cube[corner])
+        chosen = choose_pixels(tasks, class_gains(train, tasks, context.device))
+        cube = color_corners(channels).to(context.device)
+        pixels = {
+            task.name: ClassPixels(pixel // width, pixel % width, cube[corner])
             for task, (corner, pixel) in zip(tasks, chosen, strict=True)
         }
-        return Pixels(marks)
+        return PixelShortcuts(pixels)
 
 
 @dataclass(frozen=True, eq=False)
-class Marks:
-    """What shows a task's classes: a pixel each, and its color, every value of which is 0 or 1."""
+class ClassPixels:
+    """A pixel for every class of a task, and its color, whose values are 0 or 1."""
 
     rows: Int64[Tensor, " k"]
     columns: Int64[Tensor, " k"]
@@ -66,27 +66,27 @@ class Marks:
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
-    """Images with a pixel set for every task.
+class PixelShortcuts:
+    """Noise that sets one pixel per task.
 
     Attributes:
-        marks: task name → the pixel and color of its classes.
+        pixels: task name → pixels and colors of its classes.
     """
 
-    marks: Mapping[str, Marks]
+    pixels: Mapping[str, ClassPixels]
 
     def delta(self, batch: Batch) -> Float[Tensor, "b c h w"]:
-        """Return what takes the chosen pixels of these images to their colors."""
+        """Return the change that sets the chosen pixels of these images to their colors."""
         delta = torch.zeros_like(batch.images)
-        for name, marks in self.marks.items():
+        for name, pixels in self.pixels.items():
             (index,) = torch.where(batch.targets[name] != MISSING)
             label = batch.targets[name][index]
-            place = (index, slice(None), marks.rows[label], marks.columns[label])
-            delta[place] = marks.colors[label] - batch.images[place]
+            place = (index, slice(None), pixels.rows[label], pixels.columns[label])
+            delta[place] = pixels.colors[label] - batch.images[place]
         return delta
 
 
-def corners(channels: int) -> Float[Tensor, "v c"]:
+def color_corners(channels: int) -> Float[Tensor, "v c"]:
     """Return the 2^c corners of the color cube."""
     return torch.tensor(list(product((0.0, 1.0), repeat=channels)))
 
@@ -96,7 +96,7 @@ def class_gains(
 ) -> list[Float[Tensor, "_ v p"]]:
     """Return, per task, G of every class, corner and pixel: mean over standard deviation of the distance.
 
-    Both are over the class's images and the channels, from sums over the images of values and of squares.
+    Both are over the class's images and the channels, computed from sums of values and of squares.
     """
     _, channels, height, width = train.images.shape
     ones = sum(task.classes for task in tasks)
@@ -112,19 +112,19 @@ def class_gains(
         total += member @ values
         squares += member @ values.square()
     shape = (ones, channels, height * width)
-    gains = _gains(count.view(-1, 1, 1), total.view(shape), squares.view(shape))
+    gains = _gains_from_sums(count.view(-1, 1, 1), total.view(shape), squares.view(shape))
     return list(gains.split([task.classes for task in tasks]))
 
 
-def _gains(
+def _gains_from_sums(
     count: Float[Tensor, "k 1 1"], total: Float[Tensor, "k c p"], squares: Float[Tensor, "k c p"]
 ) -> Float[Tensor, "k v p"]:
-    """Return G from the number of a class's images and the sums of values, in steps, and of their squares.
+    """Return G from the number of a class's images and the sums of their values (0 to 255) and squares.
 
-    A class without images has none, zero everywhere.
+    G of a class without images is zero everywhere.
     """
     channels = total.shape[1]
-    chosen = functional.one_hot(corners(channels).long(), 2).to(total)
+    chosen = functional.one_hot(color_corners(channels).long(), 2).to(total)
     distance = torch.stack([total, 255 * count - total], dim=-1)
     square = torch.stack([squares, 255**2 * count - 510 * total + squares], dim=-1)
     size = channels * count.clamp(min=1)
@@ -133,23 +133,23 @@ def _gains(
     return mean / variance.clamp(min=LEAST_SPREAD**2).sqrt()
 
 
-def choose(
+def choose_pixels(
     tasks: Sequence[Classification], gains: Sequence[Float[Tensor, "_ v p"]]
 ) -> list[tuple[Int64[Tensor, " _"], Int64[Tensor, " _"]]]:
-    """Return, per task, the corner and the pixel of every class: the greatest gain that is left.
+    """Return, per task, the corner and the pixel of every class: those of the largest gain still available.
 
-    An earlier class's pair of corner and pixel is taken for the task's other classes, an earlier task's pixel
-    for the other tasks. A class without images takes nothing.
+    A pair of corner and pixel is used by one class of a task only, a pixel by one task only. A class without
+    images uses none.
 
     Raises:
-        BenchError: when no pixel is left.
+        BenchError: when no pixel is available.
     """
     chosen = []
     free = torch.ones(gains[0].shape[1:], dtype=torch.bool)
-    for task, of_classes in zip(tasks, gains, strict=True):
+    for task, task_gains in zip(tasks, gains, strict=True):
         left = free.clone()
         best = torch.zeros(task.classes, dtype=torch.long)
-        for label, gain in enumerate(of_classes.cpu()):
+        for label, gain in enumerate(task_gains.cpu()):
             if not gain.any():
                 continue
             if not left.any():
@@ -160,6 +160,6 @@ def choose(
             best[label] = gain.masked_fill(~left, -1.0).argmax()
             left.view(-1)[best[label]] = False
         free &= left.all(0)
-        best = best.to(of_classes.device)
+        best = best.to(task_gains.device)
         chosen.append((best // free.shape[1], best % free.shape[1]))
     return chosen

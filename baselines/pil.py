@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.crafting.loop import LossOfDelta, State, craft_noise
-from baselines.crafting.objective_helpers import ObjectiveHooks, mean_over_labeled_tasks
+from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, craft_noise
+from baselines.crafting.surrogate import mean_over_labeled_tasks
 from baselines.crafting.table import Table
 from bench.api import CraftContext, Noise
 from bench.tasks.classification import require_classification
@@ -76,10 +76,7 @@ class PIL:
                 step_size=self.step_size / 255,
                 start="uniform",
             ),
-            rounds=1,
-            stop_error=None,
             batch_size=self.batch,
-            shuffle=False,
         )
 
 

@@ -13,7 +13,7 @@ from bench.memory import rows_per_chunk
 from bench.values import Split
 
 
-def uniform(epsilon: float, *shape: int) -> Tensor:
+def draw_uniform(epsilon: float, *shape: int) -> Tensor:
     """Return values drawn uniformly from [−ε, ε]."""
     return torch.rand(*shape).mul_(2).sub_(1).mul_(epsilon)
 
@@ -22,7 +22,7 @@ def uniform(epsilon: float, *shape: int) -> Tensor:
 class ClasswiseRandom:
     """Uniform random noise, one pattern in [−ε, ε] for every class of every task: the cheapest attack.
 
-    On dense tasks every pixel takes its own class's value; depths and directions are sorted into classes.
+    On dense tasks every pixel has its own class's value; depths and directions are divided into classes.
 
     Source: Huang et al., ICLR 2021, arXiv:2101.04898, section 4, class-wise random noise
 
@@ -40,7 +40,7 @@ class ClasswiseRandom:
         """Draw the patterns."""
 
         def draw(classes: int, rows: int, columns: int) -> Tensor:
-            drawn = uniform(context.epsilon, classes, train.images.shape[1], rows, columns)
+            drawn = draw_uniform(context.epsilon, classes, train.images.shape[1], rows, columns)
             return drawn.to(context.device)
 
         return lift_classwise(context.tasks, self.lift, train, draw)
@@ -48,9 +48,9 @@ class ClasswiseRandom:
 
 @dataclass(frozen=True)
 class SamplewiseRandom:
-    """Uniform random noise in [−ε, ε], drawn anew for every image: the negative control.
+    """Uniform random noise in [−ε, ε], drawn for every image: the negative control.
 
-    It has nothing to do with the labels, so a victim should learn the tasks in spite of it.
+    It does not depend on the labels, so a victim should still learn the tasks.
 
     Source: Huang et al., ICLR 2021, arXiv:2101.04898, section 4, sample-wise random noise
     """
@@ -64,5 +64,5 @@ class SamplewiseRandom:
         """Draw a row for every image."""
         noise = Rows(train)
         for index in torch.arange(len(train)).split(rows_per_chunk(train.images)):
-            noise.put(index, uniform(context.epsilon, len(index), *train.images.shape[1:]))
+            noise.set_rows(index, draw_uniform(context.epsilon, len(index), *train.images.shape[1:]))
         return noise

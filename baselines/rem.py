@@ -1,25 +1,36 @@
 """REM: robust error-minimizing noise."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Annotated, ClassVar
 
+import torch
 from annotated_types import Ge, Gt
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from baselines.crafting.loop import craft_noise
-from baselines.crafting.objectives import RobustErrorMinimizing
-from baselines.crafting.surrogate_training import SurrogateTraining
+from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, craft_noise, project_delta
+from baselines.crafting.surrogate import (
+    SurrogateInTraining,
+    SurrogateTraining,
+    batch_loss,
+    perturb_batch,
+    share_missed,
+)
 from baselines.crafting.table import Table
 from bench.api import CraftContext, Noise
-from bench.values import Split
+from bench.training.augmentation import augment, center_crop
+from bench.values import Batch, Split
 
 
 @dataclass(frozen=True)
 class REM:
-    """Robust error-minimizing noise: easy labels even for a victim that is trained adversarially.
+    """Robust error-minimizing noise: error-minimizing even for a victim that is trained adversarially.
 
-    Noise is improved on a batch from a fresh random start, then the surrogate takes one step on adversarial
-    examples of that batch; once its steps are used up, a last pass makes the noise that is kept.
+    Noise is improved on a batch from a new random start, then the surrogate takes one step on adversarial
+    examples of that batch. When the surrogate's steps are used up, a last pass makes the final noise.
 
     Source: Fu et al., ICLR 2022, arXiv:2203.14533, Alg. 1; many tasks by the mean of their losses
 
@@ -28,9 +39,9 @@ class REM:
         steps: gradient steps per image.
         step_size: of one step, in 1/255.
         samples: random crops and flips per step, whose losses are averaged.
-        radius: of the adversary the noise must stand (ρ_a), in 1/255.
-        attack_steps: the adversary's steps.
-        attack_step_size: of one of these, in 1/255.
+        radius: of the adversarial training that the noise is to resist (ρ_a), in 1/255.
+        attack_steps: steps of the adversarial examples.
+        attack_step_size: size of one of these steps, in 1/255.
         batch: images per step.
         learning_rate: the surrogate's, SGD.
     """
@@ -90,8 +101,78 @@ class REM:
             context,
             objective,
             table,
-            rounds=training_passes + 1,
-            stop_error=None,
             batch_size=self.batch,
+            rounds=training_passes + 1,
             shuffle=True,
         )
+
+
+class RobustErrorMinimizing(ObjectiveHooks):
+    """Make the true labels easy for a surrogate that is trained adversarially on the perturbed images.
+
+    The loss of δ is that of adversarial examples, within ``radius``, of random crops and flips of x + δ; the
+    gradient with respect to δ passes straight through the inner maximization.
+
+    Source: Fu et al., ICLR 2022, arXiv:2203.14533, Alg. 1 (REM)
+    """
+
+    def __init__(
+        self,
+        context: CraftContext,
+        training: SurrogateTraining,
+        *,
+        radius: float,
+        attack_steps: int,
+        attack_step_size: float,
+        samples: int,
+    ) -> None:
+        """Draw ``samples`` crops per step of δ; train the surrogate for ``training.steps`` batches in all."""
+        self._tasks = context.tasks
+        self._augmentation = context.augmentation
+        self._surrogate = SurrogateInTraining(context, training)
+        self._radius, self._attack_steps, self._attack_step = radius, attack_steps, attack_step_size
+        self._samples = samples
+        self._left = training.steps
+
+    def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
+        """Return the adversarial loss of the true labels, once for each crop that is to be drawn."""
+        return [partial(self._loss, self._surrogate.frozen(), batch)] * self._samples
+
+    def _loss(self, net: nn.Module, batch: Batch, delta: Tensor) -> Tensor:
+        seen = augment(perturb_batch(batch, delta), self._augmentation, self._tasks)
+        return batch_loss(net, self._tasks, perturb_batch(seen, self._adversarial_change(net, seen)))
+
+    def _adversarial_change(self, net: nn.Module, seen: Batch) -> Tensor:
+        """Return the change of the images, within the radius, with the largest loss."""
+        fixed = replace(seen, images=seen.images.detach())
+        images = fixed.images
+        change = torch.empty_like(images).uniform_(-self._radius, self._radius)
+        for _ in range(self._attack_steps):
+            change.requires_grad_(True)
+            loss = batch_loss(net, self._tasks, perturb_batch(fixed, change))
+            (slope,) = torch.autograd.grad(loss, change)
+            change = project_delta(images, change.detach() + self._attack_step * slope.sign(), self._radius)
+        return change.detach()
+
+    def after_batch(self, batch: Batch, noise: Noise) -> None:
+        """Train the surrogate on adversarial examples of the batch, until its steps are used up."""
+        if not self._left:
+            return
+        self._left -= 1
+        with torch.no_grad():
+            seen = augment(perturb_batch(batch, noise.delta(batch)), self._augmentation, self._tasks)
+        self._surrogate.step(perturb_batch(seen, self._adversarial_change(self._surrogate.frozen(), seen)))
+
+    def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        """Return the share of tasks whose true label the surrogate does not see yet."""
+        seen = center_crop(perturb_batch(batch, delta), self._augmentation, self._tasks)
+        return share_missed(self._surrogate.net, self._tasks, seen)
+
+    def state(self) -> State:
+        """Return the surrogate's training and how much of it is left."""
+        return {"surrogate": self._surrogate.state(), "left": self._left}
+
+    def load_state(self, state: State) -> None:
+        """Take up a state."""
+        self._surrogate.load_state(state["surrogate"])
+        self._left = state["left"]

@@ -48,10 +48,7 @@ class SEP:
             context,
             self._objective(train, context),
             self._perturber(train, context),
-            rounds=1,
-            stop_error=None,
             batch_size=self.batch,
-            shuffle=False,
         )
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:

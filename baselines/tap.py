@@ -55,10 +55,7 @@ class TAP:
                 start="normal",
                 restarts=self.restarts,
             ),
-            rounds=1,
-            stop_error=None,
             batch_size=self.batch,
-            shuffle=False,
         )
 
 

@@ -11,8 +11,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.crafting.loop import LossOfDelta, State, add_delta, craft_noise
-from baselines.crafting.objective_helpers import ObjectiveHooks, perturb_batch, representation_of
+from baselines.crafting.loop import (
+    LossOfDelta,
+    ObjectiveHooks,
+    PerturberHooks,
+    State,
+    add_delta,
+    craft_noise,
+)
+from baselines.crafting.surrogate import perturb_batch, representation_of
 from bench.api import CraftContext, Noise
 from bench.training.augmentation import augment
 from bench.training.loaders import iterate_batches
@@ -71,9 +78,8 @@ class UC:
             context,
             ClusterShift(context, net, centers, member),
             patterns,
-            rounds=self.rounds,
-            stop_error=None,
             batch_size=self.batch,
+            rounds=self.rounds,
             shuffle=True,
         )
 
@@ -127,7 +133,7 @@ class PatternGenerator(nn.Module):
         return torch.tanh(self.leave(features))
 
 
-class ClusterPatterns:
+class ClusterPatterns(PerturberHooks):
     """One generated pattern per cluster."""
 
     def __init__(
@@ -167,9 +173,6 @@ class ClusterPatterns:
     def finish_round(self) -> None:
         """Step the learning rate's schedule."""
         self._schedule.step()
-
-    def finish(self) -> None:
-        """Do nothing."""
 
     def craft_state(self) -> State:
         """Return the generators and their optimizer."""

@@ -11,9 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from baselines.crafting.loop import LossOfDelta, Objective, State, craft_noise, delta_gradient
-from baselines.crafting.objective_helpers import SurrogateView
 from baselines.crafting.objectives import ErrorMinimizing, FixedSurrogate
-from baselines.crafting.surrogate_training import SurrogateTraining
+from baselines.crafting.surrogate import SurrogateTraining, SurrogateView
 from bench.api import CraftContext, Noise
 from bench.values import Batch, Split
 from mtlue.generator import Generator, Inputs, Reduction

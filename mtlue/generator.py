@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.crafting.lift import per_pixel
+from baselines.crafting.lift import pattern_per_pixel
 from bench import torchvision_import
 from bench.api import Task
 from bench.values import Targets
@@ -38,7 +38,9 @@ class ClassEmbeddings(nn.Module):
         rows = torch.cat([self.weight, self.weight.mean(0, keepdim=True)])
         if labels.ndim == 1:
             return rows[labels].view(len(labels), *self._shape)
-        return per_pixel(rows.view(len(rows), *self._shape), _resized(labels[:, None], self._shape)[:, 0])
+        return pattern_per_pixel(
+            rows.view(len(rows), *self._shape), _resized(labels[:, None], self._shape)[:, 0]
+        )
 
     def rows(self) -> Float[Tensor, "k d"]:
         """Return the class embeddings, flattened."""

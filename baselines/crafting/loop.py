@@ -1,8 +1,8 @@
 """The one crafting loop of all attacks that use a surrogate.
 
-An *objective* says which labels against which surrogates; a *perturber* says how δ is held and improved.
-Their product gives the attacks: a table of rows × error minimization is EM, a generator × error
-minimization is MTL-UE + EM, and so on.
+An *objective* says which labels are used against which surrogates; a *perturber* says how δ is held and
+improved. Each pair of them is an attack: a table of rows with error minimization is EM, a generator with
+error minimization is MTL-UE + EM.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,18 +20,18 @@ LossOfDelta = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, ""]]
 """The attacker's loss against one surrogate, a mean over the batch, as a function of δ."""
 
 State = dict[str, Any]
-"""Tensors and plain values, enough to go on from."""
+"""Tensors and plain values, enough to resume from."""
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """Which labels, against which surrogates."""
+    """Which labels the noise works with, against which surrogates."""
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
-        """Return the attacker's losses on a batch; it is their mean that is to be made small."""
+        """Return the attacker's losses on a batch; the noise is to make their mean small."""
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """Return, per sample, the share of tasks on which the attacker has not reached his aim yet."""
+        """Return, per sample, the share of tasks on which the attacker's aim is not reached yet."""
 
     def before_round(self, noise: Noise) -> None:
         """Called before every pass of noise improvement."""
@@ -46,7 +46,27 @@ class Objective(Protocol):
         """Return what changes while crafting."""
 
     def load_state(self, state: State) -> None:
-        """Take up a state."""
+        """Resume from a state."""
+
+
+class ObjectiveHooks:
+    """The hooks of an objective that does nothing between batches and rounds."""
+
+    def before_round(self, noise: Noise) -> None:
+        """Do nothing."""
+
+    def after_batch(self, batch: Batch, noise: Noise) -> None:
+        """Do nothing."""
+
+    def after_round(self, noise: Noise) -> None:
+        """Do nothing."""
+
+    def state(self) -> State:
+        """Return nothing: no state changes."""
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """Do nothing."""
 
 
 @runtime_checkable
@@ -66,7 +86,17 @@ class Perturber(Noise, Protocol):
         """Return what changes while crafting."""
 
     def load_craft_state(self, state: State) -> None:
-        """Take up a state."""
+        """Resume from a state."""
+
+
+class PerturberHooks:
+    """The hooks of a perturber that has no schedule and whose δ is the result."""
+
+    def finish_round(self) -> None:
+        """Do nothing."""
+
+    def finish(self) -> None:
+        """Do nothing."""
 
 
 def add_delta(images: Float[Tensor, "b c h w"], delta: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -75,13 +105,19 @@ def add_delta(images: Float[Tensor, "b c h w"], delta: Float[Tensor, "b c h w"])
     return moved + (moved.clamp(0, 1) - moved).detach()
 
 
+def project_delta(
+    images: Float[Tensor, "b c h w"], delta: Float[Tensor, "b c h w"], epsilon: float
+) -> Float[Tensor, "b c h w"]:
+    """Return δ held to [-ε, ε], and then to what keeps x + δ in [0, 1]."""
+    return (images + delta.clamp(-epsilon, epsilon)).clamp_(0, 1) - images
+
+
 def delta_gradient(
     losses: Sequence[LossOfDelta], delta: Float[Tensor, "b c h w"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b c h w"]]:
     """Return the mean of the losses and its gradient by δ.
 
-    One surrogate is differentiated after the other, so that one graph is held at a time however many there
-    are.
+    Surrogates are differentiated one after the other, so that only one graph is in memory at a time.
     """
     leaf = delta.detach().requires_grad_(True)
     total, mean = torch.zeros((), device=leaf.device), torch.zeros_like(leaf)
@@ -98,50 +134,50 @@ def craft_noise(
     objective: Objective,
     perturber: Perturber,
     *,
-    rounds: int,
-    stop_error: float | None,
     batch_size: int,
-    shuffle: bool,
+    rounds: int = 1,
+    stop_error: float | None = None,
+    shuffle: bool = False,
 ) -> Noise:
     """Alternate surrogate training and passes of noise improvement until the error is low enough.
 
-    Goes on from ``context.checkpoint`` where there is one, as if it had never stopped.
+    If ``context.checkpoint`` has a state, crafting resumes from it and gives the same noise.
 
     Args:
         train: the clean training set.
-        context: the attacker's means.
+        context: what the attacker has besides the images.
         objective: labels × surrogates.
-        perturber: holder of δ; it is also what is returned.
+        perturber: holds δ, and is returned.
+        batch_size: images per step.
         rounds: cap on the passes over the training set.
         stop_error: stop once the mean of ``objective.error`` over the training set is at most this;
-            None: make all rounds.
-        batch_size: images per step.
+            None: run all rounds.
         shuffle: draw a new order for every pass.
     """
-    passes = ResumableLoader(train, batch_size, context.device, shuffle)
-    done = _resume(context, objective, perturber, passes)
+    loader = ResumableLoader(train, batch_size, context.device, shuffle)
+    done = _resume(context, objective, perturber, loader)
 
     def state() -> State:
         return {
             "done": done,
-            "passes": passes.state(),
+            "passes": loader.state(),
             "objective": objective.state(),
             "perturber": perturber.craft_state(),
             "cpu_random": torch.get_rng_state(),
             "device_random": torch.cuda.get_rng_state(context.device) if _on_cuda(context) else None,
         }
 
-    context.progress("step", done * len(passes) + passes.position, rounds * len(passes))
+    context.progress("step", done * len(loader) + loader.position, rounds * len(loader))
     while done < rounds:
-        if passes.position == 0:
+        if loader.position == 0:
             objective.before_round(perturber)
-        for batch in passes:
+        for batch in loader:
             perturber.update(batch, objective.losses(batch))
             objective.after_batch(batch, perturber)
-            context.progress("step", done * len(passes) + passes.position, rounds * len(passes))
-            if passes.position < len(passes):
+            context.progress("step", done * len(loader) + loader.position, rounds * len(loader))
+            if loader.position < len(loader):
                 context.checkpoint.save(state)
-        passes.position = 0
+        loader.position = 0
         perturber.finish_round()
         objective.after_round(perturber)
         done += 1
@@ -154,13 +190,13 @@ def craft_noise(
 
 
 def _resume(
-    context: CraftContext, objective: Objective, perturber: Perturber, passes: ResumableLoader
+    context: CraftContext, objective: Objective, perturber: Perturber, loader: ResumableLoader
 ) -> int:
-    """Take up what was noted last and return how many rounds were done."""
+    """Resume from the state saved last and return how many rounds are done."""
     state = context.checkpoint.load()
     if state is None:
         return 0
-    passes.load_state(state["passes"])
+    loader.load_state(state["passes"])
     objective.load_state(state["objective"])
     perturber.load_craft_state(state["perturber"])
     torch.set_rng_state(state["cpu_random"])

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from baselines.crafting.loop import LossOfDelta, State, add_delta
-from baselines.crafting.objective_helpers import (
-    ObjectiveHooks,
+from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, add_delta
+from baselines.crafting.surrogate import (
+    SurrogateInTraining,
+    SurrogateTraining,
     SurrogateView,
     batch_loss,
     central_view,
@@ -22,11 +23,9 @@ from baselines.crafting.objective_helpers import (
     share_missed,
     surrogate_view,
 )
-from baselines.crafting.surrogate_training import SurrogateInTraining, SurrogateTraining
 from bench.api import CraftContext, Noise, Task
 from bench.tasks.classification import Classification, require_classification
 from bench.tasks.labels import labeled_mean, one_hot
-from bench.training.augmentation import augment, center_crop
 from bench.training.loaders import ResumableLoader, iterate_batches
 from bench.training.loop import task_losses
 from bench.values import Batch, Split
@@ -98,77 +97,6 @@ class ErrorMinimizing(ObjectiveHooks):
         """Take up a state."""
         self._surrogate.load_state(state["surrogate"])
         self._passes.load_state(state["passes"])
-
-
-class RobustErrorMinimizing(ObjectiveHooks):
-    """Make the true labels easy for a surrogate that is trained adversarially on the perturbed images.
-
-    The loss of δ is that of adversarial examples, within ``radius``, of random crops and flips of x + δ; the
-    gradient by δ goes straight through the inner maximization.
-
-    Source: Fu et al., ICLR 2022, arXiv:2203.14533, Alg. 1 (REM)
-    """
-
-    def __init__(
-        self,
-        context: CraftContext,
-        training: SurrogateTraining,
-        *,
-        radius: float,
-        attack_steps: int,
-        attack_step_size: float,
-        samples: int,
-    ) -> None:
-        """Draw ``samples`` crops per step of δ; train the surrogate for ``training.steps`` batches in all."""
-        self._tasks = context.tasks
-        self._augmentation = context.augmentation
-        self._surrogate = SurrogateInTraining(context, training)
-        self._radius, self._attack_steps, self._attack_step = radius, attack_steps, attack_step_size
-        self._samples = samples
-        self._left = training.steps
-
-    def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
-        """Return the adversarial loss of the true labels, once for each crop that is to be drawn."""
-        return [partial(self._loss, self._surrogate.frozen(), batch)] * self._samples
-
-    def _loss(self, net: nn.Module, batch: Batch, delta: Tensor) -> Tensor:
-        seen = augment(perturb_batch(batch, delta), self._augmentation, self._tasks)
-        return batch_loss(net, self._tasks, perturb_batch(seen, self._worst(net, seen)))
-
-    def _worst(self, net: nn.Module, seen: Batch) -> Tensor:
-        """Return the change of what is seen, within the radius, that the surrogate likes least."""
-        images = seen.images.detach()
-        change = torch.empty_like(images).uniform_(-self._radius, self._radius)
-        for _ in range(self._attack_steps):
-            change.requires_grad_(True)
-            loss = batch_loss(net, self._tasks, replace(seen, images=add_delta(images, change)))
-            (slope,) = torch.autograd.grad(loss, change)
-            moved = change.detach() + self._attack_step * slope.sign()
-            change = (images + moved.clamp(-self._radius, self._radius)).clamp(0, 1) - images
-        return change.detach()
-
-    def after_batch(self, batch: Batch, noise: Noise) -> None:
-        """Train the surrogate on adversarial examples of the batch, until its steps are used up."""
-        if not self._left:
-            return
-        self._left -= 1
-        with torch.no_grad():
-            seen = augment(perturb_batch(batch, noise.delta(batch)), self._augmentation, self._tasks)
-        self._surrogate.step(perturb_batch(seen, self._worst(self._surrogate.frozen(), seen)))
-
-    def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """Return the share of tasks whose true label the surrogate does not see yet."""
-        seen = center_crop(perturb_batch(batch, delta), self._augmentation, self._tasks)
-        return share_missed(self._surrogate.net, self._tasks, seen)
-
-    def state(self) -> State:
-        """Return the surrogate's training and how much of it is left."""
-        return {"surrogate": self._surrogate.state(), "left": self._left}
-
-    def load_state(self, state: State) -> None:
-        """Take up a state."""
-        self._surrogate.load_state(state["surrogate"])
-        self._left = state["left"]
 
 
 Aim = Literal["shifted", "away", "away-if-binary"]

@@ -7,26 +7,26 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from baselines.crafting.loop import LossOfDelta, State, delta_gradient
+from baselines.crafting.loop import LossOfDelta, PerturberHooks, State, delta_gradient, project_delta
 from bench.memory import allocate_zeros
 from bench.values import Batch, Split
 
 Start = Literal["rows", "uniform", "normal"]
-"""Where the steps of a batch begin: where they ended last, U(-ε, ε), or N(0, ε²) within the budget."""
+"""Start of a batch's steps: the δ they ended at last, U(-ε, ε), or N(0, ε²) within the budget."""
 
 
 class Rows:
     """One fixed δ for every training image.
 
-    Rows are held as float16 in host memory, a quarter of a 1/255 step at the 12th binary digit being finer
-    than any step an attack takes, so that a large set takes half the room.
+    Rows are float16 in host memory, so that a large set takes half the memory. Their resolution is finer than
+    any step an attack takes.
     """
 
     def __init__(self, train: Split) -> None:
         """Start from zero noise."""
         self._rows = allocate_zeros(train.images.shape, torch.float16)
 
-    def put(self, index: Int64[Tensor, " b"], delta: Float[Tensor, "b c h w"]) -> None:
+    def set_rows(self, index: Int64[Tensor, " b"], delta: Float[Tensor, "b c h w"]) -> None:
         """Set the rows of these samples."""
         self._rows[index] = delta.to(self._rows)
 
@@ -35,7 +35,7 @@ class Rows:
         return self._rows[batch.index].to(batch.images.device).float()
 
 
-class Table(Rows):
+class Table(PerturberHooks, Rows):
     """One free δ for every training image.
 
     Source: the PGD of Madry et al., ICLR 2018, arXiv:1706.06083, as Huang et al., ICLR 2021 use it
@@ -53,7 +53,7 @@ class Table(Rows):
     ) -> None:
         """Start from zero noise; ``step_size`` and ``epsilon`` in [0, 1] pixel units.
 
-        With ``restarts`` the one with the lowest loss on the batch is kept.
+        Of several ``restarts`` the one with the lowest loss on the batch is kept.
         """
         super().__init__(train)
         self._epsilon = epsilon
@@ -64,53 +64,43 @@ class Table(Rows):
 
     def update(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
         """Take the steps: δ ← Π_ε(δ − α·sign ∇), with x + δ kept in [0, 1]."""
-        best = self._descend(batch, losses, self._first(batch))
+        best = self._descend(batch, losses, self._start_delta(batch))
         for _ in range(self._restarts - 1):
-            other = self._descend(batch, losses, self._first(batch))
+            other = self._descend(batch, losses, self._start_delta(batch))
             if delta_gradient(losses, other)[0] < delta_gradient(losses, best)[0]:
                 best = other
         if self._start != "rows":
-            best = self._leave_unlabeled(batch, losses, best)
-        self.put(batch.index, best)
+            best = self._keep_unlabeled(batch, losses, best)
+        self.set_rows(batch.index, best)
 
-    def _first(self, batch: Batch) -> Tensor:
+    def _start_delta(self, batch: Batch) -> Tensor:
         if self._start == "rows":
             return self.delta(batch)
         if self._start == "uniform":
             drawn = torch.rand_like(batch.images).mul_(2).sub_(1)
         else:
             drawn = torch.randn_like(batch.images)
-        return self._project(batch.images, drawn * self._epsilon)
+        return project_delta(batch.images, drawn * self._epsilon, self._epsilon)
 
     def _descend(self, batch: Batch, losses: Sequence[LossOfDelta], delta: Tensor) -> Tensor:
         for _ in range(self._steps):
             delta = self._step(batch.images, delta, delta_gradient(losses, delta)[1])
         return delta
 
-    def _leave_unlabeled(self, batch: Batch, losses: Sequence[LossOfDelta], delta: Tensor) -> Tensor:
-        """Return δ, but the row a sample had where no loss depends on it: it has no label."""
-        touched = delta_gradient(losses, delta)[1].flatten(1).any(1)
-        return torch.where(touched.view(-1, 1, 1, 1), delta, self.delta(batch))
+    def _keep_unlabeled(self, batch: Batch, losses: Sequence[LossOfDelta], delta: Tensor) -> Tensor:
+        """Return δ, but the old row of every sample without a label, on which no loss depends."""
+        labeled = delta_gradient(losses, delta)[1].flatten(1).any(1)
+        return torch.where(labeled.view(-1, 1, 1, 1), delta, self.delta(batch))
 
     def _step(self, images: Tensor, delta: Tensor, direction: Tensor) -> Tensor:
-        return self._project(images, delta - self._step_size * direction.sign())
-
-    def _project(self, images: Tensor, delta: Tensor) -> Tensor:
-        within = delta.clamp(-self._epsilon, self._epsilon)
-        return (images + within).clamp_(0, 1) - images
-
-    def finish_round(self) -> None:
-        """Do nothing: a table has no schedule."""
-
-    def finish(self) -> None:
-        """Do nothing: the rows are the result."""
+        return project_delta(images, delta - self._step_size * direction.sign(), self._epsilon)
 
     def craft_state(self) -> State:
         """Return the rows."""
         return {"rows": self._rows}
 
     def load_craft_state(self, state: State) -> None:
-        """Take up the rows."""
+        """Restore the rows."""
         self._rows.copy_(state["rows"])
 
 
@@ -118,8 +108,8 @@ class VarianceReducedTable(Table):
     """A table whose steps follow variance-reduced gradients over an ensemble of surrogates.
 
     Every outer step takes the gradients of all surrogates once; inner steps at a moving δ correct the
-    gradient of one drawn surrogate by how far its first one was from the mean, and add up to the direction
-    of the outer step.
+    gradient of one drawn surrogate by how far its first one was from the mean. Their sum is the direction of
+    the outer step.
 
     Source: Chen et al., ICLR 2023, arXiv:2211.12005, Alg. 1 (SEP-FA-VR), after SVRG
     """

@@ -11,11 +11,18 @@ from sklearn.linear_model import RidgeClassifier
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.ar import generate, is_calm, norms, response, search, usable
-from baselines.crafting.lift import densest_cells
-from baselines.cuda import Filters
-from baselines.lsp import patch_size, separable
-from baselines.ops import LEAST_SPREAD, Pixels
+from baselines.ar import (
+    draw_signals,
+    draw_stable_processes,
+    filter_responses,
+    find_processes,
+    signal_norms,
+    stays_bounded,
+)
+from baselines.crafting.lift import equal_cells
+from baselines.cuda import ClassFilters
+from baselines.lsp import draw_clusters, patch_size
+from baselines.ops import LEAST_SPREAD, PixelShortcuts
 from bench.api import CraftContext, Noise
 from bench.catalog.build import build_part
 from bench.engine.stages.context import seeded
@@ -132,7 +139,7 @@ def test_lsp_tells_40_binary_tasks_apart_in_cells_of_a_few_pixels() -> None:
     classes = (2,) * 40
     train = training_set(400, classes, 20, 20)
     delta = craft("lsp", train, classes).delta(whole(train))
-    for name, cell in zip(train.targets, densest_cells(40, 20, 20), strict=True):
+    for name, cell in zip(train.targets, equal_cells(40, 20, 20), strict=True):
         features, labels = cell.of(delta).flatten(1).double(), train.targets[name]
         fitted = RidgeClassifier().fit(features[:200], labels[:200])
         assert fitted.score(features[200:], labels[200:]) == 1
@@ -151,7 +158,7 @@ def test_lsp_scales_every_task_by_its_own_cell() -> None:
     classes = (2, 3, 4)
     train = training_set(50, classes, 21, 30)
     delta = craft("lsp", train, classes).delta(whole(train))
-    for cell in densest_cells(3, 21, 30):
+    for cell in equal_cells(3, 21, 30):
         rms = cell.of(delta).square().mean((1, 2, 3)).sqrt()
         assert rms.tolist() == pytest.approx([6 / 255] * 50, rel=1e-3)
 
@@ -161,7 +168,7 @@ def test_every_image_gets_a_sample_of_its_own_of_its_class() -> None:
     labels = torch.cat([torch.full((n,), label) for label, n in counts.items()])
     torch.manual_seed(0)
     labels = labels[torch.randperm(len(labels))]
-    samples = separable(labels, classes=5, features=12, separation=10.0)
+    samples = draw_clusters(labels, classes=5, features=12, separation=10.0)
     assert not samples[labels == MISSING].any()
     assert len(samples[labels != MISSING].unique(dim=0)) == 540
     # Clusters stand at corners of a hypercube: a class's mean shows which.
@@ -176,7 +183,7 @@ def test_every_image_gets_a_sample_of_its_own_of_its_class() -> None:
 @pytest.mark.parametrize("count", [49, 98, 103, 107])  # where count · (1 / count) is below 1
 def test_the_only_image_of_a_class_is_not_lost_to_rounding(count: int) -> None:
     torch.manual_seed(0)
-    samples = separable(torch.arange(count) // (count - 1), classes=2, features=8, separation=10.0)
+    samples = draw_clusters(torch.arange(count) // (count - 1), classes=2, features=8, separation=10.0)
     distances = (samples - samples[:-1].mean(0)).norm(dim=1)
     assert distances[-1] > 1.5 * distances[:-1].max()
 
@@ -200,7 +207,7 @@ def test_patches_get_smaller_until_they_can_hold_the_classes() -> None:
 def processes() -> Tensor:
     """Twelve processes."""
     torch.manual_seed(0)
-    return search(12, channels=3, side=32, crop=4, draws=10_000, progress=lambda *step: None)
+    return find_processes(12, channels=3, side=32, crop=4, draws=10_000, progress=lambda *step: None)
 
 
 def slow_response(signal: Tensor, process: Tensor) -> float:
@@ -219,18 +226,18 @@ def test_a_process_mixes_eight_neighbors_with_weights_of_sum_one(processes: Tens
 
 def test_a_signal_obeys_its_process_and_no_other(processes: Tensor) -> None:
     torch.manual_seed(1)
-    signals = generate(processes, 14, 18, 4)
-    signals = signals / norms(signals)
+    signals = draw_signals(processes, 14, 18, 4)
+    signals = signals / signal_norms(signals)
     assert signals.shape == (12, 3, 14, 18)
     for i, j in product(range(3), range(4)):
         slow = slow_response(signals[i], processes[j])
-        assert float(response(signals, processes)[i, j]) == pytest.approx(slow, abs=1e-4)
+        assert float(filter_responses(signals, processes)[i, j]) == pytest.approx(slow, abs=1e-4)
         assert slow < 1e-4 if i == j else slow > 0.05
 
 
 def test_signals_of_a_process_are_drawn_anew(processes: Tensor) -> None:
     torch.manual_seed(0)
-    twice = generate(processes[:1].expand(2, -1, -1, -1), 8, 8, 4)
+    twice = draw_signals(processes[:1].expand(2, -1, -1, -1), 8, 8, 4)
     assert not torch.allclose(twice[0], twice[1], atol=1e-2)
 
 
@@ -240,11 +247,13 @@ def test_the_processes_found_are_calm_and_far_from_each_other(
     channels: int, count: int, least: float
 ) -> None:
     torch.manual_seed(0)
-    found = search(count, channels=channels, side=8, crop=4, draws=100_000, progress=lambda *step: None)
-    signals = generate(found, 32, 32, 4)
+    found = find_processes(
+        count, channels=channels, side=8, crop=4, draws=100_000, progress=lambda *step: None
+    )
+    signals = draw_signals(found, 32, 32, 4)
     share = channels / 3
-    assert norms(signals).flatten().quantile(0.9) <= 50 * share**0.5
-    responses = response(signals * share**0.5 / norms(signals), found)
+    assert signal_norms(signals).flatten().quantile(0.9) <= 50 * share**0.5
+    responses = filter_responses(signals * share**0.5 / signal_norms(signals), found)
     earlier = torch.ones(count, count).tril(-1).bool()
     # What was asked of the signals of the search is kept, on the whole, by other ones.
     assert (responses[earlier] >= 0.8 * least * share).float().mean() > 0.95
@@ -253,41 +262,41 @@ def test_the_processes_found_are_calm_and_far_from_each_other(
 
 def test_usable_processes_have_come_with_a_calm_signal_of_their_own() -> None:
     torch.manual_seed(0)
-    drawn, signals = usable(100, 3, 4)
+    drawn, signals = draw_stable_processes(100, 3, 4)
     assert 5 <= len(drawn) <= 50
-    assert torch.allclose(norms(signals), torch.ones(len(drawn), 1, 1, 1), atol=1e-5)
-    own = response(signals, drawn)
+    assert torch.allclose(signal_norms(signals), torch.ones(len(drawn), 1, 1, 1), atol=1e-5)
+    own = filter_responses(signals, drawn)
     assert own.diagonal().max() < 1e-2
     assert own[~torch.eye(len(drawn), dtype=torch.bool)].median() > 1
 
 
 def test_large_cells_ask_for_processes_that_do_not_blow_up_there() -> None:
     torch.manual_seed(0)
-    small = search(20, channels=3, side=32, crop=4, draws=10_000, progress=lambda *step: None)
-    large = search(20, channels=3, side=80, crop=4, draws=10_000, progress=lambda *step: None)
-    assert is_calm(small, 32, 4).float().mean() > 0.9
-    assert is_calm(small, 80, 4).float().mean() < is_calm(large, 80, 4).float().mean()
-    assert is_calm(large, 80, 4).float().mean() > 0.9
+    small = find_processes(20, channels=3, side=32, crop=4, draws=10_000, progress=lambda *step: None)
+    large = find_processes(20, channels=3, side=80, crop=4, draws=10_000, progress=lambda *step: None)
+    assert stays_bounded(small, 32, 4).float().mean() > 0.9
+    assert stays_bounded(small, 80, 4).float().mean() < stays_bounded(large, 80, 4).float().mean()
+    assert stays_bounded(large, 80, 4).float().mean() > 0.9
 
 
 def test_a_search_that_takes_too_long_is_given_up() -> None:
     torch.manual_seed(0)
     with pytest.raises(BenchError, match=r"of 1000 processes in 300 draws.*'draws'"):
-        search(1000, channels=3, side=8, crop=4, draws=300, progress=lambda *step: None)
+        find_processes(1000, channels=3, side=8, crop=4, draws=300, progress=lambda *step: None)
     with pytest.raises(BenchError, match="of 1000 processes in 1 draws"):
-        search(1000, channels=3, side=8, crop=4, draws=1, progress=lambda *step: None)
+        find_processes(1000, channels=3, side=8, crop=4, draws=1, progress=lambda *step: None)
 
 
 def test_ar_gives_the_images_of_a_class_signals_of_one_process() -> None:
     classes = (2, 3)
     train = training_set(40, classes, 32, 24, missing=0.2)
     delta = craft("ar", train, classes).delta(whole(train))
-    for labels, cell in zip(train.targets.values(), densest_cells(2, 32, 24), strict=True):
+    for labels, cell in zip(train.targets.values(), equal_cells(2, 32, 24), strict=True):
         shown = cell.of(delta)
         assert not shown[labels == MISSING].any()
         labeled, of = shown[labels != MISSING], labels[labels != MISSING]
         norm = (labeled[0].numel() / 3072) ** 0.5
-        assert norms(labeled).flatten().tolist() == pytest.approx([norm] * len(of), rel=1e-2)
+        assert signal_norms(labeled).flatten().tolist() == pytest.approx([norm] * len(of), rel=1e-2)
         # The mix of a class, from half of its images by least squares, predicts the other half's values.
         windows = functional.unfold(labeled[:, :1], 3).mT.double()
         for label in of.unique():
@@ -345,15 +354,15 @@ def test_ops_chooses_what_brute_force_chooses(channels: int, flat: bool) -> None
         train.images[:, :, :2, :2] = 0
         train.images[:, :, 0, 1] = 90
     noise = craft("ops", train, classes)
-    assert isinstance(noise, Pixels)
+    assert isinstance(noise, PixelShortcuts)
     for name, chosen in brute_force(train, classes).items():
-        marks = noise.marks[name]
+        pixels = noise.pixels[name]
         for label, expected in enumerate(chosen):
             if expected is not None:
                 got = (
-                    int(marks.rows[label]),
-                    int(marks.columns[label]),
-                    tuple(marks.colors[label].int().tolist()),
+                    int(pixels.rows[label]),
+                    int(pixels.columns[label]),
+                    tuple(pixels.colors[label].int().tolist()),
                 )
                 assert got == expected
 
@@ -362,13 +371,15 @@ def test_ops_sets_exactly_the_chosen_pixels_to_exactly_the_chosen_values() -> No
     classes = (3, 2, 2)
     train = training_set(25, classes, 6, 7, missing=0.3)
     noise = craft("ops", train, classes)
-    assert isinstance(noise, Pixels)
+    assert isinstance(noise, PixelShortcuts)
     expected = train.images.int()
     for name, labels in train.targets.items():
-        marks = noise.marks[name]
+        pixels = noise.pixels[name]
         for image, label in enumerate(labels.tolist()):
             if label != MISSING:
-                expected[image, :, marks.rows[label], marks.columns[label]] = 255 * marks.colors[label].int()
+                expected[image, :, pixels.rows[label], pixels.columns[label]] = (
+                    255 * pixels.colors[label].int()
+                )
     assert torch.equal(released(noise, train), expected)
 
 
@@ -376,12 +387,13 @@ def test_ops_keeps_tasks_and_classes_apart() -> None:
     classes = (2,) * 40
     train = training_set(60, classes, 10, 10)
     noise = craft("ops", train, classes)
-    assert isinstance(noise, Pixels)
-    places = [set(zip(m.rows.tolist(), m.columns.tolist(), strict=True)) for m in noise.marks.values()]
+    assert isinstance(noise, PixelShortcuts)
+    places = [set(zip(m.rows.tolist(), m.columns.tolist(), strict=True)) for m in noise.pixels.values()]
     assert len(set.union(*places)) == sum(map(len, places))
-    for marks in noise.marks.values():
+    for pixels in noise.pixels.values():
         assert (
-            len(torch.cat([marks.rows[:, None], marks.columns[:, None], marks.colors], 1).unique(dim=0)) == 2
+            len(torch.cat([pixels.rows[:, None], pixels.columns[:, None], pixels.colors], 1).unique(dim=0))
+            == 2
         )
 
 
@@ -389,10 +401,10 @@ def test_ops_of_identical_images_takes_the_farthest_value_not_a_nan() -> None:
     train = Split(torch.full((4, 1, 3, 3), 100, dtype=torch.uint8), {"0": torch.tensor([0, 0, 1, 1])})
     train.images[:, :, 1, 2] = 40
     noise = craft("ops", train, (2,))
-    assert isinstance(noise, Pixels)
-    marks = noise.marks["0"]
-    assert (marks.rows.tolist(), marks.columns.tolist()) == ([1, 0], [2, 0])  # 215, then 155
-    assert marks.colors.tolist() == [[1.0], [1.0]]
+    assert isinstance(noise, PixelShortcuts)
+    pixels = noise.pixels["0"]
+    assert (pixels.rows.tolist(), pixels.columns.tolist()) == ([1, 0], [2, 0])  # 215, then 155
+    assert pixels.colors.tolist() == [[1.0], [1.0]]
 
 
 def test_ops_says_when_there_are_too_few_pixels() -> None:
@@ -409,7 +421,7 @@ def test_cuda_filters_every_image_by_the_kernels_of_its_labels(channels: int) ->
     classes = (3, 2, 4)
     train = training_set(20, classes, 7, 9, channels, missing=0.3)
     noise = craft("cuda", train, classes)
-    assert isinstance(noise, Filters)
+    assert isinstance(noise, ClassFilters)
     delta, clean = noise.delta(whole(train)), train.images.double().numpy() / 255
     for i, image in enumerate(clean):
         filtered = image.copy()
@@ -425,7 +437,7 @@ def test_cuda_filters_every_image_by_the_kernels_of_its_labels(channels: int) ->
 def test_a_kernel_of_cuda_has_one_weight_of_one_among_small_ones() -> None:
     train = training_set(2, (300,), 6, 6)
     noise = craft("cuda(blur=0.2)", train, (300,))
-    assert isinstance(noise, Filters)
+    assert isinstance(noise, ClassFilters)
     weights = noise.kernels["0"].flatten(1)
     centers = weights == 1
     assert weights.shape == (300, 9)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.crafting.lift import per_pixel
+from baselines.crafting.lift import pattern_per_pixel
 from baselines.crafting.loop import add_delta
 from baselines.crafting.objectives import FixedSurrogate
 from bench.api import CraftContext
@@ -93,7 +93,7 @@ def whole(split: Split) -> Batch:
 
 def test_a_pixel_takes_what_the_pattern_of_its_own_class_has_there() -> None:
     pattern, labels = torch.rand(4, 3, 5, 6), torch.randint(-1, 3, (7, 5, 6))
-    out = per_pixel(pattern, labels)
+    out = pattern_per_pixel(pattern, labels)
     for image, row, column in [(0, 0, 0), (3, 4, 5), (6, 2, 3)]:
         chosen = pattern[labels[image, row, column], :, row, column]
         assert torch.equal(out[image, :, row, column], chosen)

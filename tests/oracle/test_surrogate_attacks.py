@@ -12,8 +12,8 @@ from torch.nn import functional
 from baselines.crafting.classwise import ClasswiseTable
 from baselines.crafting.lift import lift_classwise
 from baselines.crafting.loop import add_delta, delta_gradient
-from baselines.crafting.objective_helpers import surrogate_view
 from baselines.crafting.objectives import FeatureAlignment, FixedSurrogate
+from baselines.crafting.surrogate import surrogate_view
 from baselines.crafting.table import Table, VarianceReducedTable
 from baselines.pil import LinearSeparability
 from bench.api import CraftContext, Noise
@@ -259,7 +259,7 @@ def test_a_class_moves_by_the_mean_of_what_its_samples_ask(mode: str) -> None:
     slopes = torch.randn(batch.images.shape)
     table.update(batch, [lambda delta: (delta * slopes).sum()])
     wanted = torch.zeros_like(batch.images)
-    for name, place in zip([task.name for task in start.tasks], start.places, strict=True):
+    for name, place in zip([task.name for task in start.tasks], start.cells, strict=True):
         for label in split.targets[name].unique().tolist():
             members = split.targets[name] == label
             move = -2 / 255 * slopes[members].sign().mean(0)

@@ -14,7 +14,7 @@ from baselines.crafting.lift import (
     ImageCell,
     Lift,
     assign_cells,
-    densest_cells,
+    equal_cells,
     lift_classwise,
     lift_samplewise,
     official_cells,
@@ -34,7 +34,7 @@ MODES: st.SearchStrategy[Lift] = st.sampled_from(["patch", "average", "patch-off
 @settings(max_examples=150, deadline=None)
 @given(count=st.integers(1, 64), height=st.integers(8, 70), width=st.integers(8, 70))
 def test_cells_use_every_pixel_once(count: int, height: int, width: int) -> None:
-    cut = densest_cells(count, height, width)
+    cut = equal_cells(count, height, width)
     used = torch.zeros(height, width, dtype=torch.int64)
     for cell in cut:
         assert cell.height > 0
@@ -49,7 +49,7 @@ def test_cells_use_every_pixel_once(count: int, height: int, width: int) -> None
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(1, 64), side=st.integers(64, 140))
 def test_cells_are_of_similar_size(count: int, side: int) -> None:
-    areas = [cell.height * cell.width for cell in densest_cells(count, side, side)]
+    areas = [cell.height * cell.width for cell in equal_cells(count, side, side)]
     assert max(areas) <= 2.5 * min(areas)
 
 
@@ -113,7 +113,7 @@ def test_patch_puts_every_tasks_pattern_into_its_cell(
     noise, drawn = lifted(classes, "patch", height, width)
     batch = random_batch(classes, height, width)
     delta = noise.delta(batch)
-    for i, (cell, patterns) in enumerate(zip(densest_cells(len(classes), height, width), drawn, strict=True)):
+    for i, (cell, patterns) in enumerate(zip(equal_cells(len(classes), height, width), drawn, strict=True)):
         shown = delta[:, :, cell.top : cell.top + cell.height, cell.left : cell.left + cell.width]
         assert torch.equal(shown, patterns[batch.targets[f"task {i}"]])
 
@@ -200,7 +200,7 @@ def test_tasks_without_any_label_get_no_room(mode: Lift) -> None:
     noise, _ = lifted([2, 3, 4], mode, 12, 12, without=(1,))
     alone, _ = lifted([2, 4], mode, 12, 12)
     assert tuple(task.name for task in noise.tasks) == ("task 0", "task 2")
-    assert noise.places == alone.places
+    assert noise.cells == alone.cells
     assert noise.scale == alone.scale
     assert [len(patterns) for patterns in noise.patterns] == [3, 5]
 
@@ -230,25 +230,25 @@ def test_signals_of_samples_lie_where_patterns_of_classes_lie(mode: Lift) -> Non
     train.targets["task 1"][2:4] = MISSING
     layout = assign_cells(tasks_of(classes), mode, train)
     patterns = {
-        place: torch.rand(task.classes, 3, *place.drawn)
-        for task, place in zip(layout.tasks, layout.places, strict=True)
+        cell: torch.rand(task.classes, 3, *cell.signal_size)
+        for task, cell in zip(layout.tasks, layout.cells, strict=True)
     }
-    if mode == "average":  # one place for all: one set of patterns, long enough for every task
-        patterns = {layout.places[0]: torch.rand(5, 3, 13, 11)}
+    if mode == "average":  # one cell for all: one set of patterns, long enough for every task
+        patterns = {layout.cells[0]: torch.rand(5, 3, 13, 11)}
     steps: list[tuple[str, int, int]] = []
     context = CraftContext(
         (), Augmentation(), EPSILON, lambda: None, lambda n: [], CPU, lambda *step: steps.append(step)
     )
 
-    def signal_at(place: ImageCell) -> Any:
+    def signal_at(cell: ImageCell) -> Any:
         def signal(rows: Tensor, labels: Tensor) -> Tensor:
             assert (labels != MISSING).all()
-            return patterns[place][labels]
+            return patterns[cell][labels]
 
         return signal
 
-    rows = lift_samplewise(train, layout, [signal_at(place) for place in layout.places], context)
-    draws = iter(layout.places)
+    rows = lift_samplewise(train, layout, [signal_at(cell) for cell in layout.cells], context)
+    draws = iter(layout.cells)
 
     def draw(count: int, height: int, width: int) -> Tensor:
         return patterns[next(draws)][:count]
