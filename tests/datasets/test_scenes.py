@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,8 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from bench.api import Dataset, MultiTaskData
 from bench.catalog.build import build_part
-from bench.datasets import scenes
 from bench.datasets.geometry import camera_rays, normals_from_depth
-from bench.datasets.scenes import CLASSES, FARTHEST, FOCAL, SOLIDS, Rooms, Scenes, draw_rooms, render
+from bench.datasets.scenes import CLASSES, FARTHEST, FOCAL, SOLIDS, Room, Scenes, draw_rooms, render
 from bench.tasks.normals import Normals
 from bench.values import DENSE, Split
 
@@ -22,6 +22,7 @@ RAYS = camera_rays(HEIGHT, WIDTH, (FOCAL * WIDTH, FOCAL * WIDTH), ((WIDTH - 1) /
 SMALL = Scenes(train=40, test=20)
 
 Floats = NDArray[np.float32]
+Views = tuple[Floats, NDArray[np.int8], Floats, Floats]
 
 
 def load(dataset: Scenes = SMALL) -> MultiTaskData:
@@ -39,14 +40,27 @@ def data() -> MultiTaskData:
     return load()
 
 
+def render_all(rooms: list[Room], height: int = HEIGHT, width: int = WIDTH) -> Views:
+    """Return images, classes, depths and normals of all rooms."""
+    images, labels, depths, normals = zip(*(render(room, height, width) for room in rooms), strict=True)
+    return np.stack(images), np.stack(labels), np.stack(depths), np.stack(normals)
+
+
+def stack(rooms: list[Room]) -> SimpleNamespace:
+    """Return every attribute of all rooms in one array."""
+    return SimpleNamespace(
+        **{field.name: np.stack([getattr(room, field.name) for room in rooms]) for field in fields(Room)}
+    )
+
+
 @pytest.fixture(scope="module")
-def rooms() -> Rooms:
+def rooms() -> list[Room]:
     return draw_rooms(np.random.default_rng(5), 40)
 
 
 @pytest.fixture(scope="module")
-def view(rooms: Rooms) -> tuple[Floats, NDArray[np.int8], Floats, Floats]:
-    return render(rooms, HEIGHT, WIDTH)
+def view(rooms: list[Room]) -> Views:
+    return render_all(rooms)
 
 
 def test_it_is_a_dataset_of_the_catalog_that_needs_nothing() -> None:
@@ -90,18 +104,11 @@ def test_training_and_test_scenes_are_drawn_apart(data: MultiTaskData) -> None:
     assert same(load(replace(SMALL, train=10)).test, data.test)
 
 
-def test_how_many_are_rendered_at_a_time_changes_nothing(
-    data: MultiTaskData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scenes, "CHUNK", 7)
-    assert same(load().train, data.train)
-
-
 def test_progress_reaches_the_number_of_scenes() -> None:
     calls: list[tuple[str, int, int]] = []
     Scenes(train=20, test=5).load(None, Path("unused"), lambda *call: calls.append(call))
-    assert [done for _, done, _ in calls] == [16, 20, 5]
-    assert [total for _, _, total in calls] == [20, 20, 5]
+    assert [done for _, done, _ in calls] == [*range(1, 21), *range(1, 6)]
+    assert [total for _, _, total in calls] == [20] * 20 + [5] * 5
 
 
 def test_every_class_is_seen_often_enough(data: MultiTaskData) -> None:
@@ -147,9 +154,9 @@ def test_normals_agree_with_the_depth_on_flat_faces(view: tuple[Floats, ...]) ->
 
 
 @pytest.mark.parametrize("solid", ["cylinder", "ellipsoid"])
-def test_normals_agree_with_the_depth_on_curved_ones(rooms: Rooms, solid: str) -> None:
+def test_normals_agree_with_the_depth_on_curved_ones(rooms: list[Room], solid: str) -> None:
     height, width = 4 * HEIGHT, 4 * WIDTH
-    _, labels, depth, normals = render(rooms.rows(0, 10), height, width)
+    _, labels, depth, normals = render_all(rooms[:10], height, width)
     rays = camera_rays(height, width, (FOCAL * width, FOCAL * width), ((width - 1) / 2, (height - 1) / 2))
     derived = normals_from_depth(depth[:, 0], rays, radius=1)
     inside = minimum_filter(labels, (1, 3, 3)) == maximum_filter(labels, (1, 3, 3))
@@ -159,7 +166,7 @@ def test_normals_agree_with_the_depth_on_curved_ones(rooms: Rooms, solid: str) -
     assert np.median(cosines) > np.cos(np.radians(0.5))
 
 
-def solid_values(rooms: Rooms, points: Floats) -> Floats:
+def solid_values(rooms: SimpleNamespace, points: Floats) -> Floats:
     """For points [n 3 p], how far out of every solid they are [s n p]: 1 on it, inf if it is not placed."""
     values = []
     for solid in range(rooms.centers.shape[1]):
@@ -175,20 +182,21 @@ def solid_values(rooms: Rooms, points: Floats) -> Floats:
     return np.stack(values).astype(np.float32)
 
 
-def points_at(rooms: Rooms, depth: Floats) -> Floats:
+def points_at(rooms: SimpleNamespace, depth: Floats) -> Floats:
     """Return the points of the room [n 3 p] at these depths [n 1 h w]."""
     rays = np.stack([*RAYS, np.ones_like(RAYS[0])]).reshape(3, -1).astype(np.float32)
-    return (rooms.camera @ rays) * depth.reshape(len(depth), 1, -1)
+    points: Floats = (rooms.camera @ rays) * depth.reshape(len(depth), 1, -1)
+    return points
 
 
-def test_what_is_seen_lies_on_a_surface_of_its_class(rooms: Rooms, view: tuple[Floats, ...]) -> None:
-    _, labels, depth, _ = view
-    points = points_at(rooms, depth)
-    labels = labels.reshape(len(labels), -1)
-    values = np.abs(solid_values(rooms, points) - 1)
+def test_what_is_seen_lies_on_a_surface_of_its_class(rooms: list[Room], view: Views) -> None:
+    every = stack(rooms)
+    points = points_at(every, view[2])
+    labels = view[1].reshape(len(rooms), -1)
+    values = np.abs(solid_values(every, points) - 1)
     for kind, solid in enumerate(SOLIDS):
         assert values[kind :: len(SOLIDS)].min(0)[labels == CLASSES.index(solid)].max() < 2e-3
-    room = (points - rooms.middle[..., None]) / rooms.half[..., None]
+    room = (points - every.center[..., None]) / every.half[..., None]
     assert np.abs(room).max() < 1 + 1e-4
     assert room[:, 1][labels == CLASSES.index("floor")] == pytest.approx(1, abs=1e-4)
     assert room[:, 1][labels == CLASSES.index("ceiling")] == pytest.approx(-1, abs=1e-4)
@@ -197,38 +205,41 @@ def test_what_is_seen_lies_on_a_surface_of_its_class(rooms: Rooms, view: tuple[F
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
-def test_nothing_stands_before_what_is_seen(rooms: Rooms, view: tuple[Floats, ...], share: float) -> None:
-    assert solid_values(rooms, points_at(rooms, view[2] * np.float32(share))).min() > 0.999
+def test_nothing_stands_before_what_is_seen(rooms: list[Room], view: Views, share: float) -> None:
+    every = stack(rooms)
+    assert solid_values(every, points_at(every, view[2] * np.float32(share))).min() > 0.999
 
 
-def test_the_camera_stands_on_the_floor_of_a_room_among_solids_that_do_not_touch(rooms: Rooms) -> None:
-    assert (np.abs(rooms.middle) < rooms.half).all()
-    assert np.linalg.det(rooms.camera) == pytest.approx(np.ones(len(rooms.camera)), abs=1e-5)
-    feet = rooms.centers[..., 1] + rooms.halves[..., 1]
-    floor = (rooms.middle + rooms.half)[:, 1]
+def test_the_camera_stands_on_the_floor_of_a_room_among_solids_that_do_not_touch(rooms: list[Room]) -> None:
+    every = stack(rooms)
+    assert (np.abs(every.center) < every.half).all()
+    assert np.linalg.det(every.camera) == pytest.approx(np.ones(len(rooms)), abs=1e-5)
+    feet = every.centers[..., 1] + every.halves[..., 1]
+    floor = (every.center + every.half)[:, 1]
     assert feet == pytest.approx(np.broadcast_to(floor[:, None], feet.shape), abs=1e-5)
-    ground, radii = rooms.centers[..., [0, 2]], np.hypot(rooms.halves[..., 0], rooms.halves[..., 2])
+    ground, radii = every.centers[..., [0, 2]], np.hypot(every.halves[..., 0], every.halves[..., 2])
     gaps = np.linalg.norm(ground[:, :, None] - ground[:, None], axis=3) - radii[:, :, None] - radii[:, None]
-    both = rooms.placed[:, :, None] & rooms.placed[:, None] & ~np.eye(gaps.shape[1], dtype=bool)
+    both = every.placed[:, :, None] & every.placed[:, None] & ~np.eye(gaps.shape[1], dtype=bool)
     assert gaps[both].min() >= 0
-    assert np.linalg.norm(ground, axis=2)[rooms.placed].min() > 0.7
-    assert 2 < rooms.placed.sum(1).mean() < rooms.placed.shape[1]
+    assert np.linalg.norm(ground, axis=2)[every.placed].min() > 0.7
+    assert 2 < every.placed.sum(1).mean() < every.placed.shape[1]
 
 
-def test_a_mirrored_room_gives_the_mirrored_image_and_maps(
-    rooms: Rooms, view: tuple[Floats, NDArray[np.int8], Floats, Floats]
-) -> None:
+def test_a_mirrored_room_gives_the_mirrored_image_and_maps(rooms: list[Room], view: Views) -> None:
     mirror = np.array([-1, 1, 1], np.float32)
-    mirrored = replace(
-        rooms,
-        camera=rooms.camera * mirror * mirror[:, None],
-        middle=rooms.middle * mirror,
-        centers=rooms.centers * mirror,
-        turns=-rooms.turns,
-        lamp=rooms.lamp * mirror,
-        waves=rooms.waves * mirror,
-    )
-    images, labels, depth, normals = (maps[..., ::-1] for maps in render(mirrored, HEIGHT, WIDTH))
+    mirrored = [
+        replace(
+            room,
+            camera=room.camera * mirror * mirror[:, None],
+            center=room.center * mirror,
+            centers=room.centers * mirror,
+            turns=-room.turns,
+            lamp=room.lamp * mirror,
+            waves=room.waves * mirror,
+        )
+        for room in rooms
+    ]
+    images, labels, depth, normals = (maps[..., ::-1] for maps in render_all(mirrored))
     seen = torch.from_numpy(normals.copy())
     # Where a ray grazes an edge, rounding decides.
     assert (labels == view[1]).mean() > 0.9999
@@ -237,20 +248,18 @@ def test_a_mirrored_room_gives_the_mirrored_image_and_maps(
     assert np.quantile(np.abs(images - view[0]), 0.999) < 1e-3
 
 
-def test_an_object_casts_its_shadow_and_is_lit_from_the_lamp(rooms: Rooms) -> None:
-    bare = replace(rooms, placed=np.zeros_like(rooms.placed))
-    plain = {"colors": np.ones_like(rooms.colors), "contrasts": np.zeros_like(rooms.contrasts)}
-    images, labels, _, _ = render(replace(rooms, **plain), HEIGHT, WIDTH)
-    empty, room, _, _ = render(replace(bare, **plain), HEIGHT, WIDTH)
+def test_an_object_casts_its_shadow_and_is_lit_from_the_lamp(rooms: list[Room]) -> None:
+    plain = [
+        replace(room, colors=np.ones_like(room.colors), contrasts=np.zeros_like(room.contrasts))
+        for room in rooms
+    ]
+    images, labels, _, _ = render_all(plain)
+    empty, empty_labels, _, _ = render_all(
+        [replace(room, placed=np.zeros_like(room.placed)) for room in plain]
+    )
     # Away from the blurred outlines of solids, what is seen with and without them differs by shadows only.
     away = maximum_filter(labels, (1, 7, 7)) < CLASSES.index("box")
-    assert (room == labels)[away].all()
+    assert (empty_labels == labels)[away].all()
     darker = (empty - images)[:, 0][away]
     assert darker.min() > -1e-4
     assert (darker > 0.1).mean() > 0.01
-
-
-def test_rows_of_all_rooms_are_these_rooms(rooms: Rooms) -> None:
-    some = rooms.rows(3, 5)
-    for field in fields(Rooms):
-        assert np.array_equal(getattr(some, field.name), getattr(rooms, field.name)[3:5])
