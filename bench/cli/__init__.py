@@ -17,6 +17,7 @@ from bench.errors import BenchError
 app = typer.Typer(
     name="bench",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
@@ -57,7 +58,7 @@ app.add_typer(data.app, name="data")
 def main() -> NoReturn:
     """Run the command line. An error that the user can fix is one line and exit code 2."""
     try:
-        app()
+        app(prog_name="bench")
     except BenchError as error:
         print_message(f"error: {error}")
         sys.exit(2)

@@ -1,5 +1,6 @@
 """``bench list`` and ``bench show``: the parts and suites there are."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ def list_parts(
     axis: Annotated[
         str | None,
         typer.Argument(
+            metavar="AXIS",
             help="dataset, attack, backbone, weighting, defense, regime or suite.",
             show_default="all",
             autocompletion=completion.complete_axis_or_suite,
@@ -54,16 +56,29 @@ def show_part(
     axis: Annotated[
         str,
         typer.Argument(
-            help="dataset, attack, backbone, weighting, defense or regime.",
-            autocompletion=completion.complete_axis,
+            metavar="AXIS",
+            help="dataset, attack, backbone, weighting, defense or regime; or suite-schema.",
+            autocompletion=completion.complete_what_to_show,
         ),
     ],
     name: Annotated[
         str,
-        typer.Argument(help="The name of the part.", autocompletion=completion.complete_part_of_axis),
-    ],
+        typer.Argument(
+            metavar="NAME", help="The name of the part.", autocompletion=completion.complete_part_of_axis
+        ),
+    ] = "",
 ) -> None:
-    """Show one part: what it does, its paper, its parameters and their defaults."""
+    """Show one part: what it does, its paper, its parameters and their defaults.
+
+    `bench show suite-schema` prints the JSON Schema of suite files, for editors that check and complete them.
+    """
+    if axis == "suite-schema":
+        from bench.engine.planning.suite_file import suite_schema
+
+        print(json.dumps(suite_schema(), indent=2))
+        return
+    if axis in catalog_axes() and not name:
+        raise BenchError(f"give the name of a part; `bench list {axis}` lists them")
     parts = name.split("+") if axis in COMPOSED else [name]
     print("\n\n".join(render_part(axis, part.strip()) for part in parts))
 

@@ -21,6 +21,11 @@ def complete_axis_or_suite(incomplete: str) -> list[str]:
     return [name for name in (*catalog_axes(), "suite") if name.startswith(incomplete)]
 
 
+def complete_what_to_show(incomplete: str) -> list[str]:
+    """Return what `bench show` can show: the parts of an axis, and ``suite-schema``."""
+    return [name for name in (*catalog_axes(), "suite-schema") if name.startswith(incomplete)]
+
+
 def complete_dataset(incomplete: str) -> list[str]:
     """Return the datasets whose name begins so."""
     return complete_part("dataset", incomplete)

@@ -12,6 +12,7 @@ def conform(
     attack: Annotated[
         str,
         typer.Argument(
+            metavar="ATTACK",
             help="The attack, written as in suites. It is crafted about twenty times on 40 small images; "
             "small parameters make that quick: 'em(rounds=2, steps=2, surrogate_steps=2)'.",
             autocompletion=lambda incomplete: completion.complete_part("attack", incomplete),

@@ -62,7 +62,7 @@ def prepare_dataset(
 @app.command("show")
 def show_dataset(
     name: options.DatasetArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")],
     data_root: options.DataRootOption = None,
     cache: options.CacheOption = None,
 ) -> None:

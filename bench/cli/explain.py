@@ -13,7 +13,8 @@ def explain(
     cell: Annotated[
         list[str],
         typer.Argument(
-            help="The beginning of the cell's key, or words from its label, such as: em jpeg 'seed 0'."
+            metavar="CELL",
+            help="The beginning of the cell's key, or words from its label, such as: em jpeg 'seed 0'.",
         ),
     ],
     out: options.RunFolderOption = None,

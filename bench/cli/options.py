@@ -11,6 +11,7 @@ SuiteOption = Annotated[
     str,
     typer.Option(
         "--suite",
+        metavar="NAME",
         help="The name of a suite (see `bench list suite`) or a suite file.",
         autocompletion=completion.complete_suite,
     ),
@@ -33,16 +34,23 @@ SetOption = Annotated[
     ),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="The folder of the run.", show_default="runs/SUITE")
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="The folder of the run.", show_default="runs/SUITE"),
 ]
 RunFolderOption = Annotated[
-    Path | None, typer.Option("--out", help="The folder of the run.", show_default="the latest in runs/")
+    Path | None,
+    typer.Option(
+        "--out", metavar="FOLDER", help="The folder of the run.", show_default="the latest in runs/"
+    ),
 ]
-DataRootOption = Annotated[Path | None, typer.Option("--data-root", help="The folder with the datasets.")]
+DataRootOption = Annotated[
+    Path | None, typer.Option("--data-root", metavar="FOLDER", help="The folder with the datasets.")
+]
 CacheOption = Annotated[
     Path | None,
     typer.Option(
         "--cache",
+        metavar="FOLDER",
         envvar="MTLUE_CACHE",
         help="The folder for decoded images, shared by all runs.",
         show_default="the user's cache folder",
@@ -52,6 +60,7 @@ JobsOption = Annotated[
     int | None,
     typer.Option(
         "--jobs",
+        metavar="N",
         min=1,
         help="How many workers run at the same time. On several GPUs, each worker gets the one with the "
         "most free memory per worker.",
@@ -65,6 +74,7 @@ ExecutorOption = Annotated[
     Literal["auto", "inline", "processes", "ray", "slurm"],
     typer.Option(
         "--executor",
+        metavar="NAME",
         help="Where the work runs. inline: in this process; processes: in worker processes; auto: inline "
         "if one worker is enough, else processes; ray, slurm: on a cluster.",
     ),
@@ -74,6 +84,7 @@ AddressOption = Annotated[
     typer.Option(
         "--address",
         envvar="RAY_ADDRESS",
+        rich_help_panel="Cluster",
         metavar="HOST:PORT",
         help="The Ray cluster to join. auto: the cluster that this machine belongs to.",
         show_default="a new Ray on this machine",
@@ -83,6 +94,8 @@ GpusOption = Annotated[
     float | None,
     typer.Option(
         "--gpus",
+        metavar="N",
+        rich_help_panel="Cluster",
         min=0,
         help="GPUs per Ray worker. With 0.25, four workers share one GPU.",
         show_default="1 with --device cuda, else 0",
@@ -92,6 +105,7 @@ SlurmOption = Annotated[
     list[str] | None,
     typer.Option(
         "--slurm",
+        rich_help_panel="Cluster",
         metavar="KEY=VALUE",
         help="An option of Slurm's sbatch, such as partition=long. Can be repeated.",
     ),
@@ -103,12 +117,15 @@ RerunOption = Annotated[
 TrackingUriOption = Annotated[
     str | None,
     typer.Option(
-        "--tracking-uri", help="The MLflow tracking URI.", show_default="SQLite in the run's folder"
+        "--tracking-uri",
+        metavar="URI",
+        help="The MLflow tracking URI.",
+        show_default="SQLite in the run's folder",
     ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="The file to write.", show_default="standard output"),
+    typer.Option("--output", "-o", metavar="FILE", help="The file to write.", show_default="standard output"),
 ]
 DatasetArgument = Annotated[
     str,

@@ -37,17 +37,24 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="A value of the axis, such as em.", autocompletion=completion.complete_part_of_axis
+            metavar="A",
+            help="A value of the axis, such as em.",
+            autocompletion=completion.complete_part_of_axis,
         ),
     ],
     b: Annotated[
         str,
         typer.Argument(
-            help="Another value, such as mtl-ue-em.", autocompletion=completion.complete_part_of_axis
+            metavar="B",
+            help="Another value, such as mtl-ue-em.",
+            autocompletion=completion.complete_part_of_axis,
         ),
     ],
     axis: Annotated[
-        str, typer.Option("--axis", help="The axis of both values.", autocompletion=completion.complete_axis)
+        str,
+        typer.Option(
+            "--axis", metavar="AXIS", help="The axis of both values.", autocompletion=completion.complete_axis
+        ),
     ] = "attack",
     out: options.RunFolderOption = None,
 ) -> None:
@@ -60,7 +67,7 @@ def compare(
 
 
 def check(
-    against: Annotated[Path, typer.Option("--against", help="The reference file.")],
+    against: Annotated[Path, typer.Option("--against", metavar="FILE", help="The reference file.")],
     out: options.RunFolderOption = None,
     update: Annotated[
         bool, typer.Option("--update", help="Write the reference file from this run instead.")

@@ -36,6 +36,7 @@ def run(
         int,
         typer.Option(
             "--threads",
+            metavar="N",
             min=1,
             help="CPU threads per worker. Changing it can change results in the last bits.",
         ),

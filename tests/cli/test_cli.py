@@ -8,18 +8,21 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
+from typer.main import get_command
 
 from bench import cli
 from bench.api import CraftContext
 from bench.catalog.table import CATALOG, catalog_axes, catalog_entries
-from bench.suites import suite_names
+from bench.suites import suite_names, suite_text
 from bench.values import Split
 from tests.engine import tiny
 
@@ -402,6 +405,47 @@ def test_show(axis: str, name: str) -> None:
         assert re.search(rf"^{field.name} +\S", text, re.MULTILINE)
 
 
+def test_show_the_schema_of_suite_files() -> None:
+    schema = json.loads(ok("show", "suite-schema"))
+    assert "matrix" in schema["properties"]
+    for name in suite_names():
+        assert set(tomllib.loads(suite_text(name))) <= set(schema["properties"])
+
+
+# -- the program ------------------------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    assert ok("--version") == f"mtlue-bench {version('mtlue-bench')}\n"
+
+
+def commands(group: Any, *above: str) -> Iterator[list[str]]:
+    """Yield the words of every command, hidden ones too."""
+    for name, command in group.commands.items():
+        yield [*above, name]
+        if hasattr(command, "commands"):
+            yield from commands(command, *above, name)
+
+
+@pytest.mark.parametrize("words", [[], *commands(get_command(cli.app))], ids=" ".join)
+def test_every_command_has_a_short_help_option(words: list[str]) -> None:
+    assert ok(*words, "-h") == ok(*words, "--help")
+
+
+def test_why_is_explain(out: Path) -> None:
+    cell = ("random", "--out", out)
+    assert ok("why", *cell) == ok("explain", *cell)
+    assert "why" not in ok("--help").split()
+
+
+def test_the_package_is_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--version"], cwd=ROOT, text=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ok("--version")
+
+
 # -- track ------------------------------------------------------------------------------------------------
 
 
@@ -434,7 +478,8 @@ def imported(*arguments: str | Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["list"], ["show", "attack", "mtl-ue-em"]]
+    "arguments",
+    [["--help"], ["--version"], ["run", "--help"], ["data", "-h"], ["list"], ["show", "attack", "mtl-ue-em"]],
 )
 def test_help_and_catalog_import_nothing_heavy(arguments: list[str]) -> None:
     assert imported(*arguments) == set()
@@ -490,6 +535,7 @@ RUN = ("run", "--suite", "SUITE", "--out", "new")
         (["check", "--against", "FILE/new", "--out", "OUT", "--update"], ["cannot write", "FILE/new"]),
         (["list", "atack"], ["'atack'", "did you mean 'attack'?"]),
         (["show", "atack", "em"], ["'atack'", "did you mean 'attack'?"]),
+        (["show", "attack"], ["name of a part", "bench list attack"]),
         (["show", "attack", "emm"], ["'emm'", "did you mean 'em'?"]),
         (["track"], ["no run in"]),
         (["track", "--out", "OUT", "--tracking-uri", "nothing://here"], ["nothing"]),
