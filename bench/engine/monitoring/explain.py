@@ -1,11 +1,11 @@
-"""Why a cell's result is what it is: everything known of one cell, from its files alone."""
+"""Explain a cell: everything that the files of a run say about it."""
 
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill, indent
+from textwrap import TextWrapper, indent
 from typing import Any
 
 from tabulate import tabulate
@@ -16,28 +16,28 @@ from bench.errors import BenchError, unknown_name_error
 from bench.record import AXES, CLEAN, Record, read_record, read_records
 from bench.text import format_duration, to_printable
 
-SHARED = {SURROGATES: "surrogate", POISONS: "poison", PURIFIED: "purified set"}
-"""Folders of what cells share, and what is in them."""
+SHARED_KINDS = {SURROGATES: "surrogate", POISONS: "poison", PURIFIED: "purified set"}
+"""Folder of items that cells share → what kind of item is in it."""
 
-COLUMNS = 98
-"""Entries are wrapped at this width."""
+MAX_COLUMNS = 98
+"""Values are wrapped at this width."""
 
-LISTED = 20
-"""Most cells that are listed where several match."""
+MAX_LISTED = 20
+"""Most items that are listed if several match."""
 
 LOG_LINES = 12
-"""Lines of the end of a log that are shown."""
+"""So many last lines of a log are shown."""
 
 
 @dataclass(frozen=True)
 class FoundItem:
-    """What a key or some words mean.
+    """An item that matches a key or words.
 
     Attributes:
         key: its key.
-        kind: ``cell``, one of `SHARED`, or ``unfinished`` where nothing but a log is there yet.
-        record: a cell's.
-        folder: that of what cells share.
+        kind: ``cell``, a value of `SHARED_KINDS`, or ``unfinished`` if only its log exists.
+        record: the cell's record.
+        folder: the folder of a shared item.
     """
 
     key: str
@@ -45,165 +45,155 @@ class FoundItem:
     record: Record | None = None
     folder: Path | None = None
 
-    @property
-    def label(self) -> str:
-        """Its label, where it is a cell."""
-        return self.record.label if self.record else ""
-
 
 def find_items(out: Path, words: Sequence[str]) -> list[FoundItem]:
-    """Return what is meant by the beginning of a key, or the cells that are meant by words of a label.
+    """Return the items whose key begins with the one word, else the cells whose label contains all words.
 
-    All words must occur in the label. Where some cells have every word as a word of its own, only those are
-    meant: ``em`` is not ``mtl-ue-em``.
+    If some labels contain each word as a whole word, only those cells match: ``em`` is not ``mtl-ue-em``.
 
     Raises:
-        BenchError: when there is nothing, with the nearest word as a hint, or when a cell's file is damaged.
+        BenchError: if nothing matches, with the nearest word as a hint; if the record of a matching key is
+            damaged.
     """
-    if len(words) == 1 and re.fullmatch("[0-9a-f]+", words[0]):
-        found = _begin_with(out, words[0])
-        if found:
-            return found
+    if len(words) == 1 and re.fullmatch("[0-9a-f]+", words[0]) and (items := _items_by_key(out, words[0])):
+        return items
     records = [record for record in read_records(out / "records", curve=False) if isinstance(record, Record)]
-    asked = [word for phrase in words for word in _words(phrase)]
-    meant = [record for record in records if all(word in record.label for word in asked)]
-    if not meant:
-        raise _not_found_error(asked, records, out)
-    own = [record for record in meant if set(asked) <= set(_words(record.label))]
-    return [FoundItem(record.key, "cell", record) for record in own or meant]
+    asked = [word for phrase in words for word in _split_words(phrase)]
+    matches = [record for record in records if all(word in record.label for word in asked)]
+    if not matches:
+        raise _no_match_error(asked, records, out)
+    exact = [record for record in matches if set(asked) <= set(_split_words(record.label))]
+    return [FoundItem(record.key, "cell", record) for record in exact or matches]
 
 
-def _begin_with(out: Path, beginning: str) -> list[FoundItem]:
-    cells = [read_record(path, curve=False) for path in (out / "records").glob(f"{beginning}*.json")]
-    found = {record.key: FoundItem(record.key, "cell", record) for record in cells}
-    for name, kind in SHARED.items():
-        folders = (out / name).glob(f"{beginning}*")
-        found |= {folder.name: FoundItem(folder.name, kind, folder=folder) for folder in folders}
-    for path in (out / "logs").glob(f"{beginning}*.log"):
-        found.setdefault(path.stem, FoundItem(path.stem, "unfinished"))
-    return [found[key] for key in sorted(found)]
+def _items_by_key(out: Path, prefix: str) -> list[FoundItem]:
+    records = [read_record(path, curve=False) for path in (out / "records").glob(f"{prefix}*.json")]
+    items = {record.key: FoundItem(record.key, "cell", record) for record in records}
+    for name, kind in SHARED_KINDS.items():
+        folders = (out / name).glob(f"{prefix}*")
+        items |= {folder.name: FoundItem(folder.name, kind, folder=folder) for folder in folders}
+    for path in (out / "logs").glob(f"{prefix}*.log"):
+        items.setdefault(path.stem, FoundItem(path.stem, "unfinished"))
+    return [items[key] for key in sorted(items)]
+
+
+def _split_words(text: str) -> list[str]:
+    return text.replace(" · ", " ").split()
+
+
+def _no_match_error(asked: Sequence[str], records: Sequence[Record], out: Path) -> BenchError:
+    known = {word for record in records for word in _split_words(record.label)}
+    unknown = [word for word in asked if not any(word in record.label for record in records)]
+    if unknown and known:
+        return unknown_name_error(f"word in the cells of {out}:", unknown[0], known)
+    return BenchError(f"no cell in {out} matches {' '.join(asked)!r}; `bench report --format csv` lists them")
 
 
 def find_clean_record(out: Path, record: Record) -> Record | None:
-    """Return the clean counterpart of a cell, as in the tables the one finished last; None without any."""
-    same = []
+    """Return the record of a cell's clean counterpart, the latest one as in the leaderboard; None if none."""
+    clean: Record | None = None
     for path in (out / "records").glob("*.json"):
         with contextlib.suppress(OSError, BenchError):  # files that cannot be read
-            # Reading a record takes a hundred times as long as looking for a word in it.
-            if record.victim.encode() in path.read_bytes():
-                same.append(read_record(path, curve=False))
-    wanted = record.victim, CLEAN, "done"
-    clean = (other for other in same if (other.victim, other.cell["attack"], other.status) == wanted)
-    return max(clean, key=lambda other: other.finished, default=None)
+            # Parsing a record takes a hundred times as long as searching its bytes.
+            if record.victim.encode() not in path.read_bytes():
+                continue
+            other = read_record(path, curve=False)
+            matches = (other.victim, other.cell["attack"], other.status) == (record.victim, CLEAN, "done")
+            if matches and (clean is None or other.finished > clean.finished):
+                clean = other
+    return clean
 
 
-def list_items(found: Sequence[FoundItem]) -> str:
-    """Return one line for each of the first of several things."""
-    rows = [(one.key, one.record.status if one.record else one.kind, one.label) for one in found[:LISTED]]
-    more = f"\nand {len(found) - LISTED} more" if len(found) > LISTED else ""
+def list_items(items: Sequence[FoundItem]) -> str:
+    """Return one line for each of the first items."""
+    rows = [
+        (item.key, item.record.status, item.record.label) if item.record else (item.key, item.kind, "")
+        for item in items[:MAX_LISTED]
+    ]
+    more = f"\nand {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
     return to_printable(tabulate(rows, (), "plain", disable_numparse=True) + more)
 
 
 def explain_cell(record: Record, out: Path, clean: Record | None, protections: Mapping[str, float]) -> str:
-    """Return everything known of a cell.
+    """Return everything that is known about a cell.
 
     Args:
         record: the cell.
         out: its run's folder.
-        clean: its clean counterpart, where there is one.
-        protections: task → protection, where it is defined.
+        clean: its clean counterpart, if there is one.
+        protections: task → protection, for the tasks in which it is defined.
     """
-    poison = out / "poisons" / record.poison
-    purified = record.environment.get("purified")
+    poison = out / POISONS / record.poison
+    environment = dict(record.environment)
+    purified, images = environment.pop("purified", None), environment.pop("data", None)
     provenance = {
         "key": record.key,
-        "victim": f"{record.victim}, shared by all cells that differ in the attack alone",
+        "victim": f"{record.victim}, shared by all cells that differ only in the attack",
         "clean cell": clean.key if clean else "none is finished",
-        "poison": f"{poison}{'' if poison.exists() else ', which is not there'}",
+        "poison": f"{poison}{'' if poison.exists() else ', which is missing'}",
         "surrogate": _find_surrogate(out, record.settings.get("surrogate")),
-        "purified set": str(out / "purified" / purified) if purified else None,
-        "images": record.environment.get("data"),
+        "purified set": str(out / PURIFIED / purified) if purified else None,
+        "images": images,
         "noise": {name: value for name, value in record.noise.items() if name != "tasks"},
-        "environment": {
-            name: value for name, value in record.environment.items() if name not in ("purified", "data")
-        },
+        "environment": environment,
         "protocol": record.protocol,
     }
-    sections = [f"{record.label}\n{record.status} {record.finished}, suite {record.suite}"]
-    if record.error is not None:
-        type_, message, trace = record.error["type"], record.error["message"], record.error["traceback"]
-        sections.append(_section("error", f"{type_}: {message}\n{trace}".rstrip()))
-    sections += [
-        _section("scores", _scores_table(record, clean, protections) if record.scores else ""),
-        _section("configuration", _settings_lines(record.settings)),
-        _section("provenance", _aligned_lines(provenance)),
-        _section("costs", _costs_table(record.cost)),
-        _section("log", _log_tail(out, record.key)),
-        _section("log of its poison", _log_tail(out, record.poison) if record.error else ""),
-    ]
-    return to_printable("\n\n".join(filter(None, sections)))
-
-
-def explain_shared(found: FoundItem, out: Path) -> str:
-    """Return everything known of what cells share, or of what is not there yet."""
-    sections = [f"{found.kind} {found.key}"]
-    if found.folder:
-        about = _about(out, found.folder)
-        settings, costs = about.pop("settings", {}), about.pop("cost", {})
-        sections += [
-            _section("configuration", _settings_lines(settings)),
-            _section("provenance", _aligned_lines({"folder": str(found.folder), **about})),
-            _section("costs", _costs_table(costs)),
-        ]
-    sections.append(_section("log", _log_tail(out, found.key)))
-    return to_printable("\n\n".join(filter(None, sections)))
-
-
-def _words(text: str) -> list[str]:
-    return text.replace(" · ", " ").split()
-
-
-def _not_found_error(asked: Sequence[str], records: Sequence[Record], out: Path) -> BenchError:
-    """Return the error for words no cell has, all or together."""
-    known = {word for record in records for word in _words(record.label)}
-    strange = [word for word in asked if not any(word in record.label for record in records)]
-    if strange and known:
-        return unknown_name_error(f"word in the cells of {out}:", strange[0], known)
-    return BenchError(
-        f"no cell in {out} is called {' '.join(asked)!r}; `bench report --format csv` lists them"
+    error = record.error
+    return _join_sections(
+        f"{record.label}\n{record.status} {record.finished}, suite {record.suite}",
+        {
+            "error": f"{error['type']}: {error['message']}\n{error['traceback']}".rstrip() if error else "",
+            "scores": _scores_table(record, clean, protections) if record.scores else "",
+            "configuration": _settings_lines(record.settings),
+            "provenance": _aligned_lines(provenance),
+            "costs": _costs_table(record.cost),
+            "log": _log_tail(out, record.key),
+            "log of its poison": _log_tail(out, record.poison) if error else "",
+        },
     )
 
 
-def _section(title: str, text: str) -> str:
-    return f"{title}\n{indent(text, '  ')}" if text else ""
-
-
-def _aligned_lines(entries: Mapping[str, Any]) -> str:
-    """Return one line per entry, continued on the next where it is long; paths and names stay whole."""
-    told = {name: _format_value(value) for name, value in entries.items() if value not in (None, "", {}, [])}
-    width = max(map(len, told), default=0) + 2
-    return "\n".join(
-        fill(
-            text,
-            COLUMNS,
-            initial_indent=name.ljust(width),
-            subsequent_indent=" " * width,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for name, text in told.items()
+def explain_shared(item: FoundItem, out: Path) -> str:
+    """Return everything that is known about an item that cells share, or about an unfinished one."""
+    about = _read_about(out, item.folder) if item.folder else {}
+    settings, costs = about.pop("settings", {}), about.pop("cost", {})
+    folder = {"folder": str(item.folder)} if item.folder else {}
+    return _join_sections(
+        f"{item.kind} {item.key}",
+        {
+            "configuration": _settings_lines(settings),
+            "provenance": _aligned_lines({**folder, **about}),
+            "costs": _costs_table(costs),
+            "log": _log_tail(out, item.key),
+        },
     )
+
+
+def _join_sections(head: str, sections: Mapping[str, str]) -> str:
+    texts = [f"{title}\n{indent(text, '  ')}" for title, text in sections.items() if text]
+    return to_printable("\n\n".join([head, *texts]))
+
+
+def _aligned_lines(values: Mapping[str, Any]) -> str:
+    """Return a line per value; a long one continues in its column, with paths and names in one piece."""
+    texts = {name: _format_value(value) for name, value in values.items() if value not in (None, "", {}, [])}
+    width = max(map(len, texts), default=0) + 2
+    wrapper = TextWrapper(
+        MAX_COLUMNS, subsequent_indent=" " * width, break_long_words=False, break_on_hyphens=False
+    )
+    lines = []
+    for name, text in texts.items():
+        wrapper.initial_indent = name.ljust(width)
+        lines.append(wrapper.fill(text))
+    return "\n".join(lines)
 
 
 def _settings_lines(settings: Mapping[str, Any]) -> str:
-    named = {
-        name.replace("_", " "): settings[name]
-        for name in (*AXES, *sorted(set(settings) - set(AXES)))
-        if name in settings
-    }
+    names = [*(axis for axis in AXES if axis in settings), *sorted(set(settings) - set(AXES))]
+    named = {name.replace("_", " "): settings[name] for name in names}
     if "epsilon" in named:
         epsilon = named.pop("epsilon")
-        named["budget"] = "none" if epsilon is None else f"{epsilon}/255 a pixel"
+        named["budget"] = "none" if epsilon is None else f"{epsilon}/255 per pixel"
     if "rate" in named:
         named["rate"] = "all images" if named["rate"] == 1 else f"{named['rate']:.4g} of the images"
     if "protected" in named:
@@ -212,20 +202,20 @@ def _settings_lines(settings: Mapping[str, Any]) -> str:
 
 
 def _format_value(value: Any) -> str:
-    """Spell a part with its version and parameters, any other value as people write it."""
+    """Return a part with its version and parameters, any other value without the syntax of code."""
     if _is_part(value):
         params = value["params"].get("parts", value["params"])
         return f"{value['name']} v{value['version']}" + (f" ({_format_value(params)})" if params else "")
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} = {_enclose(entry)}" for name, entry in value.items())
+        return ", ".join(f"{name} = {_bracket_if_several(entry)}" for name, entry in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_enclose, value))
+        return ", ".join(map(_bracket_if_several, value))
     if isinstance(value, float):
         return f"{value:.6g}"
     return "none" if value is None else str(value)
 
 
-def _enclose(value: Any) -> str:
+def _bracket_if_several(value: Any) -> str:
     several = isinstance(value, Mapping | list) and not _is_part(value)
     return f"[{_format_value(value)}]" if several else _format_value(value)
 
@@ -235,7 +225,7 @@ def _is_part(value: Any) -> bool:
 
 
 def _scores_table(record: Record, clean: Record | None, protections: Mapping[str, float]) -> str:
-    """Return a row per task for the metric protection is computed from, and one for the headline."""
+    """Return two rows per task: the metric that protection is computed from, and the headline metric."""
     rows = []
     for task, info in record.tasks.items():
         for metric in dict.fromkeys((info["scored"], info["headline"])):
@@ -255,17 +245,11 @@ def _scores_table(record: Record, clean: Record | None, protections: Mapping[str
 def _costs_table(costs: Mapping[str, Mapping[str, Any]]) -> str:
     if not costs:
         return ""
-    rows = [
-        (
-            phase,
-            format_duration(cost["seconds"]),
-            *(
-                None if cost[name] is None else f"{cost[name]:,.0f}"
-                for name in ("images_per_s", "peak_host_mb", "peak_device_mb")
-            ),
-        )
-        for phase, cost in costs.items()
-    ]
+    rows = []
+    for phase, cost in costs.items():
+        numbers = (cost[name] for name in ("images_per_s", "peak_host_mb", "peak_device_mb"))
+        counts = (None if number is None else f"{number:,.0f}" for number in numbers)
+        rows.append((phase, format_duration(cost["seconds"]), *counts))
     headers = ("phase", "time", "images/s", "host MiB", "device MiB")
     align = ("left", *["right"] * 4)
     return tabulate(rows, headers, "plain", missingval="-", disable_numparse=True, colalign=align)
@@ -273,19 +257,17 @@ def _costs_table(costs: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _log_tail(out: Path, key: str) -> str:
     path = log_path(out, key)
-    return "\n".join([str(path), *read_tail(path, LOG_LINES)]) if path.exists() else "there is none"
+    return "\n".join([str(path), *read_tail(path, LOG_LINES)]) if path.exists() else "no log"
 
 
 def _find_surrogate(out: Path, settings: Mapping[str, Any] | None) -> str | None:
-    """Return where the surrogate with these settings is; None where none is needed, or it is not there."""
-    for folder in (out / "surrogates").glob("[!.]*"):  # those that are being written begin with a dot
-        if _about(out, folder).get("settings", {}) == settings:
-            return str(folder)
-    return None
+    """Return the folder of the surrogate with these settings; None if none is needed or it is missing."""
+    folders = (out / SURROGATES).glob("[!.]*")  # the name begins with a dot while it is being written
+    return next((str(one) for one in folders if _read_about(out, one).get("settings", {}) == settings), None)
 
 
-def _about(out: Path, folder: Path) -> dict[str, Any]:
-    """Return the note beside what cells share; what is wrong with it, where it is damaged."""
+def _read_about(out: Path, folder: Path) -> dict[str, Any]:
+    """Return the description of a shared item, or what is wrong with it."""
     try:
         return Store(out).about(folder.parent.name, folder.name) or {}
     except BenchError as error:

@@ -1,4 +1,4 @@
-"""`bench why` and `bench status`, as a person asks them."""
+"""`bench explain` and `bench status`, as a person asks them."""
 
 import json
 import os
@@ -145,11 +145,11 @@ configuration
   rate         0.3333 of the images
   surrogate    dataset = digits v1 (train = 64), backbone = small v1 (width = 3), recipe = [epochs =
                2, milestones = [0.6, 0.8]], seed = 0
-  budget       8/255 a pixel
+  budget       8/255 per pixel
 
 provenance
   key           ce11ce11ce11ce11
-  victim        71c771c771c771c7, shared by all cells that differ in the attack alone
+  victim        71c771c771c771c7, shared by all cells that differ only in the attack
   clean cell    c1eac1eac1eac1ea
   poison        run/poisons/9015901590159015
   surrogate     run/surrogates/5ca15ca15ca15ca1
@@ -184,7 +184,7 @@ log
 
 
 def test_everything_that_is_known_of_a_cell(whole: Path) -> None:
-    assert bench("why", "ce11", "--out", whole) == (0, WHOLE, "")
+    assert bench("explain", "ce11", "--out", whole) == (0, WHOLE, "")
 
 
 FAILED = """\
@@ -202,14 +202,14 @@ configuration
 
 provenance
   key          {0.key}
-  victim       {0.victim}, shared by all cells that differ in the attack alone
+  victim       {0.victim}, shared by all cells that differ only in the attack
   clean cell   none is finished
-  poison       run/poisons/{0.poison}, which is not there
+  poison       run/poisons/{0.poison}, which is missing
   environment  device = cpu, threads = 1
   protocol     1
 
 log
-  there is none
+  no log
 
 log of its poison
   run/logs/{0.poison}.log
@@ -230,7 +230,7 @@ def test_a_failure_is_told_with_its_traceback_and_the_logs(
     (out / "surrogates" / "5ca15ca15ca15ca1").mkdir(parents=True)
     (out / "logs").mkdir()
     (out / "logs" / f"{record.poison}.log").write_text("of the poison\n")
-    assert bench("why", record.key, "--out", out) == (0, FAILED.format(record), "")
+    assert bench("explain", record.key, "--out", out) == (0, FAILED.format(record), "")
 
 
 def test_whatever_a_run_makes_is_explained(tmp_path: Path) -> None:
@@ -238,16 +238,16 @@ def test_whatever_a_run_makes_is_explained(tmp_path: Path) -> None:
     tiny.run(tiny.plan(matrix=axes), tmp_path)
     titles = ["configuration", "provenance", "costs", "log"]
     for record in tiny.records(tmp_path).values():
-        told = sections(bench("why", record.key, "--out", tmp_path)[1])
+        told = sections(bench("explain", record.key, "--out", tmp_path)[1])
         assert list(told) == ["", "scores", *titles]
-        assert "not there" not in told["provenance"]
+        assert "missing" not in told["provenance"]
         assert "none is finished" not in told["provenance"]
         assert ("surrogates" in told["provenance"]) == (record.cell["attack"] == "tap")
         assert "done in" in told["log"]
     shared = [path for kind in ("poisons", "surrogates", "purified") for path in (tmp_path / kind).iterdir()]
     assert len(shared) == 2 + 1 + 2
     for folder in shared:
-        told = sections(bench("why", folder.name, "--out", tmp_path)[1])
+        told = sections(bench("explain", folder.name, "--out", tmp_path)[1])
         assert list(told) == ["", *titles]
         assert "damaged" not in told["provenance"]
         assert "done in" in told["log"]
@@ -261,7 +261,7 @@ def test_what_cells_share_is_explained_too(tmp_path: Path, name: str, kind: str)
     folder = tmp_path / name / "0123456789abcdef"
     path = write_about(folder, settings=SURROGATE, cost={"craft": cost(75)}, place="café", nothing=[])
     provenance = f"  folder  {folder}\n  place   café"
-    told = sections(bench("why", "01234567", "--out", tmp_path)[1])
+    told = sections(bench("explain", "01234567", "--out", tmp_path)[1])
     assert told == {
         "": f"{kind} 0123456789abcdef",
         "configuration": "  dataset   digits v1 (train = 64)\n  backbone  small v1 (width = 3)\n"
@@ -269,16 +269,16 @@ def test_what_cells_share_is_explained_too(tmp_path: Path, name: str, kind: str)
         "provenance": provenance,
         "costs": "  phase          time    images/s    host MiB    device MiB\n"
         "  craft    1 min 15 s           -         400             -",
-        "log": "  there is none",
+        "log": "  no log",
     }
     altered = path.read_text().replace("café", "tea")
     for content in ("", "[]", '{"about": {}}', "[" * 10**5, altered, None):
         path.unlink() if content is None else path.write_text(content)
-        code, text, _ = bench("why", "0123", "--out", tmp_path)
+        code, text, _ = bench("explain", "0123", "--out", tmp_path)
         assert code == 0
         damaged = f"provenance\n  folder   {folder}\n  damaged  {path} is damaged: "
         assert re.sub(r"\n {11}", " ", text).startswith(f"{kind} 0123456789abcdef\n\n{damaged}")
-        assert text.endswith("\n\nlog\n  there is none\n")
+        assert text.endswith("\n\nlog\n  no log\n")
 
 
 def test_of_what_was_killed_there_is_its_log(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_of_what_was_killed_there_is_its_log(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("one\n\x1b]0;two\n")
     expected = f"unfinished 0123456789abcdef\n\nlog\n  {path}\n  one\n   ]0;two\n"
-    assert bench("why", "01234567", "--out", tmp_path) == (0, expected, "")
+    assert bench("explain", "01234567", "--out", tmp_path) == (0, expected, "")
 
 
 def test_the_clean_cell_is_that_of_the_tables(tmp_path: Path) -> None:
@@ -309,14 +309,14 @@ def test_the_clean_cell_is_that_of_the_tables(tmp_path: Path) -> None:
     for each in (record, other):
         write_record(tmp_path / "records", each)
     for key, found in ((record.key, "c1ea2"), (other.key, "c1ea5"), ("c1ea1", "c1ea2"), ("c1ea4", "c1ea2")):
-        told = sections(bench("why", key, "--out", tmp_path)[1])
+        told = sections(bench("explain", key, "--out", tmp_path)[1])
         assert f"clean cell   {found}\n" in told["provenance"]
 
 
 def test_a_part_of_a_word_means_more_than_the_word(made: dict[str, Record], tmp_path: Path) -> None:
-    _, text, _ = bench("why", "mtl-ue", "1", "--out", tmp_path)
+    _, text, _ = bench("explain", "mtl-ue", "1", "--out", tmp_path)
     assert text.startswith(made["mtl-ue-em 1"].label)
-    code, text, err = bench("why", "em", "--out", tmp_path)
+    code, text, err = bench("explain", "em", "--out", tmp_path)
     assert code == 2
     both = sorted((made["em 0"], made["em 1"]), key=lambda record: record.key)
     assert text.splitlines() == [f"{record.key}  done  {record.label}" for record in both]
@@ -325,7 +325,7 @@ def test_a_part_of_a_word_means_more_than_the_word(made: dict[str, Record], tmp_
 
 def test_a_whole_label_is_that_of_one_cell(made: dict[str, Record], tmp_path: Path) -> None:
     for record in made.values():
-        assert bench("why", f" {record.label}", "--out", tmp_path)[1].startswith(f"{record.label}\n")
+        assert bench("explain", f" {record.label}", "--out", tmp_path)[1].startswith(f"{record.label}\n")
 
 
 def test_a_beginning_of_several_keys_means_all_of_them(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_a_beginning_of_several_keys_means_all_of_them(tmp_path: Path) -> None:
     for folder in ("poisons/0000000000000020", "purified/0000000000000003", "logs"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "logs" / "00000000000001e2.log").touch()
-    assert bench("why", "0", "--out", tmp_path)[:2] == (
+    assert bench("explain", "0", "--out", tmp_path)[:2] == (
         2,
         "0000000000000003  purified set\n"
         "0000000000000012  done          digits · e m · small · ew · none · mtl · seed 0\n"
@@ -357,7 +357,7 @@ def test_of_many_matches_some_are_listed() -> None:
         (["em", "cleam", "mtl-ue-emm"], "unknown word in the cells of OUT: 'cleam'; did you mean 'clean'?"),
         (
             ["clean", "mtl-ue-em"],
-            "no cell in OUT is called 'clean mtl-ue-em'; `bench report --format csv` lists them",
+            "no cell in OUT matches 'clean mtl-ue-em'; `bench report --format csv` lists them",
         ),
         (["0123456789abcdef"], f"unknown word in the cells of OUT: '0123456789abcdef'; there are: {KNOWN}."),
         (["KEY", "em"], f"unknown word in the cells of OUT: 'KEY'; there are: {KNOWN}."),
@@ -376,23 +376,23 @@ def test_a_wrong_word_gets_a_hint(
     def fill_in(text: str) -> str:
         return text.replace("OUT", str(tmp_path)).replace("KEY", key).replace("MIDDLE", key[1:])
 
-    assert bench("why", *map(fill_in, words), "--out", tmp_path) == (2, "", f"error: {fill_in(error)}\n")
+    assert bench("explain", *map(fill_in, words), "--out", tmp_path) == (2, "", f"error: {fill_in(error)}\n")
 
 
 def test_in_an_empty_folder_nothing_is_called_anything(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
-    error = f"error: no cell in {tmp_path} is called 'em'; `bench report --format csv` lists them\n"
-    assert bench("why", "em", "--out", tmp_path) == (2, "", error)
+    error = f"error: no cell in {tmp_path} matches 'em'; `bench report --format csv` lists them\n"
+    assert bench("explain", "em", "--out", tmp_path) == (2, "", error)
 
 
 def test_a_damaged_record_is_named(made: dict[str, Record], tmp_path: Path) -> None:
     key = made["em 0"].key
     path = tmp_path / "records" / f"{key}.json"
     path.write_text(path.read_text()[:100])
-    code, _, err = bench("why", key, "--out", tmp_path)
+    code, _, err = bench("explain", key, "--out", tmp_path)
     assert code == 2
     assert err.startswith(f"error: {path} is damaged")
-    assert bench("why", "em", "--out", tmp_path)[1].startswith(made["em 1"].label)
+    assert bench("explain", "em", "--out", tmp_path)[1].startswith(made["em 1"].label)
 
 
 def test_status_of_a_run_that_is_there_and_of_none(made: dict[str, Record], tmp_path: Path) -> None:
@@ -425,4 +425,4 @@ def test_nothing_heavy_is_imported_to_ask(made: dict[str, Record], tmp_path: Pat
         return done.stderr.strip()
 
     assert imported("status") == ""
-    assert imported("why", "em", "seed 0") == ""
+    assert imported("explain", "em", "seed 0") == ""
