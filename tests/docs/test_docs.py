@@ -2,17 +2,14 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from bench.catalog.table import CATALOG
-from bench.cli import app
 from bench.engine.planning.suite_file import Suite, override_recipe
 from bench.values import Recipe
 
@@ -23,19 +20,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 def blocks(page: Path, language: str) -> list[str]:
     """Return the code blocks of a page in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def commands() -> list[tuple[str, str]]:
-    """Return (page, command) of every `bench` call in the shell blocks."""
-    found = []
-    for page in PAGES:
-        for block in blocks(page, "sh"):
-            for line in block.replace("\\\n", " ").splitlines():
-                for part in re.split(r"&&|\|", line.partition("#")[0]):
-                    words = shlex.split(part)
-                    if words and Path(words[0]).name == "bench":
-                        found.append((page.name, shlex.join(words[1:])))
-    return found
 
 
 def test_set_up_is_two_lines() -> None:
@@ -60,14 +44,6 @@ def test_links_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
-
-
-@pytest.mark.parametrize(("page", "command"), commands())
-def test_commands_parse(page: str, command: str) -> None:
-    name, *arguments = shlex.split(command)
-    known = get_command(app).commands  # type: ignore[attr-defined]
-    assert name in known, f"{page}: bench {command}"
-    known[name].make_context(name, list(arguments), resilient_parsing=False)
 
 
 def test_suite_example_is_a_suite() -> None:
