@@ -140,7 +140,7 @@ def test_lsp_tells_40_binary_tasks_apart_in_cells_of_a_few_pixels() -> None:
     train = training_set(400, classes, 20, 20)
     delta = craft("lsp", train, classes).delta(whole(train))
     for name, cell in zip(train.targets, equal_cells(40, 20, 20), strict=True):
-        features, labels = cell.of(delta).flatten(1).double(), train.targets[name]
+        features, labels = cell.crop(delta).flatten(1).double(), train.targets[name]
         fitted = RidgeClassifier().fit(features[:200], labels[:200])
         assert fitted.score(features[200:], labels[200:]) == 1
 
@@ -159,7 +159,7 @@ def test_lsp_scales_every_task_by_its_own_cell() -> None:
     train = training_set(50, classes, 21, 30)
     delta = craft("lsp", train, classes).delta(whole(train))
     for cell in equal_cells(3, 21, 30):
-        rms = cell.of(delta).square().mean((1, 2, 3)).sqrt()
+        rms = cell.crop(delta).square().mean((1, 2, 3)).sqrt()
         assert rms.tolist() == pytest.approx([6 / 255] * 50, rel=1e-3)
 
 
@@ -292,7 +292,7 @@ def test_ar_gives_the_images_of_a_class_signals_of_one_process() -> None:
     train = training_set(40, classes, 32, 24, missing=0.2)
     delta = craft("ar", train, classes).delta(whole(train))
     for labels, cell in zip(train.targets.values(), equal_cells(2, 32, 24), strict=True):
-        shown = cell.of(delta)
+        shown = cell.crop(delta)
         assert not shown[labels == MISSING].any()
         labeled, of = shown[labels != MISSING], labels[labels != MISSING]
         norm = (labeled[0].numel() / 3072) ** 0.5

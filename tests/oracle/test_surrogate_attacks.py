@@ -125,7 +125,7 @@ def test_sep_takes_the_checkpoints_it_asks_for_or_all_there_are(
     asked: int, used: int, snapshots: list[MultiTaskNet]
 ) -> None:
     means = context(snapshots)
-    objective = FixedSurrogate(means, means.snapshots(asked), view="image")
+    objective = FixedSurrogate(means, means.surrogate_snapshots(asked), view="image")
     assert len(objective.losses(whole(SPLIT))) == used
 
 
@@ -264,7 +264,7 @@ def test_a_class_moves_by_the_mean_of_what_its_samples_ask(mode: str) -> None:
             members = split.targets[name] == label
             move = -2 / 255 * slopes[members].sign().mean(0)
             cell = torch.zeros_like(move)
-            place.of(cell[None]).copy_(place.of(move.clamp(-EPSILON, EPSILON)[None]))
+            place.crop(cell[None]).copy_(place.crop(move.clamp(-EPSILON, EPSILON)[None]))
             wanted[members] += start.scale * cell
     assert torch.allclose(table.delta(batch), wanted, atol=1e-6)
 
