@@ -1,59 +1,57 @@
-"""A board that is still that of its folder is read, not drawn once more. Standard library only.
+"""The board of a run, drawn again only if something it is made from has changed. Standard library only.
 
-Of ten thousand records it takes seconds: a run that finds all done would spend most of its time on it.
+Drawing the board of ten thousand records takes seconds: most of the time of a run with nothing to do.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
-from bench.files import hash_json, write_atomically
+from bench.files import hash_bytes, hash_json, write_atomically
 
 BOARD, SEAL = "leaderboard.md", "leaderboard.seal"
+"""The board, and the file with the hashes of the board and of its inputs."""
 
 
 def hash_board_inputs(folder: Path) -> str:
-    """Return a digest of what a run's board is made from: its records, its note, and the code that draws it.
+    """Return a hash of what a run's board is made from: its records, its note, and the code of this package.
 
-    The published figures beside the code are part of it. Of a record its name, size, number and time of
-    change are taken: whatever replaces it changes them.
+    The published figures, which are beside the code, are included. Of a record the name, size, inode number
+    and time of modification are hashed: replacing the file changes them.
     """
     files = (folder / "records").glob("*.json")
     states = sorted(
         (path.name, (state := path.stat()).st_size, state.st_ino, state.st_mtime_ns) for path in files
     )
-    code = Path(__file__).parent
-    drawing = (path for path in code.rglob("*") if path.suffix in (".py", ".toml"))
-    texts = [folder / "run.json", *sorted(drawing)]
-    return hash_json([states, [_hash(path) for path in texts]])
+    code = (path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".toml"))
+    return hash_json([states, [_hash_file(path) for path in (folder / "run.json", *sorted(code))]])
 
 
-def read_cached_board(folder: Path, made_from: str) -> str | None:
-    """Return the board in a run's folder if it is of this source and as it was written, else None."""
+def read_cached_board(folder: Path, input_hash: str) -> str | None:
+    """Return the board in a run's folder if it is intact and was made from the same inputs, else None."""
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        if seal == {"source": made_from, "board": _hash(folder / BOARD)}:
+        if seal == {"source": input_hash, "board": _hash_file(folder / BOARD)}:
             return (folder / BOARD).read_text(encoding="utf-8")
-    except (OSError, ValueError):  # not there, or damaged
+    except (OSError, ValueError):  # absent or damaged
         pass
     return None
 
 
-def write_cached_board(folder: Path, made_from: str, board: str) -> None:
-    """Write a board, and what vouches for it.
+def write_cached_board(folder: Path, input_hash: str, board: str) -> None:
+    """Write a board and its seal.
 
     Args:
         folder: of the run.
-        made_from: its source as it was before the records were read.
+        input_hash: from `hash_board_inputs`, taken before the records were read.
         board: the text.
 
     Raises:
-        BenchError: when the folder cannot be written to.
+        BenchError: if the folder cannot be written to.
     """
     write_atomically(folder / BOARD, board)
-    seal = {"source": made_from, "board": hashlib.sha256(board.encode()).hexdigest()}
+    seal = {"source": input_hash, "board": hash_bytes(board.encode())}
     write_atomically(folder / SEAL, json.dumps(seal) + "\n")
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+def _hash_file(path: Path) -> str:
+    return hash_bytes(path.read_bytes()) if path.exists() else ""

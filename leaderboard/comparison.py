@@ -1,4 +1,4 @@
-"""Two values of one axis against each other, over the cells that are equal in everything else."""
+"""Comparison of two labels of an axis, over the cells that are equal in all other axes."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -7,8 +7,18 @@ from pandas import DataFrame
 
 from bench.errors import BenchError, unknown_name_error
 from bench.record import AXES, CLEAN
-from leaderboard.frame import full_protection_rows
-from leaderboard.statistics import TIE, Paired, compare_pairs
+from leaderboard.formatting import (
+    escape_markdown,
+    format_count,
+    format_protection,
+    format_score,
+    is_missing,
+    join_blocks,
+    markdown_table,
+    metric_label,
+)
+from leaderboard.rows import full_protection_rows
+from leaderboard.statistics import TIE, PairedDifferences, compare_pairs
 
 
 @dataclass(frozen=True)
@@ -23,14 +33,15 @@ class Comparison:
             ``raw_b``, ``raw`` (A - B), ``raw_pairs``; ``protection_a``, ``protection_b``, ``protection``
             (A - B, mean over seeds), ``low``, ``high`` (95 % interval, NaN with one seed), ``wins``,
             ``ties``, ``losses``, ``pairs``.
-        cells: cells that have a counterpart; ``only_a`` and ``only_b`` count those that have none.
-        unbounded: the side that is an attack of the unbounded track, where the other one is not.
+        cells: number of pairs of cells; ``only_a`` and ``only_b`` are the numbers of cells without a
+            counterpart.
+        unbounded: the side that is an attack of the unbounded track, if the other one is not.
     """
 
     axis: str
     a: str
     b: str
-    overall: Paired
+    overall: PairedDifferences
     tasks: DataFrame
     cells: int
     only_a: int
@@ -39,21 +50,21 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Who wins, in one plain sentence."""
+        """The result in one sentence."""
         mean, interval = self.overall.mean, self.overall.interval
         if mean is None:
             return (
                 f"{self.a} and {self.b} cannot be compared: no task of their paired cells is defined in both."
             )
-        seeds = f", {_count(self.overall.seeds, 'seed')}" if interval else " (one seed: no interval)"
-        over = f"over {_count(self.overall.pairs, 'paired cell')}{seeds}"
+        seeds = f", {format_count(self.overall.seeds, 'seed')}" if interval else " (one seed: no interval)"
+        over = f"over {format_count(self.overall.pairs, 'paired cell')}{seeds}"
         if interval and interval.includes_zero:
             return (
                 f"{self.a} and {self.b} cannot be told apart: protection differs by {mean:z.2f} "
                 f"[{interval.low:z.2f}, {interval.high:z.2f}] {over}, and the interval includes 0."
             )
         if abs(mean) <= TIE:
-            return f"{self.a} and {self.b} protect equally {over}."
+            return f"{self.a} and {self.b} protect equally well {over}."
         winner, loser = (self.a, self.b) if mean > 0 else (self.b, self.a)
         size = f"{abs(mean):.2f}"
         if interval:
@@ -64,22 +75,22 @@ class Comparison:
         return f"Protection is higher under {winner} than under {loser} by {size} {over}."
 
 
-def compare_attacks(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Comparison:
+def compare_labels(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Comparison:
     """Compare two labels of an axis over the cells that are equal in all other axes.
 
-    Along any axis but the attack the clean cells, whose protection is 0 on both sides, and attacks on some of
+    On every axis except the attack, clean cells (whose protection is 0 on both sides) and attacks on some of
     the images or tasks only are left out.
 
     Args:
         frame: from `leaderboard.frame.to_frame`.
-        a: label of the one side, as the records spell it, such as ``em`` or ``jpeg(quality=30)``.
+        a: label of one side, as in the records, such as ``em`` or ``jpeg(quality=30)``.
         b: label of the other side.
-        axis: the axis they are values of.
+        axis: the axis of both labels.
 
     Raises:
-        BenchError: for an axis or label that does not exist, twice the same label, or no pair of cells.
+        BenchError: if the axis or a label is unknown, both labels are equal, or no cells are paired.
     """
-    _check(frame, a, b, axis)
+    _check_arguments(frame, a, b, axis)
     if axis != "attack":
         frame = full_protection_rows(frame)
         frame = frame[frame["attack"] != CLEAN]
@@ -102,7 +113,7 @@ def compare_attacks(frame: DataFrame, a: str, b: str, axis: str = "attack") -> C
         a=a,
         b=b,
         overall=compare_pairs(per_cell["difference"], per_cell["seed"]),
-        tasks=_by_task(pairs),
+        tasks=_compare_tasks(pairs),
         cells=len(per_cell),
         only_a=sides[0]["key"].nunique() - pairs["key_a"].nunique(),
         only_b=sides[1]["key"].nunique() - pairs["key_b"].nunique(),
@@ -110,35 +121,33 @@ def compare_attacks(frame: DataFrame, a: str, b: str, axis: str = "attack") -> C
     )
 
 
-def _check(frame: DataFrame, a: str, b: str, axis: str) -> None:
+def _check_arguments(frame: DataFrame, a: str, b: str, axis: str) -> None:
     if axis not in AXES:
         raise unknown_name_error("axis", axis, set(AXES) - {"seed"})
     if axis == "seed":
-        raise BenchError(
-            "seeds are what a comparison is repeated over, so they cannot be compared themselves"
-        )
+        raise BenchError("seeds cannot be compared with each other: a comparison is repeated over them")
     if a == b:
-        raise BenchError(f"both sides of the comparison are {axis} {a!r}; name two different ones")
+        raise BenchError(f"both sides of the comparison are {axis} {a!r}; give two different ones")
     for label in (a, b):
         if label not in set(frame[axis]):
             raise unknown_name_error(f"{axis} in these results:", label, set(frame[axis]))
 
 
 def _unbounded(frame: DataFrame, a: str, b: str) -> str | None:
-    free = [label for label in (a, b) if not frame.loc[frame["attack"] == label, "bounded"].all()]
-    return free[0] if len(free) == 1 else None
+    unbounded = [label for label in (a, b) if not frame.loc[frame["attack"] == label, "bounded"].all()]
+    return unbounded[0] if len(unbounded) == 1 else None
 
 
-def _by_task(pairs: DataFrame) -> DataFrame:
+def _compare_tasks(pairs: DataFrame) -> DataFrame:
     groups = pairs.sort_values(["dataset", "position_a", "task"]).groupby(["dataset", "task"], sort=False)
-    return DataFrame([_task_row(name, rows) for name, rows in groups])
+    return DataFrame([_task_row(labels, rows) for labels, rows in groups])
 
 
-def _task_row(name: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object]:
-    dataset, task = name
+def _task_row(labels: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object]:
+    dataset, task = labels
     paired = compare_pairs(rows["difference"], rows["seed"])
     raw = compare_pairs(rows["raw_difference"], rows["seed"])
-    both = rows[rows["difference"].notna()]
+    defined = rows[rows["difference"].notna()]
     interval = paired.interval
     return {
         "dataset": dataset,
@@ -148,8 +157,8 @@ def _task_row(name: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object]:
         "raw_b": rows["raw_b"].mean(),
         "raw": raw.mean,
         "raw_pairs": raw.pairs,
-        "protection_a": both["protection_a"].mean(),
-        "protection_b": both["protection_b"].mean(),
+        "protection_a": defined["protection_a"].mean(),
+        "protection_b": defined["protection_b"].mean(),
         "protection": paired.mean,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
@@ -160,5 +169,41 @@ def _task_row(name: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object]:
     }
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
+def render_comparison(comparison: Comparison) -> str:
+    """Return a comparison in markdown: the verdict in one sentence, then a row per task."""
+    a, b = escape_markdown(comparison.a), escape_markdown(comparison.b)
+    rows = [
+        {
+            "dataset": row["dataset"],
+            "task": row["task"],
+            comparison.a: format_protection(row["protection_a"]),
+            comparison.b: format_protection(row["protection_b"]),
+            "difference": _format_interval(row["protection"], row["low"], row["high"]),
+            f"{comparison.a} wins/ties/losses": f"{row['wins']}/{row['ties']}/{row['losses']}",
+            "metric": metric_label(row["metric"]),
+            f"raw {comparison.a}": format_score(row["raw_a"], row["metric"]),
+            f"raw {comparison.b}": format_score(row["raw_b"], row["metric"]),
+            "raw difference": format_score(row["raw"], row["metric"]),
+        }
+        for row in comparison.tasks.to_dict("records")
+    ]
+    overall = comparison.overall
+    legend = (
+        f"{comparison.cells} cells of each side are paired (equal in all axes except {comparison.axis}); "
+        f"without a counterpart: {comparison.only_a} of {a}, {comparison.only_b} of {b}. "
+        f"Over the paired cells {a} wins {overall.wins}, ties {overall.ties} and loses {overall.losses}."
+    )
+    if overall.p_value is not None:
+        legend += f" Sign-flip test over seeds: p = {overall.p_value:.2g}."
+    if comparison.unbounded is not None:
+        legend += (
+            f" {escape_markdown(comparison.unbounded)} has no budget and is ranked in a separate track: this "
+            "comparison is not a ranking."
+        )
+    title, verdict = f"# {a} against {b}", escape_markdown(comparison.verdict)
+    return join_blocks(title, verdict, markdown_table(rows), legend) + "\n"
+
+
+def _format_interval(mean: float | None, low: float | None, high: float | None) -> str:
+    text = format_protection(mean)
+    return text if is_missing(mean) or is_missing(low) else f"{text} [{low:z.2f}, {high:z.2f}]"

@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 NO_VALUE = "–"
-"""Stands for a value that there is not."""
+"""Shown for a missing value."""
 
 
 @dataclass(frozen=True)
@@ -41,44 +41,70 @@ METRICS = {
     "within_22_5": Metric("within 22.5° %", 100, 1),
     "within_30": Metric("within 30° %", 100, 1),
 }
-"""Metric → how it is written, in the order in which the field lists them."""
-
-DAGGER = "†"
-"""Marks an attack of the unbounded track in tables that it shares with others."""
+"""Metric → how it is written, in the order of the field."""
 
 MAX_TASK_COLUMNS = 8
-"""A dataset with more tasks has them as rows: a table of 40 columns cannot be read."""
+"""With more tasks, a table has a row per task: a table of 40 columns is hard to read."""
 
 
 class Bold(str):
-    """A text that stands out in a table."""
+    """Text that is bold in a table."""
 
     __slots__ = ()
 
 
+def join_blocks(*blocks: str) -> str:
+    """Return blocks of markdown with an empty line between them; empty blocks are left out."""
+    return "\n\n".join(block for block in blocks if block)
+
+
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows with the same keys as a markdown table, escaped, with columns of numbers to the right."""
+    """Return rows with the same keys as a markdown table: text is escaped, numbers are right-aligned."""
     columns = list(rows[0])
     aligned = ["right" if all(_is_number(str(row[name])) for row in rows) else "left" for name in columns]
-    body = [[_written(row[column]) for column in columns] for row in rows]
+    body = [[_format_cell(row[column]) for column in columns] for row in rows]
     headers = [escape_markdown(column) for column in columns]
     return tabulate(body, headers=headers, tablefmt="pipe", colalign=aligned, disable_numparse=True)
 
 
+def cross_table(
+    cells: Mapping[tuple[str, str], str], *, columns: str = "task", transposed: bool = False
+) -> str:
+    """Return a markdown table with one row per attack, or with one column per attack if transposed.
+
+    Args:
+        cells: (attack, column) → text, in the order of rows and columns; a missing one becomes `NO_VALUE`.
+        columns: what the columns are, which is the header of the first column if transposed.
+        transposed: whether rows and columns are exchanged.
+    """
+    if transposed:
+        cells = {(column, attack): text for (attack, column), text in cells.items()}
+    rows, names = (dict.fromkeys(labels) for labels in zip(*cells, strict=True))
+    corner = columns if transposed else "attack"
+    return markdown_table(
+        [{corner: row} | {name: cells.get((row, name), NO_VALUE) for name in names} for row in rows]
+    )
+
+
 def escape_markdown(text: str) -> str:
-    """Return text in one line with the signs that markdown would read as its own defused."""
+    """Return text as one line, with the characters escaped that have a meaning in markdown."""
     return re.sub(r"([\\|<>*`])", r"\\\1", " ".join(text.split()))
 
 
 def format_protection(value: float | None, spread: float | None = None) -> str:
-    """Return a protection with two decimals, and its spread over seeds where there is one."""
+    """Return a protection with two decimals, and its spread over seeds if there is one."""
     if is_missing(value):
         return NO_VALUE
     return f"{value:z.2f}" if is_missing(spread) else f"{value:z.2f} ± {spread:.2f}"
 
 
+def with_protection(text: str, value: float | None) -> str:
+    """Return a text followed by a protection in parentheses, or the text alone if that is missing."""
+    return text if is_missing(value) else f"{text} ({format_protection(value)})"
+
+
 def format_number(value: float | None) -> str:
-    """Return a measured quantity with about three digits."""
+    """Return a measured quantity with about three significant digits."""
     if value is None or is_missing(value):
         return NO_VALUE
     if abs(value) >= 1e6:
@@ -107,43 +133,37 @@ def metric_label(metric: str) -> str:
 
 
 def metric_order(metric: str) -> tuple[int, str]:
-    """Return what metrics are to be sorted by: the field's order, then the alphabet."""
+    """Return the key for sorting metrics: in the order of the field, unknown ones last."""
     return (list(METRICS).index(metric) if metric in METRICS else len(METRICS)), metric
 
 
 def format_integer(value: float | None) -> str:
-    """Return a quantity without decimals."""
+    """Return a quantity rounded to an integer."""
     return NO_VALUE if is_missing(value) else f"{value:.0f}"
 
 
 def format_steps(value: float | None) -> str:
-    """Return a change of pixels in steps of 1/255."""
+    """Return a change of a pixel value in steps of 1/255."""
     return NO_VALUE if is_missing(value) else f"{value:.3g}"
 
 
-def format_count(amount: int, what: str) -> str:
-    """Return a number of things, in the plural where it has to be."""
-    return f"{amount} {what}" + ("" if amount == 1 else "s")
+def format_count(amount: int, noun: str) -> str:
+    """Return a number and its noun, in the plural if needed."""
+    return f"{amount} {noun}" + ("" if amount == 1 else "s")
 
 
 def is_missing(value: object) -> bool:
-    """Return whether a value is not there: None or NaN."""
+    """Return whether a value is None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _written(value: object) -> str:
+def _format_cell(value: object) -> str:
     text = escape_markdown(str(value))
     return f"**{text}**" if isinstance(value, Bold) else text
 
 
 def _is_number(text: str) -> bool:
     return bool(re.fullmatch(rf"({NO_VALUE}|[-+±]?\d)[^a-zA-Z]*[kM]?", text))
-
-
-def transpose_rows(lines: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Turn a row per ``attack`` with a column per task into a row per task with a column per attack."""
-    columns = [column for column in lines[0] if column != "attack"]
-    return [{"task": column, **{line["attack"]: line[column] for line in lines}} for column in columns]
 
 
 def drop_empty_columns(rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
-"""Records to one tidy table: a row per finished cell and task, with its protection."""
+"""One tidy table made from records: a row per finished cell and task, with its protection."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,11 +8,11 @@ from typing import Any
 from pandas import DataFrame, concat
 
 from bench.errors import BenchError
-from bench.record import AXES, CLEAN, Record
-from leaderboard.scores import MIN_HEADROOM, is_clean
+from bench.record import AXES, Record
+from leaderboard.scores import add_protection, is_clean
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
-"""Phases of a cell as they follow each other; they always have columns, measured or not."""
+"""Phases of a cell in their order. They always have columns, even if nothing was measured."""
 
 COSTS = {
     "seconds": "s",
@@ -22,21 +23,21 @@ COSTS = {
 """Field of `bench.record.Cost` → suffix of its column, as in ``craft_s``."""
 
 NOISE = ("linf", "l2", "l0", "psnr", "ssim", "clamped")
-"""Numbers of `bench.record.NoiseReport` that are columns of every row of a cell."""
+"""Fields of `bench.record.NoiseReport` that are columns of every row of a cell."""
 
 TASK_NOISE = (
     *("intra_spread", "inter_distance"),
     *("linear_accuracy", "linear_balanced_accuracy", "linear_floor"),
 )
-"""Numbers of `bench.record.TaskNoise`, columns of the task's row."""
+"""Fields of `bench.record.TaskNoise` that are columns of the row of a task."""
 
 DERIVED = " (derived)"
-"""Follows the name of a task whose truth was computed from another task's, so that no table mixes the two."""
+"""Suffix of a task whose labels were computed from those of another task, so that no table mixes the two."""
 
 METRIC = "metric_"
-"""Begins the name of the column of a metric."""
+"""Prefix of the column of a metric."""
 
-_TASK_COLUMNS = (
+TASK_COLUMNS = (
     *("task", "kind", "position", "is_protected", "headline", "raw", "raw_peak", "floor_raw"),
     *("scored", "score", "floor", "perfect"),
     *TASK_NOISE,
@@ -51,12 +52,13 @@ _FLAGS = frozenset({"bounded", "partial", "clean_part", "is_protected"})
 
 @dataclass(frozen=True)
 class SelectedRecords:
-    """The records that count.
+    """The newest record of each cell.
 
     Attributes:
         done: one finished record per cell.
         failed: one failed record per cell that was not finished later.
-        superseded: finished records left out since the same cell was finished again under other settings.
+        superseded: number of finished records left out because the cell was finished again later with other
+            settings.
     """
 
     done: tuple[Record, ...]
@@ -65,26 +67,26 @@ class SelectedRecords:
 
 
 def select_records(records: Iterable[Record]) -> SelectedRecords:
-    """Keep, of the records with the same seven axis labels, the one finished last.
+    """Select, from the records with the same seven axis labels, the one finished last.
 
-    The result is in the order of the axes, whatever the order of the records.
+    The result is sorted by the labels and does not depend on the order of the records.
 
     Raises:
-        BenchError: when the records that remain follow more than one protocol.
+        BenchError: if the selected records follow more than one protocol.
     """
-    by_age = sorted({record.key: record for record in records}.values(), key=_age)
-    finished = [record for record in by_age if record.status == "done"]
+    oldest_first = sorted({record.key: record for record in records}.values(), key=_time_finished)
+    finished = [record for record in oldest_first if record.status == "done"]
     done = {_labels(record): record for record in finished}
     failed = {
         _labels(record): record
-        for record in by_age
+        for record in oldest_first
         if record.status == "failed"
-        and (_labels(record) not in done or _age(done[_labels(record)]) < _age(record))
+        and (_labels(record) not in done or _time_finished(done[_labels(record)]) < _time_finished(record))
     }
     protocols = sorted({record.protocol for record in done.values()})
     if len(protocols) > 1:
         listed = " and ".join(str(protocol) for protocol in protocols)
-        raise BenchError(f"records of protocols {listed} cannot share a table; report them apart")
+        raise BenchError(f"records of protocols {listed} cannot share a table; report them separately")
     return SelectedRecords(
         done=tuple(done[labels] for labels in sorted(done)),
         failed=tuple(failed[labels] for labels in sorted(failed)),
@@ -96,70 +98,58 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     """Return the tidy table of the finished records, one row per cell and task.
 
     Columns:
-        the axes, ``key``, ``victim``, ``poison``, ``suite``: the cell;
+        the axes, ``key``, ``victim``, ``poison``, ``suite``: of the cell;
         ``bounded`` (False in the unbounded track), ``rate`` (share of the images that are perturbed),
-        ``partial`` (some images or tasks only: not to be ranked), ``clean_part`` (the victim finds nothing
-        but the images that an attack at this rate leaves alone);
-        ``task`` (followed by `DERIVED` where it is so), ``kind``, ``position`` (of the task in its dataset),
-        ``is_protected`` (False for a task the attack leaves alone);
-        ``headline`` (the field's metric), ``raw`` (its last value), ``raw_peak``, ``floor_raw``;
-        ``scored`` (the metric of protection), ``score``, ``floor``, ``perfect``;
-        ``metric_NAME``: the last value of every metric that some task has;
+        ``partial`` (only some images or tasks are protected: not ranked), ``clean_part`` (the victim is
+        trained only on the images that an attack at this rate does not perturb);
+        ``task`` (with the suffix `DERIVED` if derived), ``kind``, ``position`` (of the task in its dataset),
+        ``is_protected`` (False for a task that the attack does not protect);
+        ``headline`` (metric the field reports), ``raw`` (its last value), ``raw_peak``, ``floor_raw``;
+        ``scored`` (metric that protection is computed from), ``score``, ``floor``, ``perfect``;
+        ``metric_NAME``: the last value of every metric of any task;
         ``clean_score``, ``clean_raw``: of the clean counterpart, which has the same victim;
-        ``paired`` (there is one), ``defined``, ``protection``;
+        ``paired`` (there is a clean counterpart), ``defined``, ``protection``;
         `NOISE` and, of the task, `TASK_NOISE`: see `bench.record.NoiseReport`;
         ``peak_host_mb``, ``peak_device_mb`` (MiB, over all phases), and per phase ``PHASE_s``,
         ``PHASE_images_per_s``, ``PHASE_host_mb``, ``PHASE_device_mb``.
 
-    Protection is (clean - score) / (clean - floor): 1 where nothing was learned, 0 where the attack had no
-    effect, above 1 where the victim was misled, and 0 for the clean attack. It is NaN where it is undefined:
-    without a clean counterpart, with a value missing, or with the clean score within `MIN_HEADROOM` of the
-    floor.
+    Protection is (clean - score) / (clean - floor): 1 if nothing was learned, 0 if the attack had no effect,
+    above 1 if the victim was misled, and 0 for the clean attack. It is NaN if it is undefined: there is no
+    clean counterpart, a value is missing, or the relative score of the clean counterpart is below
+    `leaderboard.scores.MIN_HEADROOM`.
 
     Raises:
-        BenchError: when the records follow more than one protocol.
+        BenchError: if the records follow more than one protocol.
     """
     done = select_records(records).done
     phases = sorted({phase for record in done for phase in record.cost} - set(PHASES))
     costs = tuple(f"{phase}_{suffix}" for phase in (*PHASES, *phases) for suffix in COSTS.values())
-    known = {metric for record in done for info in record.tasks.values() for metric in info["perfect"]}
-    metrics = tuple(f"{METRIC}{metric}" for metric in sorted(known))
-    once = DataFrame([_cell_row(record) for record in done], columns=[*_CELL_COLUMNS, *costs])
+    names = {metric for record in done for info in record.tasks.values() for metric in info["perfect"]}
+    metrics = tuple(f"{METRIC}{metric}" for metric in sorted(names))
+    cells = DataFrame([_cell_row(record) for record in done], columns=[*_CELL_COLUMNS, *costs])
     tasks = DataFrame(
-        [row for record in done for row in _task_rows(record)], columns=[*_TASK_COLUMNS, *metrics]
+        [row for record in done for row in _task_rows(record)], columns=[*TASK_COLUMNS, *metrics]
     )
-    place = [number for number, record in enumerate(done) for _ in record.tasks]
-    frame = concat([once.take(place).reset_index(drop=True), tasks], axis=1)
-    frame = frame[[*_CELL_COLUMNS, *_TASK_COLUMNS, *metrics, *costs]]
+    cell_of_task = [number for number, record in enumerate(done) for _ in record.tasks]
+    frame = concat([cells.take(cell_of_task).reset_index(drop=True), tasks], axis=1)
+    frame = frame[[*_CELL_COLUMNS, *TASK_COLUMNS, *metrics, *costs]]
     numbers = [column for column in frame.columns if column not in _TEXTS | _FLAGS]
     types = dict.fromkeys(numbers, float) | dict.fromkeys(_FLAGS, bool) | {"position": int, "seed": int}
-    return _protect(frame.astype(types))
+    return add_protection(frame.astype(types))
 
 
-def full_protection_rows(frame: DataFrame) -> DataFrame:
-    """Return the rows that may stand beside each other: those of attacks on all images and tasks."""
-    return frame[~frame["partial"]]
+def to_csv(frame: DataFrame) -> str:
+    """Return the tidy table as CSV, missing values empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
-def cell_rows(frame: DataFrame) -> DataFrame:
-    """Return one row per cell: its columns, its mean ``protection`` over the defined tasks, and counts.
-
-    ``undefined`` counts the tasks that have a clean counterpart but no defined protection; ``unpaired`` says
-    that there is no counterpart.
-    """
-    task_columns = {*_TASK_COLUMNS, "clean_score", "clean_raw", "protection", "defined", "paired"}
-    names = [name for name in frame.columns if name not in task_columns and not name.startswith(METRIC)]
-    cell = frame.loc[~frame["key"].duplicated(), names].set_index("key", drop=False)
-    tasks = frame[["key", "paired", "protection"]].assign(undefined=frame["paired"] & ~frame["defined"])
-    by_cell = tasks.groupby("key", sort=False)
-    return cell.assign(
-        protection=by_cell["protection"].mean(),
-        undefined=by_cell["undefined"].sum(),
-        unpaired=~by_cell["paired"].any(),
-    ).reset_index(drop=True)
+def to_json(frame: DataFrame) -> str:
+    """Return the tidy table as a JSON list of rows, missing values null."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _age(record: Record) -> tuple[str, str]:
+def _time_finished(record: Record) -> tuple[str, str]:
     return record.finished, record.key
 
 
@@ -168,7 +158,7 @@ def _labels(record: Record) -> tuple[str | int, ...]:
 
 
 def _cell_row(record: Record) -> dict[str, Any]:
-    """Return what is the same for all tasks of a record."""
+    """Return the columns that are the same for all tasks of a record."""
     noise: Mapping[str, Any] = record.noise
     rate, protected = record.settings.get("rate", 1.0), record.settings.get("protected", [])
     cell: dict[str, Any] = {
@@ -182,8 +172,8 @@ def _cell_row(record: Record) -> dict[str, Any]:
         "partial": rate < 1 or bool(protected and set(record.tasks) - set(protected)),
         "clean_part": rate < 1 and is_clean(str(record.cell["attack"])),
         **{name: noise.get(name) for name in NOISE},
-        "peak_host_mb": _highest(cost["peak_host_mb"] for cost in record.cost.values()),
-        "peak_device_mb": _highest(cost["peak_device_mb"] for cost in record.cost.values()),
+        "peak_host_mb": _maximum(cost["peak_host_mb"] for cost in record.cost.values()),
+        "peak_device_mb": _maximum(cost["peak_device_mb"] for cost in record.cost.values()),
     }
     for phase, cost in record.cost.items():
         measured: Mapping[str, Any] = cost
@@ -215,24 +205,5 @@ def _task_rows(record: Record) -> Iterator[dict[str, Any]]:
         }
 
 
-def _highest(values: Iterable[float | None]) -> float | None:
+def _maximum(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
-
-
-def _protect(frame: DataFrame) -> DataFrame:
-    clean = (
-        frame.loc[frame["attack"] == CLEAN, ["victim", "task", "score", "raw"]]
-        .drop_duplicates(["victim", "task"])
-        .rename(columns={"score": "clean_score", "raw": "clean_raw"})
-    )
-    frame = frame.merge(clean, on=["victim", "task"], how="left")
-    learned = frame["clean_score"] - frame["floor"]
-    room = (frame["perfect"] - frame["floor"]).where(lambda width: width != 0)
-    reference = frame["attack"] == CLEAN
-    defined = reference | ((learned / room >= MIN_HEADROOM) & frame["score"].notna())
-    protection = (frame["clean_score"] - frame["score"]) / learned.where(defined & ~reference)
-    return frame.assign(
-        paired=frame["victim"].isin(clean["victim"]),
-        defined=defined,
-        protection=protection.mask(reference, 0.0),
-    )

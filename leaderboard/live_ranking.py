@@ -1,73 +1,74 @@
-"""Which attack leads while a run is still under way, from one record after the other."""
+"""The leading attack while a suite is running, updated record by record."""
 
 from collections import defaultdict
 from dataclasses import replace
 from statistics import fmean
 
 from bench.record import AXES, CLEAN, Record, Scores
-from leaderboard.scores import is_clean, protections
+from leaderboard.scores import is_clean, protection_by_task
 
 SETTING = tuple(axis for axis in AXES if axis not in ("attack", "defense"))
+"""The axes of the settings over which the worst cases of an attack are averaged."""
 
 
 class LiveRanking:
     """The first row of the ranking: the attack with the highest worst case over the defenses.
 
-    Attacks without a budget and those on some of the images or tasks only are left out. A cell counts once
-    its clean counterpart is there.
+    Attacks without a budget, and those on some of the images or tasks only, are left out. A cell counts as
+    soon as its clean counterpart is finished.
     """
 
     def __init__(self) -> None:
         self._clean: dict[str, Scores] = {}  # by victim
-        self._waiting: defaultdict[str, list[Record]] = defaultdict(list)  # by victim
-        # attack → draw → defense → when it was finished, its protection
+        self._unpaired: defaultdict[str, list[Record]] = defaultdict(list)  # by victim
+        # attack → setting → defense → time finished, protection
         self._cells: defaultdict[str, defaultdict[tuple[object, ...], dict[object, tuple[str, float]]]] = (
             defaultdict(lambda: defaultdict(dict))
         )
         self._best: tuple[str, float, int] | None = None
-        self._fresh = True
+        self._is_current = True
 
     def add(self, record: Record) -> None:
-        """Take in a record; one that was taken in before changes nothing."""
+        """Add a record; adding it again changes nothing."""
         if record.status != "done" or not _is_ranked(record):
             return
         if record.cell["attack"] == CLEAN:
             self._clean[record.victim] = record.scores
-            for waiting in self._waiting.pop(record.victim, ()):
-                self._place(waiting, record.scores)
+            for unpaired in self._unpaired.pop(record.victim, ()):
+                self._add_pair(unpaired, record.scores)
         elif record.victim in self._clean:
-            self._place(record, self._clean[record.victim])
+            self._add_pair(record, self._clean[record.victim])
         else:
-            # Runs have thousands of records: what is long and not needed is not kept.
+            # A run can have thousands of records: the long fields, which are not needed, are dropped.
             short = replace(record, peak={}, curve=[], cost={}, environment={}, settings={})
-            self._waiting[record.victim].append(short)
+            self._unpaired[record.victim].append(short)
 
     def best(self) -> tuple[str, float, int] | None:
-        """Return the attack, its protection, and from how many cells; None while nothing is known."""
-        if not self._fresh:
+        """Return the attack, its worst case and the number of its cells, None if nothing is known yet."""
+        if not self._is_current:
             rows = [
                 (
                     attack,
-                    fmean(min(value for _, value in defenses.values()) for defenses in draws.values()),
-                    sum(map(len, draws.values())),
+                    fmean(min(value for _, value in defenses.values()) for defenses in settings.values()),
+                    sum(map(len, settings.values())),
                 )
-                for attack, draws in self._cells.items()
+                for attack, settings in self._cells.items()
             ]
-            # Of equals the first in the alphabet.
+            # Of equal attacks the first in the alphabet.
             self._best = min(rows, key=lambda row: (-row[1], row[0]))
-            self._fresh = True
+            self._is_current = True
         return self._best
 
-    def _place(self, record: Record, clean: Scores) -> None:
-        found = protections(record, clean)
-        if not found:
+    def _add_pair(self, record: Record, clean: Scores) -> None:
+        protections = protection_by_task(record, clean)
+        if not protections:
             return
-        draw = tuple(record.cell[axis] for axis in SETTING)
-        defenses, defense = self._cells[str(record.cell["attack"])][draw], record.cell["defense"]
-        # Of a cell that was finished under other settings too the last one counts.
+        setting = tuple(record.cell[axis] for axis in SETTING)
+        defenses, defense = self._cells[str(record.cell["attack"])][setting], record.cell["defense"]
+        # If a cell was finished more than once, with other settings, the last one counts.
         if defense not in defenses or defenses[defense][0] <= record.finished:
-            defenses[defense] = record.finished, fmean(found.values())
-            self._fresh = False
+            defenses[defense] = record.finished, fmean(protections.values())
+            self._is_current = False
 
 
 def _is_ranked(record: Record) -> bool:

@@ -1,7 +1,7 @@
 """Intervals and paired comparisons, with the seed as the unit of replication.
 
-Cells of one seed share their data order, initial weights and, under one attack, their poison, so they are no
-replicates of each other: values are first averaged within a seed, and only then is a spread taken over seeds.
+Cells of one seed share the data order, the initial weights and, for one attack, the poison: they are not
+independent. So values are first averaged within a seed, and the spread is computed over seeds.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from pandas import Series
 from scipy import stats
 
 TIE = 0.005
-"""Differences up to this size count as ties: they vanish in the two decimals that are printed."""
+"""Differences up to this size count as ties: they disappear when rounded to two decimals."""
 
 MAX_EXACT_SEEDS = 16
-"""Up to so many seeds all 2ⁿ sign flips are enumerated; with more, no p-value is given."""
+"""With up to this many seeds all 2ⁿ sign flips are enumerated; with more there is no p-value."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Interval:
 
     @property
     def includes_zero(self) -> bool:
-        """Whether a mean of 0 is within the interval."""
+        """Whether 0 is within the interval."""
         return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
-class Paired:
-    """What paired differences A - B say.
+class PairedDifferences:
+    """A summary of paired differences A - B.
 
     Attributes:
         pairs: number of differences.
@@ -42,8 +42,8 @@ class Paired:
         wins: differences above `TIE`; ``losses`` those below -`TIE`, ``ties`` the rest.
         mean: mean over seeds of the mean difference within a seed; None without pairs.
         interval: 95 % t interval of that mean over seeds; None with fewer than two seeds.
-        p_value: two-sided, from all sign flips of the per-seed means; None with fewer than two seeds. With n
-            seeds it cannot fall below 2 / 2ⁿ.
+        p_value: two-sided, from all sign flips of the per-seed means; None with fewer than two or more than
+            `MAX_EXACT_SEEDS` seeds. With n seeds it is at least 2 / 2ⁿ.
     """
 
     pairs: int
@@ -57,7 +57,7 @@ class Paired:
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Return the mean with its Student t interval, None for fewer than two values.
+    """Return the mean and its Student t interval, None for fewer than two values.
 
     Args:
         values: independent replicates, one per seed; all finite.
@@ -82,8 +82,8 @@ def seed_spread(values: "Series[float]", seeds: "Series[int]") -> float | None:
     return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
 
-def compare_pairs(differences: "Series[float]", seeds: "Series[int]") -> Paired:
-    """Summarize paired differences; a missing one is no pair.
+def compare_pairs(differences: "Series[float]", seeds: "Series[int]") -> PairedDifferences:
+    """Summarize paired differences; missing ones are left out.
 
     Args:
         differences: A - B, one per pair.
@@ -92,7 +92,7 @@ def compare_pairs(differences: "Series[float]", seeds: "Series[int]") -> Paired:
     present = differences.notna()
     differences, means = differences[present], seed_means(differences, seeds)
     wins, losses = int((differences > TIE).sum()), int((differences < -TIE).sum())
-    return Paired(
+    return PairedDifferences(
         pairs=len(differences),
         seeds=len(means),
         wins=wins,
@@ -100,13 +100,11 @@ def compare_pairs(differences: "Series[float]", seeds: "Series[int]") -> Paired:
         ties=len(differences) - wins - losses,
         mean=float(np.mean(means)) if means else None,
         interval=mean_interval(means),
-        p_value=_flip_signs(means) if 2 <= len(means) <= MAX_EXACT_SEEDS else None,
+        p_value=_sign_flip_p_value(means) if 2 <= len(means) <= MAX_EXACT_SEEDS else None,
     )
 
 
-def _flip_signs(means: Sequence[float]) -> float:
-    # A single sample of type "samples" is permuted by flipping signs, and with 2ⁿ resamples by all of them.
-    flipped = stats.permutation_test(
-        [means], np.mean, permutation_type="samples", n_resamples=2 ** len(means)
-    )
-    return float(flipped.pvalue)
+def _sign_flip_p_value(means: Sequence[float]) -> float:
+    # SciPy permutes a single sample of type "samples" by flipping signs; 2ⁿ resamples are all sign flips.
+    test = stats.permutation_test([means], np.mean, permutation_type="samples", n_resamples=2 ** len(means))
+    return float(test.pvalue)

@@ -30,7 +30,7 @@ def explain(
         find_items,
         list_items,
     )
-    from leaderboard.scores import protections
+    from leaderboard.scores import protection_by_task
 
     folder = find_run_folder(out)
     items = find_items(folder, cell)
@@ -42,4 +42,4 @@ def explain(
         print(explain_shared(items[0], folder))
         return
     clean = find_clean_record(folder, record)
-    print(explain_cell(record, folder, clean, protections(record, clean.scores) if clean else {}))
+    print(explain_cell(record, folder, clean, protection_by_task(record, clean.scores) if clean else {}))

@@ -23,8 +23,7 @@ def report(
     if format_ == "markdown":
         text = render_run_board(folder, records)
     else:
-        from leaderboard.board import to_csv, to_json
-        from leaderboard.frame import to_frame
+        from leaderboard.frame import to_csv, to_frame, to_json
 
         text = (to_csv if format_ == "csv" else to_json)(to_frame(records))
     if output is None:
@@ -59,11 +58,10 @@ def compare(
     out: options.RunFolderOption = None,
 ) -> None:
     """Compare the protection of A and B over pairs of cells that differ in nothing else."""
-    from leaderboard.board import render_comparison
-    from leaderboard.comparison import compare_attacks
+    from leaderboard.comparison import compare_labels, render_comparison
     from leaderboard.frame import to_frame
 
-    print(render_comparison(compare_attacks(to_frame(load_records(find_run_folder(out))), a, b, axis)))
+    print(render_comparison(compare_labels(to_frame(load_records(find_run_folder(out))), a, b, axis)))
 
 
 def check(
@@ -81,7 +79,7 @@ def check(
         reference.write_reference(against, reference.summarize_records(records))
         print(f"wrote {against} from {len(records)} records")
         return
-    moves = reference.check_against_reference(reference.read_reference(against), records)
-    print(reference.render_moves(moves))
-    if any(move.verdict in reference.BAD for move in moves):
+    changes = reference.check_against_reference(reference.read_reference(against), records)
+    print(reference.render_changes(changes))
+    if any(change.fails for change in changes):
         sys.exit(1)

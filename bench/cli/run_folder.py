@@ -79,9 +79,8 @@ def render_run_board(folder: Path, records: Sequence[Record]) -> str:
 
 def collect_artifacts(folder: Path, records: Sequence[Record], board: str) -> dict[str, bytes]:
     """Return the files that a tracker stores for a whole run: the board, its rows and its figures."""
-    from leaderboard.board import to_csv
     from leaderboard.figures import draw_figures
-    from leaderboard.frame import to_frame
+    from leaderboard.frame import to_csv, to_frame
 
     texts = {"leaderboard.md": board, "leaderboard.csv": to_csv(to_frame(records))}
     figures = draw_figures(read_curves(folder, records))

@@ -1,20 +1,28 @@
-"""What the phases of a cell cost, by attack and by part."""
+"""The cost of the phases of a cell, by attack and by the other parts it depends on."""
 
 from pandas import DataFrame, concat
 
-from bench.record import AXES, POISON_PHASES
-from leaderboard.frame import COSTS, cell_rows
+from bench.record import POISON_PHASES
+from leaderboard.formatting import (
+    drop_empty_columns,
+    format_integer,
+    format_number,
+    join_blocks,
+    markdown_table,
+)
+from leaderboard.frame import COSTS
+from leaderboard.rows import cell_rows, rows_where_axis_varies
 
-DEPENDS_ON = {
+COST_AXES = {
     **dict.fromkeys(POISON_PHASES, ("attack",)),
     "purify": ("defense",),
     "train": ("backbone", "weighting", "defense", "regime"),
     "score": ("backbone", "regime"),
 }
-"""Phase → axes that can change what it costs, the one that is always shown first."""
+"""Phase → axes that its cost depends on. The first one is always shown, the others if they vary."""
 
 ALL = "all"
-"""Axis and part of a phase that costs the same under every part."""
+"""Axis and part of a phase whose cost depends on no axis."""
 
 _MEASURES = list(COSTS.values())
 
@@ -22,48 +30,60 @@ _MEASURES = list(COSTS.values())
 def cost_table(frame: DataFrame) -> DataFrame:
     """Return the mean cost of each phase.
 
-    A phase is listed by the first axis it depends on, and by the others of `DEPENDS_ON` that have more than
-    one value, over cells that differ in that axis (see `rows_where_axis_varies`). Making a poison
-    counts once per poison. Victims that train on a part of the images alone are left out.
+    A phase is listed by the first of its `COST_AXES`, and by the others that have more than one value. For
+    those only cells that differ in that axis count (see `leaderboard.rows.rows_where_axis_varies`). The cost
+    of a poison counts once. Victims that are trained on the clean part of the images only are left out.
 
     Returns:
         Columns ``phase``, ``dataset``, ``axis``, ``part`` (label on that axis), ``s`` (seconds),
-        ``images_per_s``, ``host_mb``, ``device_mb`` (peaks, MiB) and ``measured`` (how many were averaged);
-        NaN where nothing was measured.
+        ``images_per_s``, ``host_mb``, ``device_mb`` (peaks, MiB), NaN if not measured, and ``measured`` (how
+        many measurements were averaged).
     """
-    once = cell_rows(frame[~frame["clean_part"]])
-    found = [column.removesuffix("_s") for column in once.columns if column.endswith("_s")]
-    phases = [name for name in found if f"{name}_host_mb" in once.columns and once[f"{name}_s"].notna().any()]
+    cells = cell_rows(frame[~frame["clean_part"]])
+    names = [column.removesuffix("_s") for column in cells.columns if column.endswith("_s")]
+    phases = [name for name in names if f"{name}_host_mb" in cells and cells[f"{name}_s"].notna().any()]
     tables = []
-    for name in phases:
-        measured = once.drop_duplicates("poison") if name in POISON_PHASES else once
-        first, *rest = DEPENDS_ON.get(name, (ALL,))
-        tables.append(_by(measured.assign(all=ALL), name, first))
+    for phase in phases:
+        measured = cells.drop_duplicates("poison") if phase in POISON_PHASES else cells
+        first, *others = COST_AXES.get(phase, (ALL,))
+        tables.append(_mean_costs(measured.assign(all=ALL), phase, first))
         tables += [
-            _by(rows_where_axis_varies(measured, axis), name, axis)
-            for axis in rest
-            if once[axis].nunique() > 1
+            _mean_costs(rows_where_axis_varies(measured, axis), phase, axis)
+            for axis in others
+            if cells[axis].nunique() > 1
         ]
     columns = ["phase", "dataset", "axis", "part", *_MEASURES, "measured"]
     return concat(tables, ignore_index=True)[columns] if tables else DataFrame(columns=columns)
 
 
-def rows_where_axis_varies(frame: DataFrame, axis: str) -> DataFrame:
-    """Return the rows from which the values of an axis can be compared.
+def render_costs(frame: DataFrame) -> str:
+    """Return the costs in markdown, empty if none was measured."""
+    rows = [
+        {
+            "phase": row["phase"],
+            "dataset": row["dataset"],
+            "by": row["axis"],
+            "part": row["part"],
+            "s": format_number(row["s"]),
+            "img/s": format_number(row["images_per_s"]),
+            "host MiB": format_integer(row["host_mb"]),
+            "device MiB": format_integer(row["device_mb"]),
+            "measured": str(row["measured"]),
+        }
+        for row in cost_table(frame).to_dict("records")
+    ]
+    if not rows:
+        return ""
+    legend = (
+        "Means over all measurements: one per poison for surrogate and craft, one per cell for the others. "
+        "Memory is the peak of the phase."
+    )
+    return join_blocks("## Costs", markdown_table(drop_empty_columns(rows)), legend)
 
-    Where a matrix varies one axis at a time around a default cell, the default's value on one axis occurs
-    with every variant of the others, and the rest with the default alone. So only those settings of the
-    other axes (attack and seed apart) are kept under which the axis takes more than one value; all rows
-    where there is no such setting.
-    """
-    others = [other for other in AXES if other not in (axis, "attack", "seed")]
-    kept = frame[frame.groupby(others)[axis].transform("nunique") > 1]
-    return kept if len(kept) else frame
 
-
-def _by(once: DataFrame, phase: str, axis: str) -> DataFrame:
-    measured = once[once[f"{phase}_s"].notna()]
+def _mean_costs(cells: DataFrame, phase: str, axis: str) -> DataFrame:
+    measured = cells[cells[f"{phase}_s"].notna()]
     names = {f"{phase}_{suffix}": suffix for suffix in _MEASURES}
-    grouped = measured.rename(columns=names).groupby(["dataset", axis])
-    table = grouped[_MEASURES].mean().assign(measured=grouped.size()).reset_index()
+    groups = measured.rename(columns=names).groupby(["dataset", axis])
+    table = groups[_MEASURES].mean().assign(measured=groups.size()).reset_index()
     return table.rename(columns={axis: "part"}).assign(phase=phase, axis=axis)

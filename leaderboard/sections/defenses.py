@@ -1,4 +1,4 @@
-"""Attack against defense: what the exploiter scores, and how much of what the attack took he gets back."""
+"""Attack against defense: the scores of the exploiter, and how much of the attack's damage is undone."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -6,89 +6,89 @@ from typing import Any
 from pandas import DataFrame, Series
 
 from bench.record import AXES, CLEAN
+from leaderboard.attack_order import sort_table, unbounded_marker
 from leaderboard.formatting import (
     NO_VALUE,
     Bold,
+    cross_table,
     escape_markdown,
     format_percent,
     format_protection,
     format_score,
-    is_missing,
+    join_blocks,
     markdown_table,
     metric_label,
+    with_protection,
 )
-from leaderboard.frame import full_protection_rows
-from leaderboard.scores import MIN_HEADROOM
-from leaderboard.sections.costs import rows_where_axis_varies
-from leaderboard.sections.ranking import NO_DEFENSE, attack_order, rank_attacks, track_marker
+from leaderboard.rows import NO_DEFENSE, dataset_names, full_protection_rows, rows_where_axis_varies
+from leaderboard.scores import MIN_HEADROOM, relative_scores
+from leaderboard.sections.ranking import rank_attacks
 from leaderboard.statistics import TIE
 
 MIN_DEFENSES = 2
-"""With fewer defenses beside ``none`` there is nothing to pick from."""
+"""With fewer defenses besides ``none`` an exploiter has no choice, and there is no section."""
 
-MUCH = 0.5
+HIGH_RECOVERY = 0.5
 """Recovery above which an attack is named in the sentence below the tables."""
 
 LEGEND = (
     "Means over tasks after the last epoch. In parentheses the *recovery*, (defended - undefended) / (clean "
-    "with the same defense - undefended) of the same victim: 1 where the defense gives back all that it "
-    "could, 0 where nothing, below 0 where it takes more. It is left out where less than "
-    f"{MIN_HEADROOM:.0%} of the way from the floor to a perfect score can be given back, or where the clean "
-    "victim with the same defense comes less far than that. The *best defense* against an attack, in bold, "
-    "is the one with which the exploiter scores best, picked on the test set: what a choice could give "
-    "at most."
+    "with the same defense - undefended) of the same victim: 1 if the defense undoes all of the damage that "
+    "it could, 0 if none, below 0 if it adds damage. It is left out if less than "
+    f"{MIN_HEADROOM:.0%} of the way from the floor to a perfect score can be recovered, or if the clean "
+    "victim with the same defense is less than that above the floor. The *best defense* against an attack, "
+    "in bold, is the one with the best score, chosen on the test set: it is an upper bound on what an "
+    "exploiter could gain by choosing."
 )
 
 _VICTIM = [axis for axis in AXES if axis not in ("attack", "defense")]
 
 
-def by_defense(frame: DataFrame, dataset: str) -> DataFrame:
-    """Return what the victims of a dataset score under every attack and defense, and what defenses give back.
+def scores_by_defense(frame: DataFrame, dataset: str) -> DataFrame:
+    """Return the scores of a dataset's victims under every attack and defense, and the recovery.
 
-    Only settings of the other axes under which the defense was varied count (see `rows_where_axis_varies`).
+    Only settings of the other axes under which the defense was varied count (see
+    `leaderboard.rows.rows_where_axis_varies`).
 
     Returns:
-        One row per attack (``clean``, then as ranked) and defense (``none``, then the alphabet): ``attack``,
-        ``defense``; ``score`` (of the scored metric, NaN where tasks have different ones) and ``level`` (the
-        way from the floor, 0, to a perfect score, 1), means over tasks, then over cells; ``recovery``;
-        ``best``, whether no other defense leaves an attack's victims at a higher level (of several the first
-        by the alphabet).
+        One row per attack (``clean``, then as ranked) and defense (``none``, then by name): ``attack``,
+        ``defense``; ``score`` (of the scored metric, NaN if tasks have different ones) and ``relative``
+        (the relative score, 0 at the floor and 1 at a perfect score), means over tasks, then over cells;
+        ``recovery``; ``best``, whether no other defense leaves an attack's victims with a higher relative
+        score (of several such defenses the first by name).
 
-        Recovery is (defended - undefended) / (clean with the same defense - undefended), of the mean levels
-        of the tasks that all three have, at the same dataset, backbone, weighting, regime and seed, then a
-        mean over the cells where it is defined: where both the denominator and the clean level are at least
-        `MIN_HEADROOM`.
+        Recovery is (defended - undefended) / (clean with the same defense - undefended), of the mean relative
+        scores of the tasks that all three have, for the same dataset, backbone, weighting, regime and seed,
+        then a mean over the cells where it is defined: where both the denominator and the clean relative
+        score are at least `leaderboard.scores.MIN_HEADROOM`.
     """
-    rows = _levels(frame, dataset)
+    rows = _rows_with_relative_scores(frame, dataset)
     pair = ["attack", "defense"]
-    means = rows.groupby([*pair, "key"])[["score", "level"]].mean().groupby(level=pair).mean()
-    found = means.assign(recovery=_recovery(rows).groupby(level=pair).mean()).reset_index()
-    order = attack_order(frame)
-    found = (
-        found.assign(place=found["attack"].map(order.index), cleans=found["defense"] != NO_DEFENSE)
-        .sort_values(["place", "cleans", "defense"], ignore_index=True)
-        .drop(columns=["place", "cleans"])
-    )
-    cleaned = found[(found["attack"] != CLEAN) & (found["defense"] != NO_DEFENSE) & found["level"].notna()]
-    best = cleaned.sort_values("level", ascending=False, kind="stable").drop_duplicates("attack")
-    return found.assign(best=found.index.isin(best.index))
+    means = rows.groupby([*pair, "key"])[["score", "relative"]].mean().groupby(level=pair).mean()
+    table = means.assign(recovery=_recovery(rows).groupby(level=pair).mean()).reset_index()
+    table = sort_table(table, frame, pair)
+    defended = table[
+        (table["attack"] != CLEAN) & (table["defense"] != NO_DEFENSE) & table["relative"].notna()
+    ]
+    best = defended.sort_values("relative", ascending=False, kind="stable").drop_duplicates("attack")
+    return table.assign(best=table.index.isin(best.index))
 
 
-def most_lasting(frame: DataFrame, dataset: str) -> tuple[str, float, int] | None:
-    """Return which attack within the budget keeps the most protection whatever the defense.
+def most_robust_attack(frame: DataFrame, dataset: str) -> tuple[str, float, int] | None:
+    """Return the attack within the budget that keeps the most protection in its worst case.
 
-    Attacks are compared over the victims and defenses that all of them met.
+    Attacks are compared over the victims and defenses that all of them were run with.
 
     Returns:
-        The attack, its worst case as in `rank_attacks`, and how many defenses beside ``none`` that was taken
-        over. None where these are fewer than `MIN_DEFENSES`, or where no attack is ahead.
+        The attack, its worst case as in `leaderboard.sections.ranking.rank_attacks`, and the number of
+        defenses besides ``none`` in it. None if there are fewer than `MIN_DEFENSES`, or if no attack leads.
     """
-    rows = _levels(frame, dataset)
+    rows = _rows_with_relative_scores(frame, dataset)
     rows = rows[rows["bounded"] | (rows["attack"] == CLEAN)]
-    met = rows.groupby([*_VICTIM, "defense"])["attack"].transform("nunique")
-    common = rows[met == rows["attack"].nunique()]
-    defenses = set(common.loc[common["protection"].notna(), "defense"]) - {NO_DEFENSE}
-    ranked = rank_attacks(common).dropna(subset="rank")
+    attacks = rows.groupby([*_VICTIM, "defense"])["attack"].transform("nunique")
+    shared = rows[attacks == rows["attack"].nunique()]
+    defenses = set(shared.loc[shared["protection"].notna(), "defense"]) - {NO_DEFENSE}
+    ranked = rank_attacks(shared).dropna(subset="rank")
     if len(defenses) < MIN_DEFENSES or len(ranked) < 2:
         return None
     first, second = ranked["worst"].iloc[:2]
@@ -96,122 +96,103 @@ def most_lasting(frame: DataFrame, dataset: str) -> tuple[str, float, int] | Non
 
 
 def render_defenses(frame: DataFrame) -> str:
-    """Return the section attack against defense in markdown, nothing where there are not several defenses."""
-    parts = [_dataset(frame, dataset) for dataset in sorted(set(full_protection_rows(frame)["dataset"]))]
-    parts = [part for part in parts if part]
-    return "\n\n".join(["## Attack against defense", LEGEND, *parts]) if parts else ""
+    """Return the section in markdown, empty if no dataset has `MIN_DEFENSES` defenses."""
+    tables = join_blocks(*(_render_dataset(frame, dataset) for dataset in dataset_names(frame)))
+    return join_blocks("## Attack against defense", LEGEND, tables) if tables else ""
 
 
-def _levels(frame: DataFrame, dataset: str) -> DataFrame:
-    """Return a dataset's rows that compare defenses, with levels of their scores and of the clean ones."""
+def _rows_with_relative_scores(frame: DataFrame, dataset: str) -> DataFrame:
     rows = rows_where_axis_varies(full_protection_rows(frame[frame["dataset"] == dataset]), "defense")
-    room = (rows["perfect"] - rows["floor"]).where(lambda width: width != 0)
     one_metric = rows["scored"].nunique() == 1
-    # One unit for all tasks of one metric, so that levels are ordered, and differ, as the scores shown.
-    unit = room.mean() if one_metric else room
     return rows.assign(
         score=rows["score"] if one_metric else float("nan"),
-        level=(rows["score"] - rows["floor"]) / unit,
-        clean_level=(rows["clean_score"] - rows["floor"]) / unit,
+        relative=relative_scores(rows, one_range=one_metric),
+        clean_relative=relative_scores(rows, "clean_score", one_range=one_metric),
     )
 
 
 def _recovery(rows: DataFrame) -> "Series[float]":
-    same = [*_VICTIM, "attack", "task"]
-    undefended = rows.loc[rows["defense"] == NO_DEFENSE, [*same, "level"]]
+    same_victim = [*_VICTIM, "attack", "task"]
+    undefended = rows.loc[rows["defense"] == NO_DEFENSE, [*same_victim, "relative"]]
     defended = rows[(rows["attack"] != CLEAN) & (rows["defense"] != NO_DEFENSE)]
-    tasks = defended.merge(undefended, on=same, suffixes=("", "_undefended"))
-    levels = ["level", "level_undefended", "clean_level"]
-    cell = tasks.dropna(subset=levels).groupby(["attack", "defense", "key"])[levels].mean()
-    lost = cell["clean_level"] - cell["level_undefended"]
-    defined = (lost >= MIN_HEADROOM) & (cell["clean_level"] >= MIN_HEADROOM)
-    return ((cell["level"] - cell["level_undefended"]) / lost).where(defined)
+    tasks = defended.merge(undefended, on=same_victim, suffixes=("", "_undefended"))
+    columns = ["relative", "relative_undefended", "clean_relative"]
+    cells = tasks.dropna(subset=columns).groupby(["attack", "defense", "key"])[columns].mean()
+    damage = cells["clean_relative"] - cells["relative_undefended"]
+    defined = (damage >= MIN_HEADROOM) & (cells["clean_relative"] >= MIN_HEADROOM)
+    return ((cells["relative"] - cells["relative_undefended"]) / damage).where(defined)
 
 
-def _dataset(frame: DataFrame, dataset: str) -> str:
-    compared = _levels(frame, dataset)
-    met = set(compared.loc[compared["attack"] != CLEAN, "defense"]) - {NO_DEFENSE}
-    if len(met) < MIN_DEFENSES:
+def _render_dataset(frame: DataFrame, dataset: str) -> str:
+    rows, scores = _rows_with_relative_scores(frame, dataset), scores_by_defense(frame, dataset)
+    defenses = set(rows.loc[rows["attack"] != CLEAN, "defense"]) - {NO_DEFENSE}
+    if len(defenses) < MIN_DEFENSES:
         return ""
-    found = by_defense(frame, dataset)
-    metrics = list(compared["scored"].unique())
-    metric = str(metrics[0]) if len(metrics) == 1 else None
+    metric = str(rows["scored"].iloc[0]) if rows["scored"].nunique() == 1 else None
     unit = metric_label(metric) if metric else "% of the way from the floor to a perfect score"
-    tables = _tables(found, metric, track_marker(frame))
-    sentence = _conclusion(found, most_lasting(frame, dataset))
-    return "\n\n".join(
-        part for part in (f"### {escape_markdown(dataset)}: {unit}", *tables, sentence) if part
+    mark = unbounded_marker(frame)
+    return join_blocks(
+        f"### {escape_markdown(dataset)}: {unit}",
+        _score_table(scores, metric, mark),
+        _best_defense_table(scores, metric, mark),
+        _conclusion(scores, most_robust_attack(frame, dataset)),
     )
 
 
-def _tables(found: DataFrame, metric: str | None, marked: Callable[[str], str]) -> list[str]:
-    """Return the table of all defenses and that of the best ones."""
-    at = {(str(row["attack"]), str(row["defense"])): row for row in found.to_dict("records")}
-    attacks = list(dict.fromkeys(attack for attack, _ in at))
-    defenses = sorted({defense for _, defense in at}, key=lambda defense: (defense != NO_DEFENSE, defense))
-    entries = {pair: _entry(row, metric) for pair, row in at.items()}
+def _score_table(scores: DataFrame, metric: str | None, mark: Callable[[str], str]) -> str:
+    attacks = scores["attack"].drop_duplicates()
+    defenses = sorted(set(scores["defense"]), key=lambda defense: (defense != NO_DEFENSE, defense))
+    cells = {(mark(attack), defense): NO_VALUE for attack in attacks for defense in defenses}
+    for row in scores.to_dict("records"):
+        text = with_protection(_format_score(row, metric), row["recovery"])
+        cells[mark(row["attack"]), row["defense"]] = Bold(text) if row["best"] else text
+    return cross_table(cells, columns="defense", transposed=len(defenses) >= len(attacks))
 
-    def entry(attack: str, defense: str) -> str:
-        return entries.get((attack, defense), NO_VALUE)
 
-    if len(defenses) < len(attacks):
-        lines = [
-            {"attack": marked(attack)} | {name: entry(attack, name) for name in defenses}
-            for attack in attacks
-        ]
-    else:
-        lines = [
-            {"defense": name} | {marked(attack): entry(attack, name) for attack in attacks}
-            for name in defenses
-        ]
-    best = [
+def _best_defense_table(scores: DataFrame, metric: str | None, mark: Callable[[str], str]) -> str:
+    by_pair = {(row["attack"], row["defense"]): row for row in scores.to_dict("records")}
+    rows = [
         {
-            "attack": marked(attack),
-            "undefended": _score(at.get((attack, NO_DEFENSE)), metric),
+            "attack": mark(attack),
+            "undefended": _format_score(by_pair.get((attack, NO_DEFENSE)), metric),
             "best defense": defense,
-            "defended": _score(row, metric),
-            "clean, defended": _score(at.get((CLEAN, defense)), metric),
+            "defended": _format_score(row, metric),
+            "clean, defended": _format_score(by_pair.get((CLEAN, defense)), metric),
             "recovery": format_protection(row["recovery"]),
         }
-        for (attack, defense), row in at.items()
+        for (attack, defense), row in by_pair.items()
         if row["best"]
     ]
-    return [markdown_table(lines), markdown_table(best)] if best else [markdown_table(lines)]
+    return markdown_table(rows) if rows else ""
 
 
-def _score(row: Mapping[Hashable, Any] | None, metric: str | None) -> str:
+def _format_score(row: Mapping[Hashable, Any] | None, metric: str | None) -> str:
     if row is None:
         return NO_VALUE
-    return format_score(row["score"], metric) if metric else format_percent(row["level"])
+    return format_score(row["score"], metric) if metric else format_percent(row["relative"])
 
 
-def _entry(row: Mapping[Hashable, Any], metric: str | None) -> str:
-    shown = _score(row, metric)
-    text = shown if is_missing(row["recovery"]) else f"{shown} ({format_protection(row['recovery'])})"
-    return Bold(text) if row["best"] else text
-
-
-def _conclusion(found: DataFrame, lasting: tuple[str, float, int] | None) -> str:
-    """Say in one sentence what the owner of data should know, nothing where the numbers are not clear."""
-    plain = found[found["defense"] == NO_DEFENSE].set_index("attack")["level"]
-    # Of an attack that takes little by itself a recovery says little.
-    clean = plain.get(CLEAN, float("nan"))
-    strong = plain.index[clean - plain > MUCH * clean]
-    undone = found[found["best"] & (found["recovery"] > MUCH) & found["attack"].isin(strong)]
-    parts = []
+def _conclusion(scores: DataFrame, most_robust: tuple[str, float, int] | None) -> str:
+    """Return the conclusions for the owner of the data, empty if the numbers are not clear."""
+    undefended = scores[scores["defense"] == NO_DEFENSE].set_index("attack")["relative"]
+    # For an attack that does little damage on its own, a recovery says little.
+    clean = undefended.get(CLEAN, float("nan"))
+    strong = undefended.index[clean - undefended > HIGH_RECOVERY * clean]
+    undone = scores[scores["best"] & (scores["recovery"] > HIGH_RECOVERY) & scores["attack"].isin(strong)]
+    sentences = []
     for defense, rows in undone.groupby("defense"):
-        given = [f"{row['recovery']:.0%} of what {row['attack']} took" for row in rows.to_dict("records")]
-        parts.append(f"with {defense} as the best defense the exploiter gets back {_listed(given)}")
-    if lasting:
-        attack, worst, defenses = lasting
-        parts.append(
-            f"of the attacks within the budget none keeps more protection than {attack}, "
-            f"{format_protection(worst)} in the worst case of the {defenses} defenses that met them all"
+        parts = [f"{row['recovery']:.0%} of the damage of {row['attack']}" for row in rows.to_dict("records")]
+        sentences.append(f"With {defense} as the best defense the exploiter undoes {_join_words(parts)}.")
+    if most_robust:
+        attack, worst, defenses = most_robust
+        sentences.append(
+            f"Of the attacks within the budget {attack} keeps the most protection: "
+            f"{format_protection(worst)} in the worst case over the {defenses} defenses that all of them "
+            "were run with."
         )
-    sentence = escape_markdown("; ".join(parts))
-    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
+    return escape_markdown(" ".join(sentences))
 
 
-def _listed(items: Sequence[str]) -> str:
+def _join_words(items: Sequence[str]) -> str:
     *first, last = items
     return f"{', '.join(first)} and {last}" if first else last

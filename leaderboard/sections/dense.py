@@ -1,63 +1,51 @@
-"""Dense tasks, of which the field reports several metrics each."""
+"""Dense tasks, for which the field reports several metrics each."""
 
 from pandas import DataFrame
 
-from leaderboard.formatting import (
-    NO_VALUE,
-    escape_markdown,
-    format_score,
-    markdown_table,
-    metric_label,
-    metric_order,
-)
+from leaderboard.attack_order import sort_table, unbounded_marker
+from leaderboard.formatting import cross_table, escape_markdown, format_score, metric_label
 from leaderboard.frame import DERIVED, METRIC
-from leaderboard.sections.ranking import attack_order, track_marker
-from leaderboard.sections.tasks import usual_victims
+from leaderboard.rows import default_victim_rows
 
 CLASSIFICATION = "classification"
-"""Kind of the tasks that ask for one answer per image; the others are dense."""
+"""Kind of the tasks with one label per image; all others are dense."""
 
 
 def scores_by_metric(frame: DataFrame, dataset: str) -> DataFrame:
-    """Return every metric of a dataset's dense tasks, for the usual victims.
+    """Return every metric of a dataset's dense tasks, for its default victims.
 
     Returns:
-        One row per attack (``clean``, then as ranked), task (in the dataset's order) and metric (as the field
-        lists them): ``attack``, ``task``, ``metric`` and ``value``, a mean over seeds (and victims, in a full
-        matrix). None where no task is dense.
+        One row per attack (``clean``, then as ranked), task (in the dataset's order) and metric (in the order
+        of the field): ``attack``, ``task``, ``metric`` and ``value``, a mean over seeds (and victims, in a
+        full matrix). Empty if no task is dense.
 
     Raises:
-        BenchError: for a dataset that does not occur.
+        BenchError: for a dataset without rows.
     """
-    rows = usual_victims(frame, dataset)
+    rows = default_victim_rows(frame, dataset)
     rows = rows[rows["kind"] != CLASSIFICATION]
     names = ["attack", "position", "task"]
     columns = [name for name in rows.columns if name.startswith(METRIC)]
     values = rows.melt(names, columns, "metric").dropna()
     values["metric"] = values["metric"].str.removeprefix(METRIC)
     means = values.groupby([*names, "metric"])["value"].mean().reset_index()
-    places = means["attack"].map(attack_order(frame).index), means["metric"].map(metric_order)
-    means = means.assign(first=places[0], last=places[1])
-    means = means.sort_values(["first", "position", "task", "last"], ignore_index=True)
-    return means[["attack", "task", "metric", "value"]]
+    return sort_table(means, frame, [*names, "metric"])[["attack", "task", "metric", "value"]]
 
 
 def render_dense(frame: DataFrame, dataset: str) -> str:
-    """Return the metrics of a dataset's dense tasks in markdown, nothing where headlines are all there is."""
-    found = scores_by_metric(frame, dataset)
-    pairs = found[["task", "metric"]].drop_duplicates()
+    """Return the metrics of a dataset's dense tasks in markdown, empty if each has its headline only."""
+    scores = scores_by_metric(frame, dataset)
+    pairs = scores[["task", "metric"]].drop_duplicates()
     if len(pairs) == pairs["task"].nunique():
         return ""
-    names = {}
+    headers = {}
     for task, metric in pairs.itertuples(index=False):
-        alone = (pairs["metric"] == metric).sum() == 1
-        mark = DERIVED if task.endswith(DERIVED) else ""
-        names[task, metric] = f"{metric_label(metric)}{mark}" if alone else f"{task}: {metric_label(metric)}"
-    marked = track_marker(frame)
-    rows = []
-    for attack, values in found.groupby("attack", sort=False):
-        row = {"attack": marked(str(attack))} | dict.fromkeys(names.values(), NO_VALUE)
-        for value in values.to_dict("records"):
-            row[names[value["task"], value["metric"]]] = format_score(value["value"], value["metric"])
-        rows.append(row)
-    return f"### {escape_markdown(dataset)}: every metric of dense tasks\n\n{markdown_table(rows)}"
+        label, is_unique = metric_label(metric), (pairs["metric"] == metric).sum() == 1
+        suffix = DERIVED if task.endswith(DERIVED) else ""
+        headers[task, metric] = f"{label}{suffix}" if is_unique else f"{task}: {label}"
+    mark = unbounded_marker(frame)
+    cells = {
+        (mark(row["attack"]), headers[row["task"], row["metric"]]): format_score(row["value"], row["metric"])
+        for row in scores.to_dict("records")
+    }
+    return f"### {escape_markdown(dataset)}: every metric of dense tasks\n\n{cross_table(cells)}"

@@ -1,72 +1,68 @@
-"""The noise of the attacks: how well it hides, how it clusters by class, whether a line separates it."""
-
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+"""The noise of the attacks: how visible it is, how it clusters by class, whether it is linearly separable."""
 
 from pandas import DataFrame, Series
 
 from bench.record import CLEAN
+from leaderboard.attack_order import sort_table, unbounded_marker
 from leaderboard.formatting import (
     MAX_TASK_COLUMNS,
     NO_VALUE,
+    cross_table,
     drop_empty_columns,
     escape_markdown,
     format_number,
     format_percent,
     format_steps,
     is_missing,
+    join_blocks,
     markdown_table,
-    transpose_rows,
 )
 from leaderboard.frame import NOISE, TASK_NOISE
-from leaderboard.sections.ranking import attack_order, track_marker
 
 
 def noise_table(frame: DataFrame) -> DataFrame:
-    """Return what is known of the noise of each attack, over its distinct poisons.
+    """Return the measured properties of the noise of each attack, over its distinct poisons.
 
-    An attack on some of the images shares its poison with the attack on all of them, and is then not listed.
+    An attack on some of the images has the same poison as the attack on all images. It is listed only if the
+    latter was not run.
 
     Returns:
-        One row per dataset, attack (whole ones as ranked, then partial ones) and task, in the dataset's
-        order: ``dataset``, ``attack``, ``task``, the numbers of `leaderboard.frame.NOISE` (``linf`` the
-        largest, the others means; the same in all tasks of an attack) and of `leaderboard.frame.TASK_NOISE`.
+        One row per dataset, attack (ranked ones first) and task, in the dataset's order: ``dataset``,
+        ``attack``, ``task``, the columns of `leaderboard.frame.NOISE` (``linf`` the largest, the others
+        means; the same for all tasks of an attack) and of `leaderboard.frame.TASK_NOISE`.
     """
     rows = frame[(frame["attack"] != CLEAN) & ~frame["clean_part"]]
     rows = rows.sort_values("partial", kind="stable").drop_duplicates(["poison", "task"])
-    how: dict[str, str] = dict.fromkeys((*NOISE, *TASK_NOISE, "position"), "mean") | {"linf": "max"}
-    found = rows.groupby(["dataset", "attack", "task"]).agg(how).reset_index()
-    ranked = attack_order(frame)
-    order = [*ranked, *sorted(set(found["attack"]) - set(ranked))]
-    found = found.assign(place=found["attack"].map(order.index))
-    found = found.sort_values(["dataset", "place", "position", "task"], ignore_index=True)
-    return found[["dataset", "attack", "task", *NOISE, *TASK_NOISE]]
+    columns = [*NOISE, *TASK_NOISE]
+    how: dict[str, str] = dict.fromkeys([*columns, "position"], "mean") | {"linf": "max"}
+    means = rows.groupby(["dataset", "attack", "task"]).agg(how).reset_index()
+    table = sort_table(means, frame, ["dataset", "attack", "position", "task"])
+    return table[["dataset", "attack", "task", *columns]]
 
 
 def render_noise(frame: DataFrame) -> str:
-    """Return the section on noise in markdown, nothing where nothing is known of any."""
-    found = noise_table(frame)
-    if not len(found):
+    """Return the section on noise in markdown, empty if there is no attack."""
+    table, mark = noise_table(frame), unbounded_marker(frame)
+    if not len(table):
         return ""
-    marked = track_marker(frame)
-    groups = found.groupby(["dataset", "attack"], sort=False)
-    rows = [_noise_row(str(dataset), marked(str(attack)), some) for (dataset, attack), some in groups]
+    table["attack"] = table["attack"].map(mark)
+    groups = table.groupby(["dataset", "attack"], sort=False)
+    rows = [_summary_row(str(dataset), str(attack), group) for (dataset, attack), group in groups]
     legend = (
-        "Of the images as released: l∞ is the largest change of a pixel, l2 the mean norm of an image's δ "
-        "(pixels in [0, 1]), l0 the share of pixel values that changed, *clamped* the share that the attack "
-        "wanted beyond the budget. Means over tasks: *linear* is the accuracy of a linear classifier that "
-        "sees δ alone (in parentheses that of always answering the commonest class), *spread* the root mean "
-        "square l2 distance of δ from the mean of its class, *distance* the l2 distance between the means of "
-        "two classes."
+        "Of the released images: l∞ is the largest change of a pixel, l2 the mean norm of δ (pixels in "
+        "[0, 1]), l0 the share of pixel values that changed, *clamped* the share that the attack wanted to "
+        "change by more than the budget. Means over tasks: *linear* is the accuracy of a linear classifier "
+        "that sees only δ (in parentheses the accuracy of always answering the most common class), *spread* "
+        "the root mean square l2 distance of δ from the mean of its class, *distance* the l2 distance "
+        "between the means of two classes."
     )
-    parts = ["## Noise", markdown_table(drop_empty_columns(rows)), legend]
-    for dataset, some in found.groupby("dataset"):
-        parts += _noise_by_task(str(dataset), some, marked)
-    return "\n\n".join(parts)
+    by_task = [_render_task_noise(str(dataset), group) for dataset, group in table.groupby("dataset")]
+    return join_blocks("## Noise", markdown_table(drop_empty_columns(rows)), legend, *by_task)
 
 
-def _noise_row(dataset: str, attack: str, rows: DataFrame) -> dict[str, str]:
+def _summary_row(dataset: str, attack: str, rows: DataFrame) -> dict[str, str]:
     first, means = rows.iloc[0], rows.mean(numeric_only=True)
+    linear = format_percent(means["linear_accuracy"])
     return {
         "dataset": dataset,
         "attack": attack,
@@ -76,37 +72,23 @@ def _noise_row(dataset: str, attack: str, rows: DataFrame) -> dict[str, str]:
         "PSNR dB": format_number(first["psnr"]),
         "SSIM": NO_VALUE if is_missing(first["ssim"]) else f"{first['ssim']:.3f}",
         "clamped %": format_percent(first["clamped"]),
-        "linear %": _linear(means),
+        "linear %": linear if linear == NO_VALUE else f"{linear} ({format_percent(means['linear_floor'])})",
         "spread": format_number(means["intra_spread"]),
         "distance": format_number(means["inter_distance"]),
     }
 
 
-def _noise_by_task(dataset: str, found: DataFrame, marked: Callable[[str], str]) -> list[str]:
-    known = found[found[list(TASK_NOISE)].notna().any(axis=1)]
-    if not len(known):
-        return []
-    tasks = list(known["task"].drop_duplicates())
-    lines = []
-    for attack, rows in known.groupby("attack", sort=False):
-        by_task = {row["task"]: row for row in rows.to_dict("records")}
-        lines.append(
-            {"attack": marked(str(attack))} | {task: _task_noise(by_task.get(task)) for task in tasks}
-        )
-    if len(tasks) > MAX_TASK_COLUMNS:
-        lines = transpose_rows(lines)
-    legend = "Spread / distance (linear %)."
-    return [f"### Noise of {escape_markdown(dataset)}, every task", markdown_table(lines), legend]
+def _render_task_noise(dataset: str, table: DataFrame) -> str:
+    measured = table[table[list(TASK_NOISE)].notna().any(axis=1)]
+    if not len(measured):
+        return ""
+    cells = {(row["attack"], row["task"]): _format_task_noise(row) for _, row in measured.iterrows()}
+    title = f"### Noise of {escape_markdown(dataset)}, every task"
+    is_wide = measured["task"].nunique() > MAX_TASK_COLUMNS
+    return join_blocks(title, cross_table(cells, transposed=is_wide), "Spread / distance (linear %).")
 
 
-def _task_noise(row: Mapping[Hashable, Any] | None) -> str:
-    if row is None:
-        return NO_VALUE
-    shown = f"{format_number(row['intra_spread'])} / {format_number(row['inter_distance'])}"
-    accuracy = row["linear_accuracy"]
-    return shown if is_missing(accuracy) else f"{shown} ({format_percent(accuracy)})"
-
-
-def _linear(means: "Series[float]") -> str:
-    accuracy = format_percent(means["linear_accuracy"])
-    return accuracy if accuracy == NO_VALUE else f"{accuracy} ({format_percent(means['linear_floor'])})"
+def _format_task_noise(row: "Series[float]") -> str:
+    text = f"{format_number(row['intra_spread'])} / {format_number(row['inter_distance'])}"
+    linear = format_percent(row["linear_accuracy"])
+    return text if linear == NO_VALUE else f"{text} ({linear})"

@@ -2,113 +2,115 @@
 
 from pandas import DataFrame
 
-from leaderboard.formatting import format_count, format_protection, format_score, markdown_table, metric_label
-from leaderboard.sections.ranking import track_marker
+from leaderboard.attack_order import unbounded_marker
+from leaderboard.formatting import (
+    format_count,
+    format_protection,
+    format_score,
+    join_blocks,
+    markdown_table,
+    metric_label,
+)
 from leaderboard.statistics import seed_spread
 
 
 def partial_images(frame: DataFrame) -> DataFrame:
-    """Compare attacks on some of the images with training on the images they leave alone.
+    """Compare attacks on some of the images with training on the other images alone.
 
-    The counterpart of a cell is that with the same victim and rate and the attack ``clean``: a victim that
-    finds only the clean part. Means are over the cells that have one (all of them where none has).
+    The counterpart of a cell has the same victim and rate and the attack ``clean``: a victim that is trained
+    on the clean part only. Means are over the cells with a counterpart (over all cells if none has one).
 
     Returns:
-        One row per dataset, headline metric and attack: ``dataset``, ``metric``, ``attack``, ``rate``,
+        One row per dataset, headline metric, rate and attack: ``dataset``, ``metric``, ``rate``, ``attack``,
         ``raw``, ``protection``, ``raw_alone``, ``protection_alone`` (of the clean part alone), ``difference``
         (of the protections) and ``spread`` (of the difference, standard deviation over seeds).
     """
-    rows = frame[frame["rate"] < 1]
+    rows = frame[frame["rate"] < 1].rename(columns={"headline": "metric"})
     on = ["victim", "rate", "task"]
     alone = rows.loc[rows["clean_part"], [*on, "raw", "protection"]].drop_duplicates(on)
     pairs = rows[~rows["clean_part"]].merge(alone, on=on, how="left", suffixes=("", "_alone"))
     pairs["difference"] = pairs["protection"] - pairs["protection_alone"]
-    found = [
-        {"dataset": dataset, "metric": metric, "rate": rate, "attack": attack, **_beside_alone(group)}
-        for (dataset, metric, rate, attack), group in pairs.groupby(["dataset", "headline", "rate", "attack"])
-    ]
-    return DataFrame(found)
-
-
-def _beside_alone(pairs: DataFrame) -> dict[str, float]:
-    both = pairs[pairs["raw_alone"].notna()]
-    shown = both if len(both) else pairs
-    means = {
-        column: shown[column].mean() for column in ("raw", "protection", "raw_alone", "protection_alone")
-    }
-    spread = seed_spread(shown["difference"], shown["seed"])
-    return {
-        **means,
-        "difference": shown["difference"].mean(),
-        "spread": float("nan") if spread is None else spread,
-    }
+    means = ["raw", "protection", "raw_alone", "protection_alone", "difference"]
+    labels = ["dataset", "metric", "rate", "attack"]
+    table = []
+    for names, group in pairs.groupby(labels):
+        paired = group[group["raw_alone"].notna()]
+        counted = paired if len(paired) else group
+        spread = seed_spread(counted["difference"], counted["seed"])
+        row = dict(zip(labels, names, strict=True)) | counted[means].mean().to_dict()
+        table.append(row | {"spread": float("nan") if spread is None else spread})
+    return DataFrame(table)
 
 
 def partial_tasks(frame: DataFrame) -> DataFrame:
-    """Compare the tasks that an attack on some of the tasks protects with those it leaves alone.
+    """Compare the tasks that an attack on some of the tasks protects with the other tasks.
 
     Returns:
-        One row per dataset and attack: ``dataset``, ``attack``, ``tasks`` (how many there are),
-        ``protected_tasks`` (how many of them are protected), ``protected``, ``others`` (mean protection of
-        both kinds).
+        One row per dataset and attack: ``dataset``, ``attack``, ``tasks`` (number of tasks),
+        ``protected_tasks`` (number of protected ones), ``protected``, ``others`` (mean protection of both
+        kinds).
     """
     rows = frame[~frame.groupby("key")["is_protected"].transform("all")]
-    return DataFrame(
-        [
+    table = []
+    for (dataset, attack), group in rows.groupby(["dataset", "attack"]):
+        protected, others = group[group["is_protected"]], group[~group["is_protected"]]
+        table.append(
             {
                 "dataset": dataset,
                 "attack": attack,
                 "tasks": group["task"].nunique(),
-                "protected_tasks": group.loc[group["is_protected"], "task"].nunique(),
-                "protected": group.loc[group["is_protected"], "protection"].mean(),
-                "others": group.loc[~group["is_protected"], "protection"].mean(),
+                "protected_tasks": protected["task"].nunique(),
+                "protected": protected["protection"].mean(),
+                "others": others["protection"].mean(),
             }
-            for (dataset, attack), group in rows.groupby(["dataset", "attack"])
-        ]
-    )
-
-
-def render_partial(frame: DataFrame) -> str:
-    """Return the section on partial protection in markdown, nothing where no attack is partial."""
-    images, tasks = partial_images(frame), partial_tasks(frame)
-    if not len(images) and not len(tasks):
-        return ""
-    marked = track_marker(frame)
-    parts = ["## Partial protection"]
-    if len(images):
-        rows = [
-            {
-                "dataset": row["dataset"],
-                "attack": marked(row["attack"]),
-                "rate": f"{row['rate']:.0%}",
-                "metric": metric_label(row["metric"]),
-                "raw": format_score(row["raw"], row["metric"]),
-                "protection": format_protection(row["protection"]),
-                "raw, clean part": format_score(row["raw_alone"], row["metric"]),
-                "protection, clean part": format_protection(row["protection_alone"]),
-                "difference": format_protection(row["difference"], row["spread"]),
-            }
-            for row in images.to_dict("records")
-        ]
-        legend = (
-            "Attacks on a part of the images, beside the same victims trained on the clean part alone. Where "
-            "the *difference* of protection is 0 the poisoned images taught nothing, below 0 they still did, "
-            "above 0 they misled besides."
         )
-        parts += [markdown_table(rows), legend]
-    if len(tasks):
-        rows = [
-            {
-                "dataset": row["dataset"],
-                "attack": marked(row["attack"]),
-                "protected": f"{row['protected_tasks']} of {format_count(row['tasks'], 'task')}",
-                "protection of these": format_protection(row["protected"]),
-                "of the others": format_protection(row["others"]),
-            }
-            for row in tasks.to_dict("records")
-        ]
-        parts += [
-            markdown_table(rows),
-            "Attacks on a part of the tasks, made without the labels of the others.",
-        ]
-    return "\n\n".join([*parts, "Means over everything that was run; none of these attacks is ranked."])
+    return DataFrame(table)
+
+
+def render_partial_protection(frame: DataFrame) -> str:
+    """Return the section on partial protection in markdown, empty if no attack is partial."""
+    images, tasks = _render_images(frame), _render_tasks(frame)
+    if not images and not tasks:
+        return ""
+    legend = "Means over everything that was run; none of these attacks is ranked."
+    return join_blocks("## Partial protection", images, tasks, legend)
+
+
+def _render_images(frame: DataFrame) -> str:
+    mark = unbounded_marker(frame)
+    rows = [
+        {
+            "dataset": row["dataset"],
+            "attack": mark(row["attack"]),
+            "rate": f"{row['rate']:.0%}",
+            "metric": metric_label(row["metric"]),
+            "raw": format_score(row["raw"], row["metric"]),
+            "protection": format_protection(row["protection"]),
+            "raw, clean part": format_score(row["raw_alone"], row["metric"]),
+            "protection, clean part": format_protection(row["protection_alone"]),
+            "difference": format_protection(row["difference"], row["spread"]),
+        }
+        for row in partial_images(frame).to_dict("records")
+    ]
+    legend = (
+        "Attacks on some of the images, compared with the same victims trained on the clean part alone. A "
+        "*difference* of protection of 0 means that the poisoned images taught nothing, below 0 that they "
+        "still taught something, above 0 that they misled the victim."
+    )
+    return join_blocks(markdown_table(rows), legend) if rows else ""
+
+
+def _render_tasks(frame: DataFrame) -> str:
+    mark = unbounded_marker(frame)
+    rows = [
+        {
+            "dataset": row["dataset"],
+            "attack": mark(row["attack"]),
+            "protected": f"{row['protected_tasks']} of {format_count(row['tasks'], 'task')}",
+            "protection of these": format_protection(row["protected"]),
+            "of the others": format_protection(row["others"]),
+        }
+        for row in partial_tasks(frame).to_dict("records")
+    ]
+    legend = "Attacks on some of the tasks, crafted without the labels of the other tasks."
+    return join_blocks(markdown_table(rows), legend) if rows else ""

@@ -1,102 +1,110 @@
-"""Rank the attacks."""
+"""The ranking of the attacks, one per track."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
-import pandas as pd
-from pandas import DataFrame, Series
+from pandas import DataFrame, Series, concat, isna
 
-from bench.record import AXES, CLEAN
-from leaderboard.formatting import DAGGER
-from leaderboard.frame import cell_rows, full_protection_rows
+from bench.record import CLEAN
+from leaderboard.attack_order import DAGGER, group_by_setting, sort_attacks, worst_and_mean_protection
+from leaderboard.formatting import (
+    NO_VALUE,
+    drop_empty_columns,
+    format_integer,
+    format_number,
+    format_protection,
+    format_score,
+    format_steps,
+    join_blocks,
+    markdown_table,
+    metric_label,
+    metric_order,
+)
+from leaderboard.rows import NO_DEFENSE, cell_rows, full_protection_rows
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-    from typing import Any
-
-    from pandas.api.typing import SeriesGroupBy
-
-
-NO_DEFENSE = "none"
-"""Label of the defense that does nothing; raw scores are shown under it, as the papers do."""
-
-_SETTING = ["dataset", "backbone", "weighting", "regime", "seed"]
-
-_ORDERING = (*AXES, "key", "bounded", "partial", "paired", "defined", "protection")
-"""Columns of a frame that say in which order the attacks are listed."""
+RAW = "raw_"
+"""Prefix of the column of a headline metric."""
 
 
 def rank_attacks(frame: DataFrame, bounded: bool = True) -> DataFrame:
-    """Rank the attacks of one track by their worst case: the defender picks the defense.
+    """Rank the attacks of one track by their worst case over the defenses.
 
-    For every dataset, backbone, weighting, regime and seed the least protection over the defenses that were
-    run there is taken, then the mean over all of these. A setting with one defense counts with that one.
-    Attacks on some of the images or tasks only are in no ranking.
+    For every dataset, backbone, weighting, regime and seed the lowest protection over the defenses that were
+    run is taken, and then the mean of these. A setting with a single defense counts with that one.
+    Attacks on some of the images or tasks only are not ranked.
 
     Args:
         frame: from `leaderboard.frame.to_frame`.
-        bounded: rank the attacks that keep to the budget, else those that have none.
+        bounded: rank the attacks that keep to the budget; otherwise those without a budget.
 
     Returns:
         One row per attack, best first, ``clean`` last:
-        ``rank`` (missing for clean and where nothing is defined), ``attack``, ``worst``, ``worst_defense``
-        (most often the worst), ``defenses_min`` and ``defenses_max`` (how many a worst case is over),
-        ``mean`` (over defenses), ``spread`` (of ``worst``, standard deviation over seeds),
-        ``cells``, ``undefined`` (tasks of cells), ``unpaired`` (cells), a ``raw_METRIC`` per headline metric
-        (under defense ``none`` where it was run), ``craft_s``, ``craft_images_per_s``, ``craft_host_mb``,
-        ``craft_device_mb`` (means over distinct poisons) and ``linf`` (largest, in steps of 1/255).
+        ``rank`` (missing for clean and for attacks without a defined protection), ``attack``, ``worst``,
+        ``worst_defense`` (the defense that is worst most often), ``defenses_min`` and ``defenses_max`` (how
+        many defenses a worst case is taken over), ``mean`` (over defenses), ``spread`` (of ``worst``,
+        standard deviation over seeds), ``cells``, ``undefined`` (tasks of cells), ``unpaired`` (cells), a
+        ``raw_METRIC`` per headline metric (under defense ``none`` if it was run), ``craft_s``,
+        ``craft_images_per_s``, ``craft_host_mb``, ``craft_device_mb`` (means over distinct poisons) and
+        ``linf`` (largest, in steps of 1/255).
     """
     frame = full_protection_rows(frame)
     frame = frame[(frame["bounded"] == bounded) | (frame["attack"] == CLEAN)]
     if not len(frame):
-        return DataFrame(columns=["rank", "attack", "worst"])
-    once = cell_rows(frame)
-    parts = [_means(once), _protections(once), _counts(once), _raw_means(frame), _crafting(once)]
-    table = _sort(pd.concat(parts, axis=1))
-    # Of an attack without any defined protection, no defense was taken the least over.
-    table = table.fillna({"defenses_min": 0, "defenses_max": 0})
-    table = table.astype({"defenses_min": int, "defenses_max": int})
-    ranked = (table["attack"] != CLEAN) & table["worst"].notna()
-    table.insert(0, "rank", ranked.cumsum().where(ranked).astype("Int64"))
+        return DataFrame(columns=["rank", "attack", "worst", "spread"])
+    cells = cell_rows(frame)
+    columns = [worst_and_mean_protection(cells), _worst_case_columns(cells), _count_columns(cells)]
+    table = sort_attacks(concat([*columns, _raw_columns(frame), _craft_columns(cells)], axis=1))
+    # An attack without a defined protection has no worst case, so none over any defense.
+    counts = ["defenses_min", "defenses_max"]
+    table[counts] = table[counts].fillna(0).astype(int)
+    is_ranked = (table["attack"] != CLEAN) & table["worst"].notna()
+    table.insert(0, "rank", is_ranked.cumsum().where(is_ranked).astype("Int64"))
     return table
 
 
-def _sort(by_attack: DataFrame) -> DataFrame:
-    """Return what is known of the attacks with a column ``attack``, best first, ``clean`` last."""
-    order = ["clean", "worst", "mean", "attack"]
-    table = by_attack.rename_axis("attack").reset_index()
-    table["clean"] = table["attack"] == CLEAN
-    table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True)
-    return table.drop(columns="clean")
+def render_ranking(frame: DataFrame) -> str:
+    """Return the ranking of the attacks with a budget in markdown, empty if there is nothing to rank."""
+    ranked = rank_attacks(frame)
+    if not len(ranked):
+        return ""
+    spread = "; ± is the standard deviation over seeds" if ranked["spread"].notna().any() else ""
+    legend = (
+        "The exploiter picks the defense: *worst case* is the lowest protection over the defenses, averaged "
+        f"over everything else; *mean* is the mean over the defenses, too{spread}. *Defenses* is the number "
+        "of defenses in a worst case. *Undefined* is the number of task scores without a defined protection, "
+        "which are left out. Raw scores are without a defense if that was run. A better protected task has a "
+        "lower score, but a higher error or angle. Memory is the peak while crafting, l∞ the largest change "
+        f"of a pixel. {CLEAN} is the reference and is not ranked."
+    )
+    return join_blocks("## Ranking", _ranking_table(ranked), legend)
 
 
-def _by_setting(once: DataFrame) -> "SeriesGroupBy[Any, tuple[Hashable, ...]]":
-    """Return the defined protections, one group for all that differ in the defense alone."""
-    return once[once["protection"].notna()].groupby(["attack", *_SETTING])["protection"]
+def render_unbounded_ranking(frame: DataFrame) -> str:
+    """Return the ranking of the attacks without a budget in markdown, empty if there are none."""
+    ranked = rank_attacks(frame, bounded=False)
+    if not (ranked["attack"] != CLEAN).any():
+        return ""
+    legend = (
+        "Attacks without a budget: their changes may be visible, so they are ranked separately. The columns "
+        f"are as above. {DAGGER} marks these attacks in the tables that show both tracks."
+    )
+    return join_blocks("## Ranking, unbounded track", _ranking_table(ranked), legend)
 
 
-def _means(once: DataFrame) -> DataFrame:
-    """Return, by attack, by what the attacks are ranked; NaN where nothing is defined."""
-    draws = _by_setting(once)
-    found = DataFrame({"worst": draws.min(), "mean": draws.mean()}).groupby(level="attack").mean()
-    return found.reindex(sorted(set(once["attack"])))
-
-
-def _protections(once: DataFrame) -> DataFrame:
-    """Return, by attack, what else `rank_attacks` says of its protection, where there is something to say."""
-    draws = _by_setting(once)
-    worst, counts = draws.min(), draws.size().groupby(level="attack")
-    least = once.loc[draws.idxmin(), ["attack", "defense"]].value_counts(sort=False).sort_index()
-    # Sorted by name, then by how often: of equals the first in the alphabet.
-    often = least.sort_values(ascending=False, kind="stable").reset_index().drop_duplicates("attack")
-    # Settings that were not run under every seed would show as a spread over seeds.
+def _worst_case_columns(cells: DataFrame) -> DataFrame:
+    groups = group_by_setting(cells)
+    worst, counts = groups.min(), groups.size().groupby(level="attack")
+    defenses = cells.loc[groups.idxmin(), ["attack", "defense"]].value_counts(sort=False).sort_index()
+    # Sorted by name, then by frequency: of equally frequent defenses the first in the alphabet.
+    most_often = defenses.sort_values(ascending=False, kind="stable").reset_index().drop_duplicates("attack")
+    # Settings that were not run with every seed would look like a spread over seeds.
     spread = {
         attack: values.unstack("seed").dropna().mean().std(ddof=1)
         for attack, values in worst.groupby(level="attack")
     }
     return DataFrame(
         {
-            "worst_defense": often.set_index("attack")["defense"],
+            "worst_defense": most_often.set_index("attack")["defense"],
             "defenses_min": counts.min(),
             "defenses_max": counts.max(),
             "spread": Series(spread, dtype=float),
@@ -104,43 +112,59 @@ def _protections(once: DataFrame) -> DataFrame:
     )
 
 
-def _counts(once: DataFrame) -> DataFrame:
-    attacks = once.groupby("attack")
-    return DataFrame(
-        {
-            "cells": attacks.size(),
-            "undefined": attacks["undefined"].sum(),
-            "unpaired": attacks["unpaired"].sum(),
-            "linf": attacks["linf"].max(),
-        }
+def _count_columns(cells: DataFrame) -> DataFrame:
+    return cells.groupby("attack").agg(
+        cells=("key", "size"),
+        undefined=("undefined", "sum"),
+        unpaired=("unpaired", "sum"),
+        linf=("linf", "max"),
     )
 
 
-def _crafting(once: DataFrame) -> DataFrame:
-    poisons = once.drop_duplicates(["attack", "poison"]).groupby("attack")
-    return poisons[[f"craft_{suffix}" for suffix in ("s", "images_per_s", "host_mb", "device_mb")]].mean()
+def _craft_columns(cells: DataFrame) -> DataFrame:
+    poisons = cells.drop_duplicates(["attack", "poison"]).groupby("attack")
+    return poisons[["craft_s", "craft_images_per_s", "craft_host_mb", "craft_device_mb"]].mean()
 
 
-def _raw_means(tasks: DataFrame) -> DataFrame:
-    tasks = tasks[["attack", "defense", "headline", "key", "raw"]]
-    plain = tasks["defense"] == NO_DEFENSE
-    shown = tasks[plain | ~plain.groupby(tasks["attack"]).transform("any")]
-    # A cell first, so that a dataset with many tasks does not outweigh one with few.
-    per_cell = shown.groupby(["attack", "headline", "key"])["raw"].mean()
-    return per_cell.groupby(level=["attack", "headline"]).mean().unstack().add_prefix("raw_")
+def _raw_columns(frame: DataFrame) -> DataFrame:
+    frame = frame[["attack", "defense", "headline", "key", "raw"]]
+    undefended = frame["defense"] == NO_DEFENSE
+    rows = frame[undefended | ~undefended.groupby(frame["attack"]).transform("any")]
+    # The mean of a cell is taken first, so that a dataset with many tasks does not outweigh one with few.
+    per_cell = rows.groupby(["attack", "headline", "key"])["raw"].mean()
+    return per_cell.groupby(level=["attack", "headline"]).mean().unstack().add_prefix(RAW)
 
 
-def attack_order(frame: DataFrame) -> list[str]:
-    """Return the attacks as the rankings list them: ``clean``, those with a budget, those without."""
-    once = cell_rows(full_protection_rows(frame[list(_ORDERING)]))
-    order = [CLEAN] if (once["attack"] == CLEAN).any() else []
-    for bounded in (True, False):
-        some = once[(once["bounded"] == bounded) & (once["attack"] != CLEAN)]
-        order.extend(_sort(_means(some))["attack"])
-    return list(dict.fromkeys(order))
+def _ranking_table(ranked: DataFrame) -> str:
+    names = [str(column) for column in ranked if str(column).startswith(RAW)]
+    metrics = sorted((name.removeprefix(RAW) for name in names), key=metric_order)
+    return markdown_table(
+        drop_empty_columns([_ranking_row(row, metrics) for row in ranked.to_dict("records")])
+    )
 
 
-def track_marker(frame: DataFrame) -> Callable[[str], str]:
-    """Return what marks the attacks of the unbounded track."""
-    free = set(frame.loc[~frame["bounded"], "attack"])
-    return lambda attack: f"{attack} {DAGGER}" if attack in free else attack
+def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[str, str]:
+    low, high = row["defenses_min"], row["defenses_max"]
+    cells = {
+        "#": NO_VALUE if isna(row["rank"]) else str(row["rank"]),
+        "attack": row["attack"],
+        "worst case": format_protection(row["worst"], row["spread"]),
+        "worst defense": NO_VALUE if isna(row["worst_defense"]) else row["worst_defense"],
+        "defenses": str(low) if low == high else f"{low}–{high}",
+        "mean": format_protection(row["mean"]),
+        **{metric_label(metric): format_score(row[f"{RAW}{metric}"], metric) for metric in metrics},
+        "cells": str(row["cells"]),
+        "undefined": str(row["undefined"]),
+        "craft s": format_number(row["craft_s"]),
+        "craft img/s": format_number(row["craft_images_per_s"]),
+        "host MiB": format_integer(row["craft_host_mb"]),
+        "device MiB": format_integer(row["craft_device_mb"]),
+        "l∞ /255": format_steps(row["linf"]),
+    }
+    if row["attack"] == CLEAN:
+        # It has no worst defense, and the cost of copying images is not a cost of crafting.
+        cells["worst case"] = format_protection(row["worst"])
+        cells |= dict.fromkeys(
+            ("worst defense", "craft s", "craft img/s", "host MiB", "device MiB"), NO_VALUE
+        )
+    return cells

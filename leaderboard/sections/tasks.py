@@ -1,137 +1,93 @@
-"""Tables of raw scores and protection by axis, task and regime."""
+"""Raw score and protection of every task, a table per dataset."""
 
-from typing import TYPE_CHECKING
+from pandas import DataFrame, Series, concat
 
-import pandas as pd
-from pandas import DataFrame, Series
-
-from bench.errors import unknown_name_error
-from bench.record import AXES, CLEAN
-from leaderboard.formatting import metric_order
-from leaderboard.frame import cell_rows, full_protection_rows
-from leaderboard.sections.costs import rows_where_axis_varies
-
-if TYPE_CHECKING:
-    pass
-from leaderboard.sections.ranking import NO_DEFENSE, attack_order
+from leaderboard.attack_order import attack_order, unbounded_marker
+from leaderboard.formatting import (
+    MAX_TASK_COLUMNS,
+    cross_table,
+    escape_markdown,
+    format_count,
+    format_score,
+    join_blocks,
+    metric_label,
+    with_protection,
+)
+from leaderboard.frame import DERIVED
+from leaderboard.rows import dataset_names, default_victim_rows
+from leaderboard.sections.dense import render_dense
 
 FLOOR = "floor"
-"""Label of the row that knows nothing of the image."""
-
-
-def protection_by_axis(frame: DataFrame, axis: str) -> DataFrame:
-    """Return mean protection per attack (rows, best first) and value of an axis (columns).
-
-    Only settings of the other axes under which the axis was varied are averaged (see
-    `leaderboard.sections.costs.rows_where_axis_varies`).
-
-    Raises:
-        BenchError: for an axis that does not exist or that is the rows'.
-    """
-    if axis not in AXES or axis == "attack":
-        raise unknown_name_error("axis", axis, set(AXES) - {"attack"})
-    once = rows_where_axis_varies(cell_rows(full_protection_rows(frame)), axis)
-    table = once.pivot_table(index="attack", columns=axis, values="protection", aggfunc="mean", dropna=False)
-    return table.reindex([attack for attack in attack_order(frame) if attack != CLEAN])
-
-
-def usual_victims(frame: DataFrame, dataset: str) -> DataFrame:
-    """Return a dataset's whole attacks under defense ``none`` and the usual backbone, weighting and regime.
-
-    The usual value of an axis is the one that occurs with the most settings of the others: the default
-    where one axis is varied at a time, and every value of a full matrix.
-
-    Raises:
-        BenchError: for a dataset that does not occur.
-    """
-    if dataset not in set(frame["dataset"]):
-        raise unknown_name_error("dataset", dataset, set(frame["dataset"]))
-    rows = full_protection_rows(frame[frame["dataset"] == dataset])
-    settings = rows[["backbone", "weighting", "defense", "regime"]].drop_duplicates()
-    kept = rows
-    for axis in settings.columns:
-        if axis == "defense" and (settings[axis] == NO_DEFENSE).any():
-            usual = {NO_DEFENSE}
-        else:
-            counts = settings[axis].value_counts()
-            usual = set(counts[counts == counts.max()].index)
-        kept = kept[kept[axis].isin(usual)]
-    # The default of each axis need not meet in one cell; then the whole dataset is shown.
-    return kept if len(kept) else rows
+"""Label of the row of an answer that ignores the image."""
 
 
 def scores_by_task(frame: DataFrame, dataset: str) -> DataFrame:
-    """Return raw headline scores and protection per attack and task, for the usual victims of a dataset.
+    """Return raw headline scores and protection per attack and task, for a dataset's default victims.
 
     Returns:
         Rows: ``floor``, ``clean``, then the attacks as ranked. Columns, two levels: (``raw``, task) and
         (``protection``, task) in the dataset's order, means over seeds (and victims, in a full matrix);
-        (``mean``, ``raw``), NaN where the tasks have different metrics, and (``mean``, ``protection``).
+        (``mean``, ``raw``), NaN if the tasks have different metrics, and (``mean``, ``protection``).
 
     Raises:
-        BenchError: for a dataset that does not occur.
+        BenchError: for a dataset without rows.
     """
-    rows = usual_victims(frame, dataset)
+    rows = default_victim_rows(frame, dataset)
     tasks = list(rows.sort_values(["position", "task"])["task"].drop_duplicates())
-    grouped = rows.groupby(["attack", "task"])
-    raw, protection = grouped["raw"].mean().unstack(), grouped["protection"].mean().unstack()
+    by_task = rows.groupby(["attack", "task"])
+    raw, protection = by_task["raw"].mean().unstack(), by_task["protection"].mean().unstack()
     order = [attack for attack in attack_order(frame) if attack in raw.index]
-    raw, protection = raw.reindex(order)[tasks], protection.reindex(order)[tasks]
     floor = rows.groupby("task")["floor_raw"].mean()[tasks]
-    raw = pd.concat([floor.to_frame(FLOOR).T, raw])
-    protection = protection.reindex(raw.index)
+    raw = concat([floor.to_frame(FLOOR).T, raw.loc[order, tasks]])
+    protection = protection.reindex(raw.index)[tasks]
     one_metric = rows["headline"].nunique() == 1
     raw_mean = raw.mean(axis=1) if one_metric else Series(float("nan"), index=raw.index)
     mean = DataFrame({"raw": raw_mean, "protection": protection.mean(axis=1)})
-    return pd.concat({"raw": raw, "protection": protection, "mean": mean}, axis=1)
+    return concat({"raw": raw, "protection": protection, "mean": mean}, axis=1)
 
 
-def scores_by_regime(frame: DataFrame) -> DataFrame:
-    """Return raw headline scores and protection under every regime, as the papers have them side by side.
-
-    Victims have defense ``none`` where that was run; only settings under which the regime was varied are
-    averaged (see `leaderboard.sections.costs.rows_where_axis_varies`).
-
-    Returns:
-        One row per dataset, headline metric, attack (``clean``, then as ranked) and regime: ``dataset``,
-        ``metric``, ``attack``, ``regime``, ``raw`` and ``protection``, means over tasks, then over cells.
-    """
-    rows = full_protection_rows(frame).rename(columns={"headline": "metric"})
-    plain = rows[rows["defense"] == NO_DEFENSE]
-    rows = rows_where_axis_varies(plain if len(plain) else rows, "regime")
-    names = ["dataset", "metric", "attack", "regime"]
-    cell = rows.groupby([*names, "key"])[["raw", "protection"]].mean()
-    return _in_order(cell.groupby(level=names).mean().reset_index(), frame)
+def render_tasks(frame: DataFrame) -> str:
+    """Return the tables of all datasets in markdown, each with the metrics of its dense tasks."""
+    return join_blocks(*(_render_dataset(frame, dataset) for dataset in dataset_names(frame)))
 
 
-def peak_and_last_scores(frame: DataFrame) -> DataFrame:
-    """Return the raw headline score after the last epoch and at its best epoch, for the usual victims.
-
-    The best epoch is picked on the test set, per task: it bounds what early stopping could give an exploiter.
-
-    Returns:
-        Columns ``dataset``, ``metric``, ``attack``, ``last``, ``peak``.
-    """
-    datasets = sorted(set(full_protection_rows(frame)["dataset"]))
-    columns = {"headline": "metric", "raw": "last", "raw_peak": "peak"}
-    if not datasets:
-        return DataFrame(columns=["dataset", "metric", "attack", "last", "peak"])
-    rows = pd.concat([usual_victims(frame, dataset) for dataset in datasets])
-    means = rows.groupby(["dataset", "headline", "attack"])[["raw", "raw_peak"]].mean().reset_index()
-    return _in_order(means.rename(columns=columns), frame)
-
-
-def _in_order(table: DataFrame, frame: DataFrame) -> DataFrame:
-    """Sort a table by dataset, metric and, as the rankings list them, attack."""
-    return (
-        table.assign(place=table["attack"].map(attack_order(frame).index))
-        .assign(metric_place=table["metric"].map(metric_order))
-        .sort_values(["dataset", "metric_place", "place"], kind="stable", ignore_index=True)
-        .drop(columns=["metric_place", "place"])
+def _render_dataset(frame: DataFrame, dataset: str) -> str:
+    scores, rows = scores_by_task(frame, dataset), default_victim_rows(frame, dataset)
+    metrics = rows.sort_values("position").drop_duplicates("task").set_index("task")["headline"]
+    mark = unbounded_marker(frame)
+    cells = {}
+    for label, values in scores.iterrows():
+        attack = mark(str(label))
+        for task in scores["raw"].columns:
+            text = format_score(values["raw", task], metrics[task])
+            cells[attack, task] = with_protection(text, values["protection", task])
+        if len(metrics) > 1:
+            text = format_score(values["mean", "raw"], metrics.iloc[0])
+            cells[attack, "mean"] = with_protection(text, values["mean", "protection"])
+    return join_blocks(
+        f"## {escape_markdown(dataset)}: every task",
+        cross_table(cells, transposed=len(metrics) > MAX_TASK_COLUMNS),
+        _legend(metrics, rows),
+        render_dense(frame, dataset),
     )
 
 
-def varying_axes(frame: DataFrame) -> list[str]:
-    """Return the axes, attack and seed apart, that take more than one value."""
-    rows = full_protection_rows(frame)
-    return [axis for axis in AXES if axis not in ("attack", "seed") and rows[axis].nunique() > 1]
+def _legend(metrics: "Series[str]", rows: DataFrame) -> str:
+    tasks_of = {metric: ", ".join(metrics.index[metrics == metric]) for metric in metrics.unique()}
+    names = "; ".join(
+        metric_label(metric) + (f" of {escape_markdown(tasks)}" if len(tasks_of) > 1 else "")
+        for metric, tasks in tasks_of.items()
+    )
+    legend = f"Last epoch: {names}; protection in parentheses. {_describe_victims(rows)}"
+    if metrics.index.str.endswith(DERIVED).any():
+        legend += " *Derived*: the labels were computed from those of another task, not measured."
+    return legend
+
+
+def _describe_victims(rows: DataFrame) -> str:
+    parts = []
+    for axis in ("defense", "backbone", "weighting", "regime"):
+        labels = sorted(set(rows[axis]))
+        noun = axis if len(labels) == 1 else f"{axis}s"
+        parts.append(f"{noun} {escape_markdown(', '.join(labels))}")
+    return f"Victims: {'; '.join(parts)}; {format_count(rows['seed'].nunique(), 'seed')}."

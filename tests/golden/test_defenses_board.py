@@ -12,10 +12,10 @@ from pandas import DataFrame
 
 from bench.record import Record
 from leaderboard.board import render_board
-from leaderboard.comparison import compare_attacks
+from leaderboard.comparison import compare_labels
 from leaderboard.frame import to_frame
-from leaderboard.sections.defenses import by_defense, most_lasting, render_defenses
-from leaderboard.sections.tasks import protection_by_axis
+from leaderboard.sections.axes import protection_by_axis
+from leaderboard.sections.defenses import most_robust_attack, render_defenses, scores_by_defense
 from tests.golden.committed import expect
 from tests.records import make_record, make_room, matrix, task_info
 
@@ -109,7 +109,7 @@ def best(found: DataFrame) -> dict[str, str]:
 
 
 def recovery(records: Sequence[Record], defense: str, dataset: str = "digits") -> float:
-    return value(by_defense(to_frame(records), dataset), "recovery", "em", defense)
+    return value(scores_by_defense(to_frame(records), dataset), "recovery", "em", defense)
 
 
 def test_section_is_the_committed_one_and_stands_on_the_board() -> None:
@@ -126,13 +126,13 @@ def test_text_does_not_depend_on_the_order_of_the_records() -> None:
 
 def test_recovery_by_hand() -> None:
     records = [*cells(FIRST, seed=0), *cells(SECOND, seed=1)]
-    found = by_defense(to_frame(records), "digits")
+    found = scores_by_defense(to_frame(records), "digits")
     # (0.7 - 0.6) / (0.8 - 0.6) and (0.8 - 0.5) / (0.9 - 0.5): of the same seed, then the mean.
     assert value(found, "recovery", "em", "jpeg") == pytest.approx((0.5 + 0.75) / 2)
     # (0.5 - 0.6) / (0.7 - 0.6), which took still more, and (0.62 - 0.5) / (0.7 - 0.5).
     assert value(found, "recovery", "em", "blur") == pytest.approx((-1.0 + 0.6) / 2)
     assert value(found, "score", "em", "jpeg") == pytest.approx(0.75)
-    assert value(found, "level", "em", "jpeg") == pytest.approx(0.5)
+    assert value(found, "relative", "em", "jpeg") == pytest.approx(0.5)
     assert value(found, "score", "clean", "jpeg") == pytest.approx(0.85)
     assert found.loc[(found["attack"] == "clean") | (found["defense"] == "none"), "recovery"].isna().all()
     assert best(found) == {"em": "jpeg"}
@@ -192,11 +192,11 @@ def test_an_error_counts_the_other_way_round() -> None:
         for attack, defenses in errors.items()
         for defense, error in defenses.items()
     ]
-    found = by_defense(to_frame(records), "digits")
+    found = scores_by_defense(to_frame(records), "digits")
     # (0.8 - 1.5) / (0.5 - 1.5), and (1.7 - 1.5) / (0.6 - 1.5), which errs more than undefended.
     assert value(found, "recovery", "em", "jpeg") == pytest.approx(0.7)
     assert value(found, "recovery", "em", "blur") == pytest.approx(-2 / 9)
-    assert value(found, "level", "em", "jpeg") == pytest.approx(0.6)
+    assert value(found, "relative", "em", "jpeg") == pytest.approx(0.6)
     assert best(found) == {"em": "jpeg"}, "the smallest error"
     page = render_defenses(to_frame(records))
     assert "### digits: absolute error m" in page
@@ -204,11 +204,11 @@ def test_an_error_counts_the_other_way_round() -> None:
 
 
 def test_metrics_are_averaged_on_the_way_from_floor_to_perfect() -> None:
-    found = by_defense(to_frame(rooms()), "rooms")
+    found = scores_by_defense(to_frame(rooms()), "rooms")
     assert found["score"].isna().all()
     # Levels of em are 0.1 undefended and 0.3 under jpeg, where clean has 0.4; 0.1 of 0.5 under blur.
-    assert value(found, "level", "em", "none") == pytest.approx(0.1)
-    assert value(found, "level", "em", "jpeg") == pytest.approx(0.3)
+    assert value(found, "relative", "em", "none") == pytest.approx(0.1)
+    assert value(found, "relative", "em", "jpeg") == pytest.approx(0.3)
     assert value(found, "recovery", "em", "jpeg") == pytest.approx((0.3 - 0.1) / (0.4 - 0.1))
     assert value(found, "recovery", "em", "blur") == pytest.approx(0.0)
 
@@ -225,7 +225,9 @@ def test_levels_of_one_metric_differ_as_the_scores_that_are_shown() -> None:
     # Means over the two tasks: (0.5 - 0.4) / (0.8 - 0.4), whatever their floors.
     assert recovery(records, "jpeg") == pytest.approx(0.25)
     # (0.5 - 0.3) / (1 - 0.3): the way between the mean floor and a perfect score.
-    assert value(by_defense(to_frame(records), "digits"), "level", "em", "jpeg") == pytest.approx(2 / 7)
+    assert value(scores_by_defense(to_frame(records), "digits"), "relative", "em", "jpeg") == pytest.approx(
+        2 / 7
+    )
 
 
 def test_recovery_is_over_the_tasks_that_all_three_victims_have() -> None:
@@ -241,7 +243,7 @@ def test_recovery_is_over_the_tasks_that_all_three_victims_have() -> None:
         for (attack, defense), (a, b) in scores.items()
     ]
     assert recovery(records, "jpeg") == pytest.approx(0.5)
-    assert best(by_defense(to_frame(records), "digits")) == {"em": "jpeg"}
+    assert best(scores_by_defense(to_frame(records), "digits")) == {"em": "jpeg"}
     assert "nan" not in render_board(records).lower()
 
 
@@ -250,14 +252,14 @@ def test_of_equal_defenses_the_first_by_the_alphabet_is_best() -> None:
         "clean": dict.fromkeys(("none", "mixup", "blur", "jpeg"), 0.9),
         "em": {"none": 0.8, "mixup": 0.7, "jpeg": 0.7, "blur": 0.6},
     }
-    found = by_defense(to_frame(cells(scores)), "digits")
+    found = scores_by_defense(to_frame(cells(scores)), "digits")
     # Without a defense he would score most, but that is none.
     assert best(found) == {"em": "jpeg"}
 
 
 def test_settings_with_one_defense_do_not_count() -> None:
     records = [*cells(FIRST), *cells({"clean": {"none": 0.7}, "em": {"none": 0.7}}, backbone="large")]
-    found = by_defense(to_frame(records), "digits")
+    found = scores_by_defense(to_frame(records), "digits")
     assert value(found, "score", "em", "none") == pytest.approx(0.6)
 
 
@@ -276,14 +278,14 @@ def test_there_is_no_section_without_a_choice_of_defenses() -> None:
 def test_recovery_and_protection_tell_the_same() -> None:
     """With a clean victim that loses nothing, protection is what recovery leaves of it."""
     frame = to_frame(faces())
-    found = by_defense(frame, "faces")
+    found = scores_by_defense(frame, "faces")
     protections = protection_by_axis(frame, "defense")
     for attack in ("em", "tap", "cuda"):
         for defense in ("jpeg(quality=30)", "blur|3", "mixup"):
-            kept = 1 - value(found, "level", attack, defense)
+            kept = 1 - value(found, "relative", attack, defense)
             assert kept == pytest.approx(protections.loc[attack, defense])
             # Over pairs of cells, as `bench compare` has it.
-            apart = compare_attacks(frame, "none", defense, axis="defense").tasks["protection"].mean()
+            apart = compare_labels(frame, "none", defense, axis="defense").tasks["protection"].mean()
             differences = protections["none"] - protections[defense]
             assert apart == pytest.approx(differences.mean())
 
@@ -291,7 +293,7 @@ def test_recovery_and_protection_tell_the_same() -> None:
 def lasting(protections: Mapping[str, Mapping[str, float]]) -> tuple[str, float, int] | None:
     clean = {defense: (0.0,) for row in protections.values() for defense in row}
     learned = {attack: {name: (kept,) for name, kept in row.items()} for attack, row in protections.items()}
-    return most_lasting(to_frame(matrix({"clean": clean, **learned}, seeds=1)), "digits")
+    return most_robust_attack(to_frame(matrix({"clean": clean, **learned}, seeds=1)), "digits")
 
 
 def test_what_lasts_is_the_worst_case_over_the_defenses_that_all_met() -> None:
@@ -315,9 +317,9 @@ def test_nothing_is_said_to_last_where_the_numbers_do_not_show_it() -> None:
 def test_the_track_without_a_budget_lasts_apart() -> None:
     frame = to_frame(faces())
     # cuda keeps 0.9 under every defense; nor does it matter which ones it met.
-    assert most_lasting(frame, "faces") == ("tap", pytest.approx(0.56), 3)
+    assert most_robust_attack(frame, "faces") == ("tap", pytest.approx(0.56), 3)
     fewer = frame[(frame["attack"] != "cuda") | (frame["defense"] == "mixup")]
-    assert most_lasting(fewer, "faces") == ("tap", pytest.approx(0.56), 3)
+    assert most_robust_attack(fewer, "faces") == ("tap", pytest.approx(0.56), 3)
 
 
 def conclusion(scores: Scores) -> str:
@@ -334,16 +336,16 @@ def test_the_sentence_names_what_is_given_back_and_only_that() -> None:
     # em took 0.3 of 0.4, of which jpeg gives back 0.2; tap took 0.18, which is less than half.
     em, tap = row(0.6, 0.8, 0.6), row(0.72, 0.89, 0.6)
     said = conclusion({"clean": clean, "em": em, "tap": tap})
-    given = "With jpeg as the best defense the exploiter gets back 67% of what em took"
+    given = "With jpeg as the best defense the exploiter undoes 67% of the damage of em."
     assert said == (
-        f"{given}; of the attacks within the budget none keeps more protection than em, 0.25 in the worst "
-        "case of the 2 defenses that met them all."
+        f"{given} Of the attacks within the budget em keeps the most protection: 0.25 in the worst case over "
+        "the 2 defenses that all of them were run with."
     )
     # 0.14 of 0.3 is not much; without a second attack there is nothing to say at all.
-    assert conclusion({"clean": clean, "em": em}) == f"{given}."
+    assert conclusion({"clean": clean, "em": em}) == given
     assert conclusion({"clean": clean, "em": row(0.6, 0.74, 0.6)}).startswith("| attack")
     both = conclusion({"clean": clean, "em": em, "tap": row(0.5, 0.6, 0.9), "sep": row(0.5, 0.9, 0.6)})
     assert both.startswith(
-        "With blur as the best defense the exploiter gets back 100% of what tap took; with jpeg as the best "
-        "defense the exploiter gets back 67% of what em took and 100% of what sep took; of the attacks"
+        "With blur as the best defense the exploiter undoes 100% of the damage of tap. With jpeg as the best "
+        "defense the exploiter undoes 67% of the damage of em and 100% of the damage of sep. Of the attacks"
     )

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from bench.api import Task
 from bench.record import Record
-from leaderboard.board import render_board, render_comparison, to_csv, to_json
-from leaderboard.comparison import compare_attacks
+from leaderboard.board import render_board
+from leaderboard.comparison import compare_labels, render_comparison
 from leaderboard.formatting import METRICS, format_score, metric_label
-from leaderboard.frame import to_frame
-from leaderboard.reference import check_against_reference, render_moves, summarize_records
+from leaderboard.frame import to_csv, to_frame, to_json
+from leaderboard.reference import check_against_reference, render_changes, summarize_records
 from leaderboard.sections.dense import scores_by_metric
+from leaderboard.sections.peaks import peak_and_last_scores
 from leaderboard.sections.ranking import rank_attacks
-from leaderboard.sections.tasks import peak_and_last_scores, scores_by_regime, scores_by_task
+from leaderboard.sections.regimes import scores_by_regime
+from leaderboard.sections.tasks import scores_by_task
 from tests.golden.committed import expect
 from tests.records import make_record, make_room
 
@@ -66,7 +68,7 @@ def test_board_is_the_committed_one() -> None:
 
 def test_comparison_is_the_committed_one() -> None:
     expect(
-        "dense-comparison.md", render_comparison(compare_attacks(to_frame(everything()), "em", "mtl-ue-em"))
+        "dense-comparison.md", render_comparison(compare_labels(to_frame(everything()), "em", "mtl-ue-em"))
     )
 
 
@@ -250,7 +252,7 @@ def test_an_error_regresses_the_other_way_round(attack: str, then: float, now: f
     (move,) = [
         move
         for move in check_against_reference(summarize_records(run(then, attack)), run(now, attack))
-        if move.what == "score"
+        if move.quantity == "score"
     ]
     assert move.verdict == verdict
     assert move.tolerance == pytest.approx(0.08), "part of the way from floor to perfect, whatever the unit"
@@ -260,7 +262,7 @@ def test_a_truth_that_is_measured_from_now_on_is_another_task() -> None:
     now = run(0.5)[0]
     now.tasks["normals"] = {**now.tasks["normals"], "derived": False}
     moves = check_against_reference(summarize_records(run(0.5)), [now])
-    assert [(move.what, move.verdict) for move in moves if move.is_bad] == [
+    assert [(move.quantity, move.verdict) for move in moves if move.fails] == [
         ("task normals (derived)", "missing")
     ]
-    assert "normals (derived)" in render_moves(moves)
+    assert "normals (derived)" in render_changes(moves)

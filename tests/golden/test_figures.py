@@ -47,13 +47,13 @@ def with_curve(record: Record, epochs: int = 4) -> Record:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """The pictures of the next call by name, as matplotlib has them."""
     seen: dict[str, Figure] = {}
-    encode = figures._encode
+    encode = figures._encode_png
 
     def keep(picture: Figure) -> bytes:
         seen[("protection", "curves", "cost")[len(seen)]] = picture
         return encode(picture)
 
-    monkeypatch.setattr(figures, "_encode", keep)
+    monkeypatch.setattr(figures, "_encode_png", keep)
     return seen
 
 

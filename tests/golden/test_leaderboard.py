@@ -19,14 +19,17 @@ from pandas.testing import assert_frame_equal
 
 from bench.errors import BenchError
 from bench.record import Record, TaskInfo
-from leaderboard.board import render_board, render_comparison, to_csv, to_json
-from leaderboard.comparison import compare_attacks
-from leaderboard.frame import select_records, to_frame
+from leaderboard.board import render_board
+from leaderboard.comparison import compare_labels, render_comparison
+from leaderboard.frame import select_records, to_csv, to_frame, to_json
+from leaderboard.rows import default_victim_rows
+from leaderboard.sections.axes import protection_by_axis
 from leaderboard.sections.costs import cost_table
 from leaderboard.sections.noise import noise_table
 from leaderboard.sections.partial import partial_images, partial_tasks
+from leaderboard.sections.peaks import peak_and_last_scores
 from leaderboard.sections.ranking import rank_attacks
-from leaderboard.sections.tasks import peak_and_last_scores, protection_by_axis, scores_by_task, usual_victims
+from leaderboard.sections.tasks import scores_by_task
 from tests.golden.committed import expect
 from tests.records import cost, fail, make_record, matrix, task_info
 
@@ -113,7 +116,7 @@ def test_board_is_the_committed_one() -> None:
 
 
 def test_comparison_is_the_committed_one() -> None:
-    expect("comparison.md", render_comparison(compare_attacks(to_frame(everything()), "em", "mtl-ue-em")))
+    expect("comparison.md", render_comparison(compare_labels(to_frame(everything()), "em", "mtl-ue-em")))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -197,7 +200,7 @@ def test_worst_case_is_taken_where_the_other_axes_agree() -> None:
     assert protection_by_axis(frame, "defense").loc["em"].to_dict() == pytest.approx(
         {"jpeg": 0.4, "none": 1.0}
     )
-    assert set(usual_victims(frame, "digits")["defense"]) == {"none"}
+    assert set(default_victim_rows(frame, "digits")["defense"]) == {"none"}
 
 
 def test_spread_is_over_settings_that_were_run_under_every_seed() -> None:
@@ -210,13 +213,13 @@ def test_spread_is_over_settings_that_were_run_under_every_seed() -> None:
     assert value(ranked, "worst", attack="em") == pytest.approx((0.41 + 0.43 + 0.45 + 0.2) / 4)
 
 
-def test_usual_victims_are_all_of_a_matrix_and_the_default_of_a_star() -> None:
+def test_default_victim_rows_are_all_of_a_matrix_and_the_default_of_a_star() -> None:
     def victims(settings: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         records = [
             make_record({"a": 1.0}, attack="clean", backbone=backbone, weighting=weighting)
             for backbone, weighting in settings
         ]
-        rows = usual_victims(to_frame(records), "digits")
+        rows = default_victim_rows(to_frame(records), "digits")
         return set(zip(rows["backbone"], rows["weighting"], strict=True))
 
     full = {("s", "ew"), ("s", "uw"), ("l", "ew"), ("l", "uw")}
@@ -262,12 +265,12 @@ def test_attacks_without_a_budget_come_last_and_marked_where_all_are_shown() -> 
 
 def test_a_comparison_across_the_tracks_says_that_it_ranks_nothing() -> None:
     frame = to_frame(everything())
-    caveat = "cuda keeps to no budget and is in a track of its own: this does not rank the two."
+    caveat = "cuda has no budget and is ranked in a separate track: this comparison is not a ranking."
     for sides in (("em", "cuda"), ("cuda", "em")):
-        assert compare_attacks(frame, *sides).unbounded == "cuda"
-        assert caveat in render_comparison(compare_attacks(frame, *sides))
-    assert compare_attacks(frame, "em", "mtl-ue-em").unbounded is None
-    assert compare_attacks(frame, "none", "jpeg(quality=30)", axis="defense").unbounded is None
+        assert compare_labels(frame, *sides).unbounded == "cuda"
+        assert caveat in render_comparison(compare_labels(frame, *sides))
+    assert compare_labels(frame, "em", "mtl-ue-em").unbounded is None
+    assert compare_labels(frame, "none", "jpeg(quality=30)", axis="defense").unbounded is None
 
 
 def test_part_of_the_images_against_the_clean_part_alone_by_hand() -> None:
@@ -329,8 +332,8 @@ def test_partial_attacks_change_no_other_table() -> None:
         assert_frame_equal(table(some), table(all_))
     assert_frame_equal(scores_by_task(some, "digits"), scores_by_task(all_, "digits"))
     assert_frame_equal(protection_by_axis(some, "defense"), protection_by_axis(all_, "defense"))
-    assert compare_attacks(some, "none", "jpeg(quality=30)", axis="defense").overall == (
-        compare_attacks(all_, "none", "jpeg(quality=30)", axis="defense").overall
+    assert compare_labels(some, "none", "jpeg(quality=30)", axis="defense").overall == (
+        compare_labels(all_, "none", "jpeg(quality=30)", axis="defense").overall
     )
 
 
@@ -338,7 +341,7 @@ def test_the_clean_part_is_shown_nowhere_but_beside_the_attack() -> None:
     board = render_board(everything())
     assert "clean(rate" not in board
     assert "clean(rate=0.5)" not in set(cost_table(to_frame(everything()))["part"])
-    assert compare_attacks(to_frame(everything()), "em(rate=0.5)", "clean(rate=0.5)").overall.mean == (
+    assert compare_labels(to_frame(everything()), "em(rate=0.5)", "clean(rate=0.5)").overall.mean == (
         pytest.approx(0.15)
     )
 
@@ -468,7 +471,7 @@ def test_csv_and_json_hold_every_row() -> None:
 
 
 def test_comparison_pairs_cells_that_differ_in_the_attack_alone() -> None:
-    comparison = compare_attacks(to_frame(everything()), "em", "mtl-ue-em")
+    comparison = compare_labels(to_frame(everything()), "em", "mtl-ue-em")
     assert (comparison.cells, comparison.only_a, comparison.only_b) == (7, 1, 0)
     overall = comparison.overall
     # none +0.15 wins, jpeg -0.25 loses, in each of three seeds; rooms is 0.84375 - 1.0 in seed 0.
@@ -487,14 +490,14 @@ def test_an_interval_with_zero_settles_nothing() -> None:
     for attack, pair in scores.items():
         records += [make_record({"a": score}, attack=attack, seed=seed) for seed, score in enumerate(pair)]
     # Protection 0.8 and 0.8 against 1.0 and 0.7: -0.2 and 0.1; t(0.975; 1) = 12.706, standard error 0.15.
-    assert compare_attacks(to_frame(records), "em", "mtl-ue-em").verdict == (
+    assert compare_labels(to_frame(records), "em", "mtl-ue-em").verdict == (
         "em and mtl-ue-em cannot be told apart: protection differs by -0.05 [-1.96, 1.86] "
         "over 2 paired cells, 2 seeds, and the interval includes 0."
     )
 
 
 def test_comparison_along_another_axis() -> None:
-    comparison = compare_attacks(to_frame(digits()), "none", "jpeg(quality=30)", axis="defense")
+    comparison = compare_labels(to_frame(digits()), "none", "jpeg(quality=30)", axis="defense")
     # The six attacked cells differ by 0.97 - 0.43 and 0.82 - 0.68; clean, 0 under both, would dilute that.
     assert comparison.cells == 6
     assert comparison.overall.mean == pytest.approx((0.54 + 0.14) / 2)
@@ -504,7 +507,7 @@ def test_comparison_along_another_axis() -> None:
 
 
 def test_one_seed_gives_no_interval() -> None:
-    comparison = compare_attacks(to_frame(rooms()), "em", "mtl-ue-em")
+    comparison = compare_labels(to_frame(rooms()), "em", "mtl-ue-em")
     assert comparison.overall.interval is None
     # (0.6875 + 1) / 2 against (1.25 + 0.75) / 2.
     assert comparison.verdict == (
@@ -525,7 +528,7 @@ def test_one_seed_gives_no_interval() -> None:
 )
 def test_a_comparison_that_cannot_be_made_is_refused(a: str, b: str, axis: str, message: str) -> None:
     with pytest.raises(BenchError, match=message.replace("|", r"\|")):
-        compare_attacks(to_frame(everything()), a, b, axis)
+        compare_labels(to_frame(everything()), a, b, axis)
 
 
 def test_the_leaderboard_needs_no_torch() -> None:

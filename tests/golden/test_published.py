@@ -118,7 +118,7 @@ def test_section_is_the_committed_one() -> None:
 
 
 def test_it_is_a_section_of_a_board_with_such_a_dataset_alone() -> None:
-    assert "## Beside the published figures" in render_board(faces())
+    assert "## Comparison with published figures" in render_board(faces())
     others = [make_record({"a": 0.9}, attack="clean"), make_room({"depth": 0.5}, attack="clean")]
     assert "published" not in render_board(others)
     assert section([]) == ""

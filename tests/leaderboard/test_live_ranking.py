@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from bench.record import Record
-from leaderboard.frame import cell_rows, to_frame
+from leaderboard.frame import to_frame
 from leaderboard.live_ranking import LiveRanking
-from leaderboard.scores import protections
+from leaderboard.rows import cell_rows
+from leaderboard.scores import protection_by_task
 from leaderboard.sections.ranking import rank_attacks
 from tests.records import ROOM, fail, make_record, make_room, matrix
 
@@ -88,5 +89,5 @@ def test_protection_is_that_of_the_tables() -> None:
             name.removesuffix(" (derived)"): value
             for name, value in zip(rows["task"], rows["protection"], strict=True)
         }
-        assert protections(record, reference.scores) == pytest.approx(expected)
-    assert set(protections(other[0], clean[0].scores)) == {"a"}, "b is at the floor, c is unknown"
+        assert protection_by_task(record, reference.scores) == pytest.approx(expected)
+    assert set(protection_by_task(other[0], clean[0].scores)) == {"a"}, "b is at the floor, c is unknown"

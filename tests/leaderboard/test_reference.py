@@ -10,11 +10,11 @@ import pytest
 from bench.errors import BenchError
 from bench.record import Record
 from leaderboard.reference import (
-    BAD,
-    Move,
+    FAILING_VERDICTS,
+    Change,
     check_against_reference,
     read_reference,
-    render_moves,
+    render_changes,
     summarize_records,
     write_reference,
 )
@@ -30,8 +30,10 @@ def run(clean: float = 0.9, em: float = 0.6, seconds: float = 10.0, host: float 
     ]
 
 
-def moved(moves: Sequence[Move]) -> list[tuple[str, str, str]]:
-    return [(move.cell.split(" · ")[1], move.what, move.verdict) for move in moves if move.verdict != "ok"]
+def moved(moves: Sequence[Change]) -> list[tuple[str, str, str]]:
+    return [
+        (move.cell.split(" · ")[1], move.quantity, move.verdict) for move in moves if move.verdict != "ok"
+    ]
 
 
 def test_summary_by_hand() -> None:
@@ -55,7 +57,7 @@ def test_the_same_records_have_not_moved() -> None:
     moves = check_against_reference(summarize_records(run()), run())
     assert moves
     assert {move.verdict for move in moves} == {"ok"}
-    assert render_moves(moves).startswith("Nothing moved")
+    assert render_changes(moves).startswith("No changes")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,9 @@ def test_a_wide_spread_over_seeds_widens_the_tolerance() -> None:
     noisy = [make_record({"a": score}, seed=seed) for seed, score in enumerate((0.55, 0.6, 0.65))]
     shifted = [make_record({"a": score + 0.1}, seed=seed) for seed, score in enumerate((0.55, 0.6, 0.65))]
     (move,) = [
-        move for move in check_against_reference(summarize_records(noisy), shifted) if move.what == "score"
+        move
+        for move in check_against_reference(summarize_records(noisy), shifted)
+        if move.quantity == "score"
     ]
     # Scores over the range are 0.1, 0.2, 0.3, so their spread is 0.1.
     assert move.tolerance == pytest.approx(0.3)
@@ -136,7 +140,7 @@ def test_short_phases_get_five_seconds(then: float, now: float, verdict: str) ->
     (move,) = [
         m
         for m in check_against_reference(summarize_records(run(seconds=then)), run(seconds=now))
-        if m.what == "craft_s"
+        if m.quantity == "craft_s"
     ]
     assert move.verdict == verdict
 
@@ -155,8 +159,8 @@ def test_missing_failed_and_new_cells() -> None:
     new = make_record({"a": 0.7}, attack="tap")
     moves = check_against_reference(reference, [clean, em, new])
     assert moved(moves) == [("tap", "cell", "new")]
-    assert not any(move.is_bad for move in moves)
-    assert {"missing", "failed", "regressed"} == BAD
+    assert not any(move.fails for move in moves)
+    assert {"missing", "failed", "regressed"} == FAILING_VERDICTS
 
 
 def test_one_failed_seed_fails_its_cell() -> None:
@@ -173,7 +177,7 @@ def test_a_task_that_lost_its_score_is_missing_and_the_rest_is_compared() -> Non
 
 
 def test_moves_are_a_table() -> None:
-    text = render_moves(check_against_reference(summarize_records(run()), run(clean=0.8, seconds=100.0)))
+    text = render_changes(check_against_reference(summarize_records(run()), run(clean=0.8, seconds=100.0)))
     lines = text.splitlines()
     cells = [
         [piece.strip() for piece in line.strip("|").split("|")] for line in lines if line.startswith("|")
@@ -184,7 +188,7 @@ def test_moves_are_a_table() -> None:
         [clean, "score", "0.80", "0.60", "±0.08", "regressed"],
         [em, "craft_s", "10.0", "100", "+30.0", "regressed"],
     ]
-    assert lines[-1].startswith("2 moved, ")
+    assert lines[-1].startswith("2 changed, ")
 
 
 def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:

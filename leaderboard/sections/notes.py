@@ -1,0 +1,56 @@
+"""Failed cells, and what else a reader of the board must know."""
+
+from collections.abc import Sequence
+
+from pandas import DataFrame
+
+from bench.record import AXES, CLEAN, Record
+from leaderboard.formatting import NO_VALUE, escape_markdown, format_count, markdown_table
+from leaderboard.frame import SelectedRecords
+from leaderboard.rows import cell_rows, full_protection_rows
+from leaderboard.scores import MIN_HEADROOM
+
+
+def render_failures(failed: Sequence[Record]) -> str:
+    """Return the failed cells and their errors in markdown, empty if none failed."""
+    if not failed:
+        return ""
+    rows = []
+    for record in failed:
+        error = record.error
+        text = f"{error['type']}: {error['message']}".splitlines()[0] if error else NO_VALUE
+        rows.append({"cell": record.label, "error": text})
+    return f"## Failed cells\n\n{markdown_table(rows)}"
+
+
+def render_notes(frame: DataFrame, selected: SelectedRecords, left_out: Sequence[str]) -> str:
+    """Return what was left out, failed or cannot be compared in markdown, empty if there is nothing."""
+    cells = cell_rows(frame)
+    undefined, unpaired = int(cells["undefined"].sum()), int(cells["unpaired"].sum())
+    notes = []
+    if undefined:
+        notes.append(
+            f"{format_count(undefined, 'task score')} left out of all means of protection: the clean victim "
+            f"is less than {MIN_HEADROOM:.0%} of the way from the floor to a perfect score, or a score is "
+            "missing."
+        )
+    if unpaired:
+        notes.append(f"{format_count(unpaired, 'cell')} without a clean counterpart, so without protection.")
+    if selected.superseded:
+        notes.append(
+            f"{format_count(selected.superseded, 'older record')} left out: the same cell was finished again "
+            "later with other settings."
+        )
+    if selected.failed:
+        notes.append(f"{format_count(len(selected.failed), 'cell')} failed.")
+    if _cells_differ_by_attack(full_protection_rows(cells)):
+        notes.append("Not all attacks were run on the same cells; `bench compare` compares paired cells.")
+    notes += [escape_markdown(sentence) for sentence in left_out]
+    return "## Notes\n\n" + "\n".join(f"- {note}" for note in notes) if notes else ""
+
+
+def _cells_differ_by_attack(cells: DataFrame) -> bool:
+    """Return whether some attack, except clean, lacks a cell that another one has."""
+    others = [axis for axis in AXES if axis != "attack"]
+    attacks = cells[cells["attack"] != CLEAN].groupby("attack")
+    return len({frozenset(rows[others].itertuples(index=False, name=None)) for _, rows in attacks}) > 1
