@@ -119,7 +119,7 @@ def run(
         board = rendered = render_run_board(context.out, records)
         write_cached_board(context.out, inputs, board)
         if tracker is not None:
-            tracker.conclude(records, lambda: collect_artifacts(context.out, records, rendered))
+            tracker.finish_suite(records, lambda: collect_artifacts(context.out, records, rendered))
     print(board)
     print_message(f"records and leaderboard.md are in {context.out}")
     if finished.failed:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no slow store."""
-    monkeypatch.setattr(listener, "PATIENCE_S", 300.0)
+    monkeypatch.setattr(listener, "MAX_DELAY_S", 300.0)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_the_run_above_the_cells_has_the_board(uri: str) -> None:
     for record in records[:2]:
         tell(ItemFinished("cells", record.key, record.label, 1.0, record))
     tell(RunFinished(done=2, cached=0, failed=0, seconds=1.0))
-    tell.conclude(records, lambda: BOARD)
+    tell.finish_suite(records, lambda: BOARD)
 
     parent = parent_of(uri, "above")
     assert (parent.info.run_name, parent.info.status) == ("above", "FINISHED")
@@ -224,12 +224,12 @@ def test_the_run_above_the_cells_has_the_board(uri: str) -> None:
     assert parent.data.metrics == {"cells/done": 2, "cells/failed": 0}
     assert files_of(parent) == BOARD
 
-    assert rebuild_mirror(uri, records, exhibits=lambda: BOARD) == (1, 2, 0)
+    assert rebuild_mirror(uri, records, make_files=lambda: BOARD) == (1, 2, 0)
     assert parent_of(uri, "above").to_dictionary() == parent.to_dictionary(), "there was nothing to add"
     assert files_of(parent_of(uri, "aside")) == BOARD
 
     failed = [*records[:2], make_failed("d4", "above")]
-    rebuild_mirror(uri, failed, exhibits=lambda: {**BOARD, "board.md": b"# New"})
+    rebuild_mirror(uri, failed, make_files=lambda: {**BOARD, "board.md": b"# New"})
     parent = parent_of(uri, "above")
     assert parent.info.status == "FAILED"
     assert parent.data.metrics == {"cells/done": 2, "cells/failed": 1}
@@ -258,7 +258,7 @@ def test_the_run_of_a_suite_that_was_stopped_says_so_and_the_next_goes_on_with_i
     with start((1, 1)) as tell:
         tell(ItemFinished("cells", "b2", "label", 1.0, records[1]))
         tell(RunFinished(done=1, cached=1, failed=0, seconds=1.0))
-    tell.conclude(records, dict)
+    tell.finish_suite(records, dict)
     parent = parent_of(uri, "stopped")
     assert (parent.info.run_id, parent.info.status) == (killed.info.run_id, "FINISHED")
 
@@ -289,7 +289,7 @@ def test_a_fault_of_the_board_is_not_said_of_the_store(uri: str) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        rebuild_mirror(uri, [make_record(suite="faulty board")], exhibits=fail)
+        rebuild_mirror(uri, [make_record(suite="faulty board")], make_files=fail)
     assert len(runs_of(uri, "faulty board")) == 1
 
 
@@ -455,7 +455,7 @@ def test_a_broken_store_is_told_once_and_the_run_goes_on(broken: str) -> None:
         tell(ItemFinished("cells", record.key, record.label, 1.0, record))
     assert len(told) == 1
     assert "file is not a database" in told[0]
-    assert "run `bench track` to catch up" in told[0]
+    assert "Run `bench track` later to catch up" in told[0]
     assert "\n" not in told[0]
 
 
@@ -488,7 +488,7 @@ def test_a_run_with_nothing_to_do_opens_no_store(broken: str) -> None:
 
 def test_a_rebuild_in_a_broken_store_is_one_clear_sentence(broken: str) -> None:
     with pytest.raises(
-        BenchError, match=r"^cannot track: sqlite:.*mlflow\.db failed: .* not a database, so move it away$"
+        BenchError, match=r"^cannot track: sqlite:.*mlflow\.db failed: .* not a database; move the file away$"
     ):
         rebuild_mirror(broken, [make_record()])
 

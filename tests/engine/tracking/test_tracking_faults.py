@@ -43,7 +43,7 @@ BOARD = {"board.md": b"# Board", "figures/one.png": b"picture"}
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no slow store."""
-    monkeypatch.setattr(listener, "PATIENCE_S", 300.0)
+    monkeypatch.setattr(listener, "MAX_DELAY_S", 300.0)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def listen(tell: Tracker, suite: str, records: Sequence[Record]) -> None:
         tell(RunStarted(suite, "out", {"cells": (len(records), 0)}))
         for record in records:
             tell(ItemFinished("cells", record.key, record.label, 1.0, record))
-    tell.conclude(records, lambda: BOARD)
+    tell.finish_suite(records, lambda: BOARD)
 
 
 def shown(uri: str, suite: str) -> dict[str, int]:
@@ -197,25 +197,25 @@ def test_a_run_ends_as_ever_without_its_server(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3600")
     if fault is mute:
         monkeypatch.setattr(listener, "USUAL_S", 0.1)
-        monkeypatch.setattr(listener, "PATIENCE_S", 0.1)
+        monkeypatch.setattr(listener, "MAX_DELAY_S", 0.1)
     told: list[str] = []
     with fault() as uri, Inline() as workers:
         with Tracker(uri, "tiny", None, told.append) as tell:
             finished = run_plan(tiny.plan(), tiny.run_context(tmp_path), workers, [tell])
-        tell.conclude(list(tiny.records(tmp_path).values()), pytest.fail)
+        tell.finish_suite(list(tiny.records(tmp_path).values()), pytest.fail)
     assert (finished.done, finished.failed) == (2, 0)
     assert {record.status for record in tiny.records(tmp_path).values()} == {"done"}
     [sentence] = told
     assert said in sentence
-    assert sentence.startswith(f"the tracker at {uri} failed: ")
-    assert sentence.endswith("run `bench track` to catch up")
+    assert sentence.startswith(f"MLflow at {uri} failed: ")
+    assert sentence.endswith("Run `bench track` later to catch up")
 
 
 def test_a_server_that_is_always_a_little_slow_is_given_up_before_long(
     server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "USUAL_S", 0.0)
-    monkeypatch.setattr(listener, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(listener, "MAX_DELAY_S", 1.5)
 
     def pause() -> bool:
         time.sleep(0.1)
@@ -234,7 +234,7 @@ def test_a_server_that_is_always_a_little_slow_is_given_up_before_long(
 def settle() -> None:
     """Wait for what the tracker has left to itself."""
     for thread in threading.enumerate():
-        if thread.name == listener.THREAD:
+        if thread.name == listener.THREAD_NAME:
             thread.join(PATIENT_S)
             assert not thread.is_alive()
 
@@ -248,12 +248,12 @@ def test_answers_that_come_too_late_put_nothing_twice(
     go = threading.Event()
     told: list[str] = []
     with proxy(server, serves, lambda: go.wait(PATIENT_S)) as slow:
-        monkeypatch.setattr(listener, "PATIENCE_S", 1.0)
+        monkeypatch.setattr(listener, "MAX_DELAY_S", 1.0)
         listen(Tracker(slow.uri, suite, None, told.append), suite, records)
         assert len(told) == 1
         go.set()
         settle()
-        assert sum(rebuild_mirror(slow.uri, records, exhibits=lambda: BOARD)) == 3
+        assert sum(rebuild_mirror(slow.uri, records, make_files=lambda: BOARD)) == 3
         assert shown(slow.uri, suite) == {"a1": 1, "b2": 1, "c3": 1}
 
 
@@ -270,10 +270,10 @@ def test_a_server_that_dies_at_any_request_leaves_nothing_twice_and_nothing_out(
             listen(Tracker(dying.uri, suite, None, told.append), suite, records)
             dying.serves = float("inf")
             if told:
-                assert sum(rebuild_mirror(dying.uri, records, exhibits=lambda: BOARD)) == 2
+                assert sum(rebuild_mirror(dying.uri, records, make_files=lambda: BOARD)) == 2
             assert shown(dying.uri, suite) == {"a1": 1, "b2": 1}
             assert artifacts(dying.uri, suite) == BOARD
-            assert rebuild_mirror(dying.uri, records, exhibits=lambda: BOARD) == (0, 2, 0)
+            assert rebuild_mirror(dying.uri, records, make_files=lambda: BOARD) == (0, 2, 0)
         if not told:
             break
         assert len(told) == 1
@@ -309,7 +309,7 @@ with Tracker(default_uri(out), "twins", None, sys.exit) as tell:
     tell(RunStarted("twins", "out", {"cells": (len(records), 0)}))
     for record in records:
         tell(ItemFinished("cells", record.key, record.label, 1.0, record))
-tell.conclude(records, dict)
+tell.finish_suite(records, dict)
 """
 
 
