@@ -293,8 +293,8 @@ def test_a_description_is_read_from_the_source_without_running_it() -> None:
 def test_inherited_parameters_are_described_where_they_come_from() -> None:
     fields = {field.name: field for field in describe_part("attack", "sep-fa-vr").parameters}
     assert list(fields)[:4] == ["checkpoints", "steps", "step_size", "batch"]
-    assert fields["snapshots"].default == "15"
-    assert fields["snapshots"].meaning.startswith("equidistant snapshots of the clean training run")
+    assert fields["checkpoints"].default == "15"
+    assert fields["checkpoints"].meaning.startswith("equidistant snapshots of the clean training run")
     assert fields["inner_steps"].meaning == "corrected steps within each step (M)."
 
 
