@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from baselines.em import EM
 from bench.catalog import table
 from bench.catalog.build import build_part, load_part_class, part_settings
-from bench.catalog.choice import Choice, read_value
+from bench.catalog.choice import Choice, parse_value
 from bench.catalog.description import describe_part
 from bench.catalog.table import CATALOG, FAMILIES, catalog_axes, catalog_entries, locate_part, names_on_axis
 from bench.cli import app
@@ -95,7 +95,7 @@ def test_a_label_reads_back_whatever_a_suite_may_hold(params: dict[str, Any]) ->
 
 
 def test_a_value_is_read_as_toml_or_as_a_bare_word() -> None:
-    read = [read_value(text) for text in ("3", " 3.0 ", "true", '"x y"', "[1, 2]", "patch", "1.2.3")]
+    read = [parse_value(text) for text in ("3", " 3.0 ", "true", '"x y"', "[1, 2]", "patch", "1.2.3")]
     assert read == [3, 3.0, True, "x y", [1, 2], "patch", "1.2.3"]
     assert [type(value) for value in read[:3]] == [int, float, bool]
 

@@ -44,11 +44,15 @@ def build_part(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | No
     for key, value in params.items():
         if key not in known:
             raise unknown_name_error(f"parameter of {axis} {choice.name!r}:", key, known)
-        # Two things pydantic would take: true for a number, and infinity or NaN.
-        boolean = isinstance(value, bool) and "bool" not in str(kind.__dataclass_fields__[key].type)
-        if boolean or (isinstance(value, float) and not math.isfinite(value)):
-            raise BenchError(f"{axis} {choice.name!r}: {key} = {value!r} is refused: not a finite number")
-    return build_validated(kind, {**params, **model}, f"{axis} {choice.name!r}")
+        # Pydantic takes true for a number.
+        if isinstance(value, bool) and "bool" not in str(kind.__dataclass_fields__[key].type):
+            raise BenchError(f"{axis} {choice.name!r}: {key} = {value!r} is refused: it is not a number")
+    part = build_validated(kind, {**params, **model}, f"{axis} {choice.name!r}")
+    for key in params:
+        value = getattr(part, key)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BenchError(f"{axis} {choice.name!r}: {key} = {value} is refused: it is not finite")
+    return part
 
 
 def compose_parts(axis: str, choice: Choice, parts: Sequence[Any]) -> Any:

@@ -4,19 +4,22 @@ import dataclasses
 import json
 import re
 import tomllib
+from functools import cached_property
 from typing import Any
 
 from bench.errors import BenchError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-    """A part as a suite names it: ``em`` or, with overrides, ``em(steps=5)``, or several, ``jpeg+cutmix``.
+    """A part as a suite names it: ``em``, with parameters ``em(steps=5)``, or composed ``jpeg+cutmix``.
+
+    Two choices are equal if their labels are.
 
     Attributes:
-        name: the part's; of several, their names joined.
-        params: overrides; of several each has its own.
-        parts: the several, in order; none where it is one.
+        name: the part's name; of a composition, the names of its parts joined by +.
+        params: the parameters that are given, by name; those of a composition are with its parts.
+        parts: the parts of a composition, in order; empty for a single part.
     """
 
     name: str
@@ -25,66 +28,74 @@ class Choice:
 
     @classmethod
     def parse(cls, text: str) -> "Choice":
-        """Read ``name`` or ``name(key=value, ...)``, values in TOML's spelling or as bare words; or several.
+        """Parse ``name``, ``name(key=value, ...)`` or ``a+b``; values are TOML or bare words.
 
         Raises:
             BenchError: when the text has another form.
         """
-        if _SEVERAL.fullmatch(text):
-            parts = tuple(map(cls.parse, _ONE.findall(text)))
+        if _COMPOSITION.fullmatch(text):
+            parts = tuple(map(cls.parse, _PART.findall(text)))
             return cls("+".join(part.name for part in parts), parts=parts)
         match = re.fullmatch(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", text)
         if not match:
             raise BenchError(f"cannot read {text!r}; write a name, name(key=value, ...), or a+b")
-        name, inner = match.groups()
-        return cls(name, tuple(sorted(_read_params(inner or "", text).items())))
+        name, params = match.groups()
+        return cls(name, tuple(sorted(_parse_params(params or "", text).items())))
 
-    @property
+    @cached_property
     def label(self) -> str:
-        """The canonical spelling, which `parse` reads back."""
+        """The canonical text, which `parse` turns into this choice again."""
         if self.parts:
             return "+".join(part.label for part in self.parts)
-        inner = ", ".join(f"{key}={write_value(value)}" for key, value in self.params)
-        return f"{self.name}({inner})" if inner else self.name
+        params = ", ".join(f"{key}={format_value(value)}" for key, value in self.params)
+        return f"{self.name}({params})" if params else self.name
+
+    def __str__(self) -> str:
+        return self.label
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Choice) and self.label == other.label
+
+    def __hash__(self) -> int:
+        return hash(self.label)  # a parameter may be a list, which has no hash
 
 
 _STRING = r'"(?:\\.|[^"\\])*"'
 
-_ITEM = re.compile(rf'(?:{_STRING}|\[(?:{_STRING}|[^\]"])*\]|[^,"\[])+')
-"""One ``key=value``: commas inside of strings and lists do not end it."""
+_PARAM = re.compile(rf'(?:{_STRING}|\[(?:{_STRING}|[^\]"])*\]|[^,"\[])+')
+"""One ``key=value``; a comma in a string or a list does not end it."""
 
-_ONE = re.compile(rf'[\w.:-]+(?:\s*\((?:{_STRING}|[^"()])*\))?')
+_PART = re.compile(rf'[\w.:-]+(?:\s*\((?:{_STRING}|[^"()])*\))?')
 
-_SEVERAL = re.compile(rf"\s*{_ONE.pattern}\s*(?:\+\s*{_ONE.pattern}\s*)+")
-"""Names, each with its parameters, joined by +; a + inside of parentheses joins nothing."""
+_COMPOSITION = re.compile(rf"\s*{_PART.pattern}\s*(?:\+\s*{_PART.pattern}\s*)+")
+"""Parts joined by +; a + in parentheses joins nothing."""
 
 
-def _read_params(inner: str, text: str) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for item in filter(None, (piece.strip() for piece in _ITEM.findall(inner))):
-        key, equals, value = item.partition("=")
+def _parse_params(params: str, text: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for param in filter(None, (piece.strip() for piece in _PARAM.findall(params))):
+        key, equals, value = param.partition("=")
         if not equals:
-            raise BenchError(f"cannot read {item!r} in {text!r}; write key=value")
-        params[key.strip()] = read_value(value)
-    return params
+            raise BenchError(f"cannot read {param!r} in {text!r}; write key=value")
+        parsed[key.strip()] = parse_value(value)
+    return parsed
 
 
-def read_value(text: str) -> Any:
-    """Read a value in TOML's spelling (``3``, ``0.5``, ``true``, ``[1]``, ``"x"``), else as a bare word."""
+def parse_value(text: str) -> Any:
+    """Parse a TOML value (``3``, ``0.5``, ``true``, ``[1]``, ``"x"``); anything else is a string."""
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
 
 
-def write_value(value: Any) -> str:
-    """Spell a value so that `read_value` returns it."""
-    if isinstance(value, str) and (read_value(value) != value or not re.fullmatch(r"[\w.:/-]+", value)):
+def format_value(value: Any) -> str:
+    """Return the text that `parse_value` turns into this value again."""
+    if isinstance(value, str) and (parse_value(value) != value or not re.fullmatch(r"[\w.:/-]+", value)):
         return _quote(value)
     if isinstance(value, list | tuple):
-        return (
-            f"[{', '.join(_quote(item) if isinstance(item, str) else write_value(item) for item in value)}]"
-        )
+        items = (_quote(item) if isinstance(item, str) else format_value(item) for item in value)
+        return f"[{', '.join(items)}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

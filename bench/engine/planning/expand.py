@@ -1,40 +1,32 @@
-"""Expand a suite into cells."""
+"""Expand a suite into a plan: the suite's combinations become cells, each with its clean counterpart."""
 
-import itertools
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench.catalog.build import build_part, compose_parts
 from bench.catalog.choice import Choice
-from bench.catalog.table import catalog_entries, locate_part
 from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate
+from bench.engine.planning.combinations import VICTIM_AXES, Combination, list_combinations
 from bench.engine.planning.partial_protection import (
     PARTIAL_PARAMETERS,
     PartialProtection,
     read_partial_protection,
 )
 from bench.engine.planning.suite_file import Suite, override_recipe
-from bench.errors import BenchError, unknown_name_error
-from bench.record import AXES, CLEAN
+from bench.errors import BenchError
+from bench.record import CLEAN
 from bench.values import DENSE, Recipe
 
-VICTIM_AXES = ("backbone", "weighting", "defense", "regime")
-"""The axes a star varies one at a time."""
-
-ALL = "all"
-"""In a suite, stands for every part on an axis's shelf; for datasets, for those that are there."""
-
-Labels = Mapping[str, str | int]
+DENSE_AXES = ("attack", "backbone", "defense")
+"""The axes whose parts say whether they work with dense tasks."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite's cells in order, and one sentence for each thing that was left out."""
+    """A suite's cells in order, and one sentence for each thing that is left out."""
 
     suite: str
     cells: tuple[Cell, ...]
@@ -59,7 +51,7 @@ class Plan:
 
 
 def expand_suite(suite: Suite, only: Sequence[str] = (), data_root: Path | None = None) -> Plan:
-    """Expand a suite into its cells, every one with its clean counterpart.
+    """Expand a suite into its cells, each with its clean counterpart.
 
     Args:
         suite: the suite.
@@ -67,270 +59,134 @@ def expand_suite(suite: Suite, only: Sequence[str] = (), data_root: Path | None 
         data_root: where datasets are looked for.
 
     Raises:
-        BenchError: for an unknown axis, name or parameter, or a dataset that is not there.
+        BenchError: for an unknown axis, name or parameter, or a dataset that is missing.
     """
-    matrix = _resolve(suite)
-    restrictions = [_restriction(text, matrix, suite) for text in only]
-    excluded = [_rule(entry) for entry in suite.exclude]
-    build = _Builder(suite)
-    combinations = [
-        combination
-        for combination in (*_combine(matrix, suite.star, build), *_included(suite, matrix, build))
-        if not any(_matches(combination, rule) for rule in excluded)
-        and all(_selected(combination, axis, values) for axis, values in restrictions)
-    ]
-    if not combinations:
-        raise BenchError(f"suite {suite.name!r} has no cell left")
-    missing = _missing(build, combinations, data_root)
-    present = [combination for combination in combinations if combination["dataset"] not in missing]
+    builder = _CellBuilder(suite)
+    combinations = list_combinations(suite, only, builder.fits)
+    datasets = dict.fromkeys(combination.dataset for combination in combinations)
+    missing = {dataset: why for dataset in datasets if (why := builder.find_missing(dataset, data_root))}
+    present = [combination for combination in combinations if combination.dataset not in missing]
     if missing and not (suite.skip_missing_data and present):
         raise BenchError(next(iter(missing.values())))
-    unfit = {number: why for number, labels in enumerate(present) if (why := build.unfit(labels))}
-    fit = [labels for number, labels in enumerate(present) if number not in unfit]
-    left_out = (*missing.values(), *dict.fromkeys(unfit.values()))
-    if not fit:
+    misfits = list(map(builder.explain_misfit, present))
+    fitting = [combination for combination, misfit in zip(present, misfits, strict=True) if not misfit]
+    left_out = (*missing.values(), *dict.fromkeys(filter(None, misfits)))
+    if not fitting:
         raise BenchError(f"suite {suite.name!r} has no cell left: {left_out[0]}")
-    cells = {cell.key: cell for cell in map(build.cell, _with_clean(fit, build))}
+    clean = dict.fromkeys(each for combination in fitting for each in builder.clean_counterparts(combination))
+    attacked = (combination for combination in fitting if combination not in clean)
+    cells = {cell.key: cell for cell in map(builder.build_cell, (*clean, *attacked))}
     return Plan(suite.name, tuple(cells.values()), left_out)
 
 
-def _resolve(suite: Suite) -> dict[str, list[str | int]]:
-    """Return the matrix with every axis and every "all" filled in."""
-    matrix: dict[str, list[str | int]] = {}
-    for axis in AXES:
-        values = suite.matrix.get(axis)
-        if values is None or values == []:
-            raise BenchError(f"suite {suite.name!r}: [matrix] says nothing of the axis {axis!r}")
-        if values == ALL and axis != "seed":
-            matrix[axis] = list(catalog_entries(axis))
-        else:
-            listed = [values] if isinstance(values, str) else values
-            matrix[axis] = [_label(axis, value) for value in listed]
-    return matrix
-
-
-def _label(axis: str, value: str | int) -> str | int:
-    if axis == "seed":
-        if not isinstance(value, int):
-            raise BenchError(f"a seed is a whole number, not {value!r}")
-        return value
-    return Choice.parse(str(value)).label
-
-
-def _missing(
-    build: "_Builder", combinations: Iterable[Labels], data_root: Path | None
-) -> dict[str | int, str]:
-    """Return, per dataset that is not there, one sentence on how to get it."""
-    found: dict[str | int, str] = {}
-    for label in dict.fromkeys(combination["dataset"] for combination in combinations):
-        sentence = build.part("dataset", label).part.missing(data_root)
-        if sentence:
-            found[label] = sentence
-    return found
-
-
-def _combine(
-    matrix: Mapping[str, Sequence[str | int]], star: bool, build: "_Builder"
-) -> Iterator[dict[str, str | int]]:
-    if not star:
-        yield from (
-            dict(zip(AXES, values, strict=True)) for values in itertools.product(*(matrix[a] for a in AXES))
-        )
-        return
-    for dataset, attack in itertools.product(matrix["dataset"], matrix["attack"]):
-        default = _default(matrix, dataset, build)
-        victims = [default] + [
-            {**default, axis: value}
-            for axis in VICTIM_AXES
-            for value in matrix[axis]
-            if value != default[axis]
-        ]
-        for victim, seed in itertools.product(victims, matrix["seed"]):
-            yield {"dataset": dataset, "attack": attack, **victim, "seed": seed}
-
-
-def _default(
-    matrix: Mapping[str, Sequence[str | int]], dataset: str | int, build: "_Builder"
-) -> dict[str, str | int]:
-    """Return the first value of every victim axis that can work with a dataset, the first if none can."""
-
-    def first(axis: str) -> str | int:
-        fit = (value for value in matrix[axis] if not build.unfit({"dataset": dataset, axis: value}))
-        return next(fit, matrix[axis][0])
-
-    return {axis: first(axis) for axis in VICTIM_AXES}
-
-
-def _included(
-    suite: Suite, matrix: Mapping[str, Sequence[str | int]], build: "_Builder"
-) -> Iterator[dict[str, str | int]]:
-    first = {axis: matrix[axis][0] for axis in AXES}
-    for given in _entries(suite):
-        dataset = given.get("dataset", first["dataset"])
-        yield {**first, **_default(matrix, dataset, build), **given}
-
-
-def _entries(suite: Suite) -> Iterator[dict[str, str | int]]:
-    """Yield every combination of the included entries' values, with canonical labels."""
-    for entry in suite.include:
-        listed = [value if isinstance(value, list) else [value] for value in entry.values()]
-        for values in itertools.product(*listed):
-            yield {axis: _label(axis, value) for axis, value in zip(entry, values, strict=True)}
-
-
-def _restriction(
-    text: str, matrix: Mapping[str, Sequence[str | int]], suite: Suite
-) -> tuple[str, tuple[str, ...]]:
-    axis, equals, values = text.partition("=")
-    axis = axis.strip()
-    if not equals:
-        raise BenchError(f"cannot read --only {text!r}; write AXIS=a,b, such as attack=em,tap")
-    if axis not in AXES:
-        raise unknown_name_error("axis in --only", axis, AXES)
-    labels = [*matrix[axis], *(entry[axis] for entry in _entries(suite) if axis in entry)]
-    known = {str(label) for label in labels} | {_name(label) for label in labels}
-    # A comma in parentheses is between parameters.
-    pieces = [piece.strip() for piece in re.split(r",(?![^(]*\))", values)]
-    wanted = tuple(piece if axis == "seed" else Choice.parse(piece).label for piece in pieces)
-    for value in wanted:
-        if value not in known:
-            raise unknown_name_error(f"{axis} in --only (of suite {suite.name!r}):", value, known)
-    return axis, wanted
-
-
-@cache
-def _name(label: str | int) -> str:
-    return Choice.parse(label).name if isinstance(label, str) else str(label)
-
-
-def _selected(combination: Labels, axis: str, values: Sequence[str]) -> bool:
-    return str(combination[axis]) in values or _name(combination[axis]) in values
-
-
-def _rule(entry: Labels) -> dict[str, str | int]:
-    """Return an exclusion with its labels in the canonical spelling, every part of it known."""
-    for axis, value in entry.items():
-        if axis != "seed":
-            choice = Choice.parse(str(value))
-            for part in choice.parts or (choice,):
-                locate_part(axis, part.name)
-    return {axis: _label(axis, value) for axis, value in entry.items()}
-
-
-def _matches(combination: Labels, rule: Labels) -> bool:
-    return all(
-        str(value) in (str(combination[axis]), _name(combination[axis])) for axis, value in rule.items()
-    )
-
-
-def _with_clean(combinations: Sequence[Labels], build: "_Builder") -> Iterator[Labels]:
-    """Yield the clean counterparts of every combination, then all of them, each once.
-
-    An attack on a part of the images has two: all images clean, and the part it leaves alone.
-    """
-    counterparts: dict[tuple[str | int, ...], Labels] = {}
-    for combination in combinations:
-        attacks = [CLEAN]
-        rate = build.scope(combination["attack"]).rate
-        if rate < 1:
-            attacks.append(Choice(CLEAN, (("rate", rate),)).label)
-        for attack in attacks:
-            counterpart = {**combination, "attack": attack}
-            counterparts.setdefault(tuple(counterpart.values()), counterpart)
-    yield from counterparts.values()
-    yield from (labels for labels in combinations if tuple(labels.values()) not in counterparts)
-
-
-class _Builder:
-    """Builds cells; what several have in common is built once, and so is its key."""
+class _CellBuilder:
+    """Builds cells. What several cells share is built once, and its key is computed once."""
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
-        self._parts: dict[tuple[str, str | int], ChosenPart[Any]] = {}
-        self.scope = cache(self._scope)
+        # The caches belong to this builder: a later suite may give the same part other parameters.
+        self._part = cache(self._build_part)
+        self._misfit = cache(self._explain_misfit)
+        self._clean_attacks = cache(self._list_clean_attacks)
+        self._protection = cache(self._read_protection)
+        self._recipe = cache(self._build_recipe)
         self._surrogate = cache(self._build_surrogate)
         self._poison = cache(self._build_poison)
-        self._recipe = cache(self._build_recipe)
 
-    def part(self, axis: str, label: str | int) -> ChosenPart[Any]:
-        if (axis, label) not in self._parts:
-            choice = Choice.parse(str(label))
-            self._parts[axis, label] = ChosenPart(choice, self._make(axis, choice))
-        return self._parts[axis, label]
+    def build_cell(self, combination: Combination) -> Cell:
+        dataset, attack, seed = combination.dataset, combination.attack, combination.seed
+        poison_seed = seed if self._suite.poison_seed is None else self._suite.poison_seed
+        victim = {axis: self._part(axis, getattr(combination, axis)) for axis in VICTIM_AXES}
+        return Cell(
+            poison=self._poison(dataset, attack, poison_seed),
+            recipe=self._recipe(dataset),
+            seed=seed,
+            rate=self._protection(attack).rate,
+            **victim,
+        )
 
-    def _make(self, axis: str, choice: Choice) -> Any:
+    def clean_counterparts(self, combination: Combination) -> Iterator[Combination]:
+        """Yield the combinations without an attack that this one is compared with."""
+        return (combination._replace(attack=clean) for clean in self._clean_attacks(combination.attack))
+
+    def find_missing(self, dataset: Choice, data_root: Path | None) -> str | None:
+        """Return one sentence on how to get a dataset, None if it is there."""
+        sentence: str | None = self._part("dataset", dataset).part.missing(data_root)
+        return sentence
+
+    def fits(self, axis: str, choice: Choice, dataset: Choice) -> bool:
+        """Return whether a part can work with the tasks of a dataset."""
+        return self._misfit(axis, choice, dataset) is None
+
+    def explain_misfit(self, combination: Combination) -> str | None:
+        """Return why a part cannot work with the tasks of the dataset, None if all can."""
+        sentences = (
+            self._misfit(axis, getattr(combination, axis), combination.dataset) for axis in DENSE_AXES
+        )
+        return next(filter(None, sentences), None)
+
+    def _explain_misfit(self, axis: str, choice: Choice, dataset: Choice) -> str | None:
+        dense = self._part("dataset", dataset).part.kinds & DENSE
+        if not dense or axis not in DENSE_AXES or self._part(axis, choice).part.dense:
+            return None
+        return (
+            f"{axis} {choice.label!r} cannot work with dense tasks ({', '.join(sorted(dense))}) "
+            f"and is left out on {dataset.label!r}"
+        )
+
+    def _build_part(self, axis: str, choice: Choice) -> ChosenPart[Any]:
+        return ChosenPart(choice, self._build(axis, choice))
+
+    def _build(self, axis: str, choice: Choice) -> Any:
         if choice.parts:
-            return compose_parts(axis, choice, [self._make(axis, part) for part in choice.parts])
-        part = build_part(axis, Choice(choice.name), self._params(axis, choice))
-        for name, value in asdict(part).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise BenchError(f"{axis} {choice.name!r}: {name} = {value} is refused: it is not finite")
-        return part
+            return compose_parts(axis, choice, [self._build(axis, part) for part in choice.parts])
+        params = self._params(axis, choice)
+        if axis == "attack":  # those of partial protection are not the attack's own
+            params = {name: value for name, value in params.items() if name not in PARTIAL_PARAMETERS}
+        return build_part(axis, Choice(choice.name), params)
 
-    def _params(self, axis: str, choice: Choice, scope: bool = False) -> dict[str, Any]:
-        """Return the parameters a part is given, or those of the scope, which are not the attack's own."""
-        given = {**self._suite.params.get(axis, {}).get(choice.name, {}), **dict(choice.params)}
-        return {
-            name: value
-            for name, value in given.items()
-            if (axis == "attack" and name in PARTIAL_PARAMETERS) == scope
-        }
+    def _params(self, axis: str, choice: Choice) -> Mapping[str, Any]:
+        """Return the parameters of the suite's [params], with those of the choice on top."""
+        return {**self._suite.params.get(axis, {}).get(choice.name, {}), **dict(choice.params)}
 
-    def _scope(self, label: str | int) -> PartialProtection:
-        """Return which images and tasks an attack of this label protects."""
-        choice = Choice.parse(str(label))
-        scope = read_partial_protection(choice.name, self._params("attack", choice, scope=True))
-        if choice.name == CLEAN and scope.tasks:
-            raise BenchError(f"attack {CLEAN!r} protects no task; leave tasks = {list(scope.tasks)} away")
-        if choice.name == CLEAN and scope.rate < 1 and not choice.params:
+    def _read_protection(self, attack: Choice) -> PartialProtection:
+        protection = read_partial_protection(attack.name, self._params("attack", attack))
+        if attack.name == CLEAN and protection.tasks:
+            raise BenchError(f"attack {CLEAN!r} protects no task; remove tasks={list(protection.tasks)}")
+        if attack.name == CLEAN and protection.rate < 1 and not attack.params:
             raise BenchError(
-                f"attack {CLEAN!r} is the reference; leave rate = {scope.rate} out of its params"
+                f"attack {CLEAN!r} is the reference; remove rate={protection.rate} from its params"
             )
-        return scope
+        return protection
 
-    def unfit(self, labels: Labels) -> str | None:
-        """Return why parts cannot work with the tasks of a dataset, None where they can."""
-        dense = self.part("dataset", labels["dataset"]).part.kinds & DENSE
-        for axis in ("attack", "backbone", "defense"):
-            if dense and axis in labels and not self.part(axis, labels[axis]).part.dense:
-                what = f"{axis} {labels[axis]!r} cannot work with dense tasks"
-                return f"{what} ({', '.join(sorted(dense))}) and is left out on {labels['dataset']!r}"
-        return None
+    def _list_clean_attacks(self, attack: Choice) -> tuple[Choice, ...]:
+        """Return clean; for an attack on some of the images also clean on the images it leaves alone."""
+        rate = self._protection(attack).rate
+        return (Choice(CLEAN), Choice(CLEAN, (("rate", rate),))) if rate < 1 else (Choice(CLEAN),)
 
-    def _build_surrogate(self, dataset: str | int, seed: int) -> Surrogate:
+    def _build_recipe(self, dataset: Choice) -> Recipe:
+        return override_recipe(self._part("dataset", dataset).part.recipe, self._suite.recipe)
+
+    def _build_surrogate(self, dataset: Choice, seed: int) -> Surrogate:
         settings = self._suite.surrogate
         names = [settings.backbone] if isinstance(settings.backbone, str) else settings.backbone
-        name = next((n for n in names if not self.unfit({"dataset": dataset, "backbone": n})), None)
-        if name is None:
+        choices = list(map(Choice.parse, names))
+        backbone = next((choice for choice in choices if self.fits("backbone", choice, dataset)), None)
+        if backbone is None:
             raise BenchError(
-                f"suite {self._suite.name!r}: {self.unfit({'dataset': dataset, 'backbone': names[0]})}; "
+                f"suite {self._suite.name!r}: {self._misfit('backbone', choices[0], dataset)}; "
                 "name one more under surrogate.backbone, as a list"
             )
         recipe = override_recipe(self._recipe(dataset), settings.recipe)
         return Surrogate(
-            dataset=self.part("dataset", dataset),
-            backbone=self.part("backbone", name),
+            dataset=self._part("dataset", dataset),
+            backbone=self._part("backbone", backbone),
             recipe=replace(recipe, stl_epochs=None),  # it has all tasks
             seed=seed,
         )
 
-    def _build_recipe(self, dataset: str | int) -> Recipe:
-        return override_recipe(self.part("dataset", dataset).part.recipe, self._suite.recipe)
-
-    def _build_poison(self, dataset: str | int, label: str | int, seed: int) -> Poison:
-        surrogate, attack = self._surrogate(dataset, seed), self.part("attack", label)
-        epsilon = self._suite.budget.epsilon if attack.part.bounded else None
-        return Poison(surrogate.dataset, attack, surrogate, epsilon, seed, self.scope(label).tasks)
-
-    def cell(self, labels: Labels) -> Cell:
-        """Return the cell of these labels, one for every axis."""
-        seed = int(labels["seed"])
-        poison_seed = seed if self._suite.poison_seed is None else self._suite.poison_seed
-        victim = {axis: self.part(axis, labels[axis]) for axis in VICTIM_AXES}
-        return Cell(
-            poison=self._poison(labels["dataset"], labels["attack"], poison_seed),
-            recipe=self._recipe(labels["dataset"]),
-            seed=seed,
-            rate=self.scope(labels["attack"]).rate,
-            **victim,
-        )
+    def _build_poison(self, dataset: Choice, attack: Choice, seed: int) -> Poison:
+        surrogate, chosen = self._surrogate(dataset, seed), self._part("attack", attack)
+        epsilon = self._suite.budget.epsilon if chosen.part.bounded else None
+        tasks = self._protection(attack).tasks
+        return Poison(surrogate.dataset, chosen, surrogate, epsilon, seed, tasks)

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, create_model
 
-from bench.catalog.choice import read_value
+from bench.catalog.choice import parse_value
 from bench.catalog.description import attribute_meanings
 from bench.catalog.table import catalog_axes, locate_part
 from bench.errors import BenchError, unknown_name_error
 from bench.record import AXES
 from bench.suites import suite_names, suite_text
 from bench.values import EPSILON, Recipe
+
+ALL = "all"
+"""In a suite, every part of an axis; of the datasets, those that are there."""
 
 
 def _describe_keys(schema: dict[str, Any], model: type[BaseModel]) -> None:
@@ -180,7 +183,7 @@ def _override(document: dict[str, Any], override: str) -> None:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise BenchError(f"--set {override!r}: {name!r} is a value, not a table")
-    table[last] = read_value(value)
+    table[last] = parse_value(value)
 
 
 def _refuse_unknown_axes(document: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ def test_the_matrix_is_of_ten_thousand_cells_on_few_poisons() -> None:
 def test_what_cells_share_is_built_and_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = count_calls(monkeypatch, expand, "build_part")
     scopes = count_calls(monkeypatch, expand, "read_partial_protection")
-    hashed = count_calls(monkeypatch, cells_module, "digest")
+    hashed = count_calls(monkeypatch, cells_module, "hash_json")
     planned = large.plan(**FEW)
     assert (len(planned.cells), len(planned.poisons), len(planned.surrogates)) == (5 * 24, 4 * 2, 2)
     # em(rate=0.5) brings a clean counterpart of that rate, which has the poison of clean under another name.

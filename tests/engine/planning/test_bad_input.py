@@ -158,7 +158,7 @@ def test_a_table_is_missing(tmp_path: Path, table: str) -> None:
 def test_an_axis_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(tiny.TOML.replace('weighting = ["ew"]', ""))
-    assert complaint(path) == "suite 'tiny': [matrix] says nothing of the axis 'weighting'"
+    assert complaint(path) == "suite 'tiny': [matrix] has no values for the axis 'weighting'"
 
 
 def test_an_empty_file_says_what_it_lacks(tmp_path: Path) -> None:
