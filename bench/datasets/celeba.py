@@ -13,17 +13,10 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
 from bench.api import MultiTaskData
-from bench.datasets.decoding import Decode, list_files
-from bench.datasets.labeled_images import (
-    check_crop,
-    draw_test_rows,
-    load_labeled_images,
-    missing_files_sentence,
-    omissions,
-    require_files,
-    rows_with_files,
-    warn_of_omissions,
-)
+from bench.datasets.data_root import describe_missing_files, name_unreadable_file, require_files
+from bench.datasets.decoding import DecodeSettings, list_files
+from bench.datasets.labeled_images import check_crop, load_labeled_images, match_rows_to_files
+from bench.datasets.splits import draw_test_rows
 from bench.errors import BenchError
 from bench.tasks.classification import Classification
 from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
@@ -34,36 +27,36 @@ ATTRIBUTES: Final = "list_attr_celeba.txt"
 PARTITION: Final = "list_eval_partition.txt"
 IDENTITY: Final = "identity_CelebA.txt"
 LAYOUT: Final = f"{FOLDER}/{IMAGES}/*.jpg, {FOLDER}/{ATTRIBUTES} and {FOLDER}/{PARTITION}"
-"""What is expected under the data root."""
+"""The expected files under the data root."""
 
-FILE: Final = "file"
+_FILE: Final = "file"
 
 CROP: Final = (140 / 218, 140 / 178)
-"""Shares of height and width of the published images that the central square of 140 px is."""
+"""The central square of 140 px, in shares of height and width of the published images."""
 
 VALIDATION, TEST = 1, 2
-"""Official partitions; 0 is for training."""
+"""Official partitions; 0 is the training set."""
 
 
 @dataclass(frozen=True)
 class CelebA:
-    """Aligned faces with 40 binary attributes; whole or a subset, at any resolution of 178:218.
+    """Aligned faces with 40 binary attributes; the full set or a subset, at any resolution of 178:218.
 
-    Of every image the central square, 140 of 178×218 px, is resized. The official training partition is the
-    training set, the official test partition the test set; the validation partition is not used. Where the
-    images that are there leave one of the two empty, as in a subset, all of them are split anew so that no
-    identity is in both, and a note says so. Images that are missing, not listed or damaged are left out, with
-    one warning that counts them.
+    The central square of every image, 140 of 178×218 px, is cut out and resized. The official training
+    partition is the training set, the official test partition the test set; the validation partition is not
+    used. If one of the two is empty, as in a subset, all images are split again so that no identity is in
+    both splits, and a note says so. Images that are missing, not listed or damaged are left out, with one
+    warning that counts them.
 
     Source: Liu, Luo, Wang, Tang, ICCV 2015, arXiv:1411.7766; size, crops and split as in Yu et al., ICML 2025
     (MTL-UE)
 
     Attributes:
-        size: side in px at which images are kept.
+        size: side in px to which images are resized.
         crop: side in px of the random crop; None: 64/70 of the size, as in the paper.
         limit: use so many images, of each split its share, drawn with ``split_seed``; None: all.
-        test_fraction: part of the identities that is the test split where the official one does not serve.
-        split_seed: seed of that split, and of what ``limit`` leaves.
+        test_fraction: share of the identities in the test split, if the official one cannot be used.
+        split_seed: seed of that split and of ``limit``.
     """
 
     version: ClassVar[int] = 1
@@ -81,52 +74,50 @@ class CelebA:
         check_crop("celeba", self.crop, self.size)
 
     def missing(self, root: Path | None) -> str | None:
-        """Return one sentence on what is not there and where it is expected, None where it is there."""
+        """Return a sentence on what is missing and where it is expected, None if nothing is."""
         needed = (IMAGES, ATTRIBUTES, PARTITION)
-        return missing_files_sentence("celeba", root, LAYOUT, *(f"{FOLDER}/{name}" for name in needed))
+        return describe_missing_files("celeba", root, LAYOUT, *(f"{FOLDER}/{name}" for name in needed))
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/celeba``; decoded images are kept under ``cache`` and memory-mapped.
 
         Raises:
-            BenchError: when something is missing, a list is malformed or the cache cannot be used.
+            BenchError: if a file is missing, a list is malformed or the cache cannot be used.
         """
         folder = require_files(self.missing(root), root) / FOLDER
         files = list_files(folder / IMAGES, ".jpg", ".jpeg")
         attributes = read_attributes(folder / ATTRIBUTES)
         partition = read_list(folder / PARTITION, ["partition"], values=(0, 1, 2))
-        rows, notes = rows_with_files(attributes.join(partition, how="inner"), [file.name for file in files])
+        table = attributes.join(partition, how="inner")
+        rows, notes = match_rows_to_files(table, [file.name for file in files])
         if rows.empty:
             raise BenchError(f"none of the images in {folder / IMAGES} is in the lists of {folder}")
         used = rows[rows["partition"] != VALIDATION]
         test = used["partition"].to_numpy() == TEST
         if test.all() or not test.any():
-            used, test = rows, self._by_identity(folder, rows.index)
+            used, test = rows, self._split_by_identity(folder, rows.index)
             notes.append(
                 "the official partition leaves a split empty, so the images are split by identity, "
                 f"{test.sum()} of {len(test)} for testing"
             )
-        train_split, test_split, skipped = load_labeled_images(
+        return load_labeled_images(
             cache,
             "celeba",
             folder / IMAGES,
             files=files,
             labels=used[attributes.columns] > 0,
+            tasks=tuple(Classification(name, ("no", "yes")) for name in map(str, attributes)),
             test=test,
             limit=self.limit,
             seed=self.split_seed,
-            decode=Decode((self.size, self.size), crop=CROP),
+            decode=DecodeSettings((self.size, self.size), crop=CROP),
+            augmentation=Augmentation(self.crop or round(self.size * 64 / 70), flip=True),
+            notes=notes,
             progress=progress,
         )
-        if skipped:
-            notes.append(omissions(skipped, len(files)))
-        warn_of_omissions("celeba", notes)
-        tasks = tuple(Classification(name, ("no", "yes")) for name in map(str, attributes))
-        augmentation = Augmentation(self.crop or round(self.size * 64 / 70), flip=True)
-        return MultiTaskData(tasks, train_split, test_split, augmentation, tuple(notes))
 
-    def _by_identity(self, folder: Path, names: pd.Index) -> NDArray[np.bool_]:
-        """Return which images [n] are the test split, no identity being in both."""
+    def _split_by_identity(self, folder: Path, names: pd.Index) -> NDArray[np.bool_]:
+        """Return which images [n] are the test split; no identity is in both splits."""
         path = folder / IDENTITY
         if not path.is_file():
             raise BenchError(
@@ -134,21 +125,18 @@ class CelebA:
             )
         identities = read_list(path, ["identities"])["identities"].reindex(names)
         if identities.isna().any():
-            raise BenchError(f"{path} has no identity of {names[identities.isna()][0]}")
+            raise BenchError(f"{path} has no identity for {names[identities.isna()][0]}")
         return draw_test_rows("celeba", identities, self.test_fraction, self.split_seed)
 
 
 def read_attributes(path: Path) -> pd.DataFrame:
-    """Return -1 or 1 per image, the index, and attribute, in the columns; as published.
+    """Return -1 or 1 per image (the index) and attribute (the columns), as published.
 
     Raises:
-        BenchError: naming the file and the line that is not as published.
+        BenchError: naming the file and the line that is not in the published format.
     """
-    try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            count, names = lines.readline().strip(), lines.readline().split()
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+    with name_unreadable_file(path), path.open(encoding="utf-8", errors="replace") as lines:
+        count, names = lines.readline().strip(), lines.readline().split()
     if not count.isdecimal():
         raise BenchError(f"{path}, line 1: {count!r} is not the number of images")
     if not names or len(set(names)) < len(names):
@@ -164,37 +152,38 @@ def read_list(
     Args:
         path: the list.
         columns: a name for every value of a row.
-        values: the values there are; None: any.
+        values: the allowed values; None: all.
         first: the line of the first row.
 
     Raises:
-        BenchError: naming the file and the line that is no such row or repeats one.
+        BenchError: naming the file and the line that is malformed or repeats a file.
     """
     try:
-        table = pd.read_csv(
-            path,
-            sep=r"\s+",
-            header=None,
-            names=[FILE, *columns],
-            dtype={FILE: str} | dict.fromkeys(columns, np.int32),
-            skiprows=first - 1,
-            na_filter=False,
-            quoting=csv.QUOTE_NONE,
-            encoding_errors="replace",
-        )
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # of the parser, which does not always know the line
-        raise _offence(path, columns, values, first) from error
-    # Where the first row is too long, the parser takes its first field for an index.
-    regular = table.index.equals(pd.RangeIndex(len(table))) and table[FILE].is_unique
-    if not regular or (values is not None and not np.isin(table[list(columns)], list(values)).all()):
-        raise _offence(path, columns, values, first)
-    return table.set_index(FILE)
+        with name_unreadable_file(path):
+            table = pd.read_csv(
+                path,
+                sep=r"\s+",
+                header=None,
+                names=[_FILE, *columns],
+                dtype={_FILE: str} | dict.fromkeys(columns, np.int32),
+                skiprows=first - 1,
+                na_filter=False,
+                quoting=csv.QUOTE_NONE,
+                encoding_errors="replace",
+            )
+    except ValueError as error:  # the parser does not always know the line
+        raise _malformed_line_error(path, columns, values, first) from error
+    # If the first row is too long, the parser uses its first field as the index.
+    is_regular = table.index.equals(pd.RangeIndex(len(table))) and table[_FILE].is_unique
+    if not is_regular or (values is not None and not np.isin(table[list(columns)], list(values)).all()):
+        raise _malformed_line_error(path, columns, values, first)
+    return table.set_index(_FILE)
 
 
-def _offence(path: Path, columns: Sequence[str], values: Collection[int] | None, first: int) -> BenchError:
-    """Return the error that names the first line `read_list` cannot take."""
+def _malformed_line_error(
+    path: Path, columns: Sequence[str], values: Collection[int] | None, first: int
+) -> BenchError:
+    """Return the error that names the first line which `read_list` rejects."""
     seen = set()
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
@@ -205,8 +194,8 @@ def _offence(path: Path, columns: Sequence[str], values: Collection[int] | None,
                 return BenchError(f"{path}, line {number}: {len(fields)} values, not {len(columns)}")
             for field in fields:
                 if not re.fullmatch(r"[+-]?\d+", field) or (values and int(field) not in values):
-                    known = " or ".join(map(str, values)) if values else "an integer"
-                    return BenchError(f"{path}, line {number}: {field!r} is not {known}")
+                    allowed = " or ".join(map(str, values)) if values else "an integer"
+                    return BenchError(f"{path}, line {number}: {field!r} is not {allowed}")
             if name in seen:
                 return BenchError(f"{path}, line {number}: {name} is listed twice")
             seen.add(name)

@@ -1,4 +1,4 @@
-"""The embedded dataset: real handwritten digits, two on a canvas."""
+"""The embedded dataset: real handwritten digits, two on each canvas."""
 
 from dataclasses import dataclass
 from importlib.metadata import distribution
@@ -17,17 +17,17 @@ from bench.tasks.classification import Classification
 from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
 
 SIDE = 32
-"""Side of the canvas; each digit stands in one half of it."""
+"""Side of the canvas; each half holds one digit."""
 
 GLYPH = 16
-"""Side of a digit on the canvas, twice its original 8."""
+"""Side of a digit on the canvas, twice the original 8."""
 
 GROUND = (0.2, 0.6)
 """Range of the canvas's color, per channel."""
 
 CONTRAST = (0.1, 0.25)
 """Range of how much brighter than the ground a digit is, per channel: low, as in photographs. On black and
-white digits no attack of 8/255 does anything, since nothing is easier to see than the digit itself."""
+white digits no attack with 8/255 has an effect, because no noise is easier to learn than the digit itself."""
 
 GRAIN = 0.03
 """Standard deviation of the canvas's sensor noise."""
@@ -35,17 +35,17 @@ GRAIN = 0.03
 NAMES = tuple("0123456789")
 
 TABLE = "sklearn/datasets/data/digits.csv.gz"
-"""Where scikit-learn keeps the digits."""
+"""File of the digits in scikit-learn."""
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Two real handwritten digits on a 32×32 color canvas; ships with the package, needs no data root.
+    """Two real handwritten digits on a 32×32 color canvas; needs no data root.
 
-    The 8×8 digits of the UCI set, enlarged to 16 px, one in each half at a random height, each in an ink a
-    little brighter than the common ground, under sensor noise. Tasks: *left* and *right* (which digit),
-    *larger* (is the right digit larger than the left?) and *sum-odd* (is the sum odd?), which need both. No
-    source digit is in both splits.
+    The 8×8 digits of the UCI set are enlarged to 16 px. Each half of a canvas has one at a random height, in
+    a color a little brighter than the ground, and the canvas has sensor noise. Tasks: *left* and *right*
+    (which digit), *larger* (is the right digit larger than the left?) and *sum-odd* (is the sum odd?); the
+    last two need both digits. No source digit is in both splits.
 
     Source: Alpaydin & Kaynak, UCI "Optical Recognition of Handwritten Digits", 1998; two digits on one
     canvas as in MultiMNIST, Sabour et al., NeurIPS 2017, arXiv:1710.09829
@@ -67,7 +67,7 @@ class Digits:
     quick_params: ClassVar[dict[str, object]] = {"train": 60, "test": 20}
 
     def missing(self, root: Path | None) -> None:
-        """Return None: nothing is ever missing."""
+        """Return None: nothing is needed."""
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Draw the canvases; ``root`` and ``cache`` are not used."""
@@ -79,7 +79,7 @@ class Digits:
         held_out = len(labels) // 5
         pools = {"test": order[:held_out], "train": order[held_out:]}
         splits = {
-            name: _draw(rng, images, labels, pools[name], count)
+            name: _draw_canvases(rng, images, labels, pools[name], count)
             for name, count in (("train", self.train), ("test", self.test))
         }
         tasks = (
@@ -93,9 +93,9 @@ class Digits:
 
 
 def read_glyphs() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the digits [n 64] in values up to 16, and which they are [n], as scikit-learn brings them along.
+    """Return scikit-learn's digits [n 64] in values up to 16, and their labels [n].
 
-    Its file is read directly where it is in its place: the import takes longer than all else of a plan.
+    The file is read directly if possible, because the import takes longer than the rest of a plan.
     """
     file = Path(str(distribution("scikit-learn").locate_file(TABLE)))
     if not file.exists():
@@ -107,7 +107,7 @@ def read_glyphs() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return table[:, :-1], table[:, -1].astype(np.int64)
 
 
-def _draw(
+def _draw_canvases(
     rng: np.random.Generator, glyphs: Tensor, labels: NDArray[np.int64], pool: NDArray[np.int64], count: int
 ) -> Split:
     """Draw ``count`` canvases from the digits of a pool."""
@@ -116,7 +116,7 @@ def _draw(
     canvas = ground.repeat(1, 1, SIDE, SIDE)
     for start, source in ((0, left), (SIDE // 2, right)):
         ink = torch.from_numpy(rng.uniform(*CONTRAST, (count, 3, 1, 1))).float()
-        glyph = _at_random_height(rng, glyphs[source])
+        glyph = _place_at_random_height(rng, glyphs[source])
         canvas[:, :, :, start : start + GLYPH] += glyph[:, None] * ink
     canvas += GRAIN * torch.from_numpy(rng.standard_normal(canvas.shape)).float()
     y = torch.from_numpy(labels)
@@ -132,7 +132,7 @@ def _draw(
     )
 
 
-def _at_random_height(rng: np.random.Generator, glyphs: Tensor) -> Tensor:
+def _place_at_random_height(rng: np.random.Generator, glyphs: Tensor) -> Tensor:
     """Place glyphs [n 16 16] at random heights of a half canvas [n 32 16]."""
     top = torch.from_numpy(rng.integers(0, SIDE - GLYPH + 1, len(glyphs)))
     rows = top[:, None] + torch.arange(GLYPH)

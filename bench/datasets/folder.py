@@ -16,60 +16,54 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
 from bench.api import MultiTaskData
-from bench.datasets.decoding import Decode, File
-from bench.datasets.labeled_images import (
-    check_crop,
-    draw_test_rows,
-    load_labeled_images,
-    missing_files_sentence,
-    omissions,
-    require_files,
-    warn_of_omissions,
-)
+from bench.datasets.data_root import describe_missing_files, name_unreadable_file, require_files
+from bench.datasets.decoding import DecodeSettings, File
+from bench.datasets.labeled_images import check_crop, load_labeled_images
+from bench.datasets.splits import draw_test_rows
 from bench.errors import BenchError
 from bench.tasks.classification import Classification
 from bench.values import MISSING, Augmentation, Kind, Progress, Recipe, ignore_progress
 
 TABLE: Final = "labels.csv"
 SPLIT: Final = "split"
-"""The column that says which split an image is in."""
+"""The column with the split of each image."""
 
-PARTS: Final = ("train", "test")
+SPLIT_NAMES: Final = ("train", "test")
 
-MOST_CLASSES: Final = 20
-"""Whole numbers with more values than this are a quantity, not classes."""
+MAX_CLASSES: Final = 20
+"""Integers with more values than this are a quantity, not classes."""
 
-FIFTHS: Final = (0.2, 0.4, 0.6, 0.8)
-"""Quantiles at which a quantity falls into classes."""
+QUANTILES: Final = (0.2, 0.4, 0.6, 0.8)
+"""Quantiles that divide a quantity into classes."""
 
 BOOLEANS: Final = (("false", "true"), ("no", "yes"))
-"""Pairs of words that mean the same however they are capitalized."""
+"""Pairs of words for which upper and lower case do not matter."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of JPEG and PNG images whose labels stand in ``labels.csv``, one task per column.
+    """A folder of JPEG and PNG images with a table of labels, ``labels.csv``, one task per column.
 
-    The table's first line names the columns. The first column holds the image's path below the folder, every
-    other one a task: two different values are a binary task; words are a class each; whole numbers of at most
-    20 different values are classes in their order; other numbers fall into five classes at the quantiles of
-    the training rows. An empty cell is a label that is missing. A column ``split`` with ``train`` or
-    ``test`` in every row decides the split; without it the split is drawn. Rows whose image is missing or
-    damaged, and columns with nothing to tell apart, are left out, with one warning that names them.
+    The first line of the table names the columns. The first column holds the path of the image below the
+    folder. Every other column is a task: two different values make a binary task; every word is a class;
+    integers with at most 20 different values are classes in their order; other numbers are divided into five
+    classes at the quantiles of the training rows. An empty cell is a missing label. A column ``split`` with
+    ``train`` or ``test`` in every row sets the split; without it the split is random. Rows with a missing or
+    damaged image, and columns with a single value, are left out, with one warning that names them.
     Copies of an image are kept: `bench data check` counts those that are in both splits.
 
-    Not from a paper: trained as the paper trains on faces.
+    Not from a paper: the training recipe is the paper's for faces.
 
     Attributes:
         path: the folder, below the data root.
-        size: side in px at which images are kept; the whole image is scaled to this square.
+        size: side in px to which images are resized; the whole image is scaled to this square.
         crop: side in px of the random crop; None: 128/140 of the size, as in the paper for faces.
-        flip: flip at random; false where left and right matter, as for text.
+        flip: random flips; false if left and right matter, as for text.
         limit: use so many images, of each split its share, drawn with ``split_seed``; None: all.
-        test_fraction: part of the images that is the test split where no column says.
-        split_seed: seed of that split, and of what ``limit`` leaves.
+        test_fraction: share of the images in the test split, if no column sets it.
+        split_seed: seed of that split and of ``limit``.
     """
 
     version: ClassVar[int] = 1
@@ -90,50 +84,48 @@ class Folder:
         check_crop("folder", self.crop, self.size)
 
     def missing(self, root: Path | None) -> str | None:
-        """Return one sentence on what is not there and where it is expected, None where it is there."""
+        """Return a sentence on what is missing and where it is expected, None if nothing is."""
         table = str(PurePath(self.path, TABLE))
-        return missing_files_sentence("folder", root, f"{table} and the images it names", escape(table))
+        return describe_missing_files("folder", root, f"{table} and the images it names", escape(table))
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/PATH/labels.csv``; decoded images are kept under ``cache`` and memory-mapped.
 
         Raises:
-            BenchError: when something is missing, the table is malformed or the cache cannot be used.
+            BenchError: if a file is missing, the table is malformed or the cache cannot be used.
         """
         folder = require_files(self.missing(root), root) / self.path
         table = read_table(folder / TABLE)
-        files = list(_stat(folder, table.cells.index))
+        files = list(_existing_files(folder, table.cells.index))
         if not files:
             raise BenchError(f"none of the images that {folder / TABLE} names is in {folder}")
         rows = table.cells.loc[sorted(file.name for file in files)]
-        test = self._test(table, rows)
-        tasks, labels, notes = _tasks(table, rows.drop(columns=SPLIT, errors="ignore"), ~test)
-        train_split, test_split, damaged = load_labeled_images(
+        test = self._test_rows(table, rows)
+        tasks, labels, notes = _make_tasks(table, rows.drop(columns=SPLIT, errors="ignore"), ~test)
+        return load_labeled_images(
             cache,
             "folder",
             folder,
             files=files,
+            missing=table.cells.index.difference(rows.index),
             labels=labels,
+            tasks=tasks,
             test=test,
             limit=self.limit,
             seed=self.split_seed,
-            decode=Decode((self.size, self.size)),
+            decode=DecodeSettings((self.size, self.size)),
+            augmentation=Augmentation(self.crop or round(self.size * 128 / 140), self.flip),
+            notes=notes,
             progress=progress,
         )
-        skipped = dict.fromkeys(table.cells.index.difference(rows.index), "no such file") | damaged
-        if skipped:
-            notes.append(omissions(skipped, len(table.cells)))
-        warn_of_omissions("folder", notes)
-        augmentation = Augmentation(self.crop or round(self.size * 128 / 140), self.flip)
-        return MultiTaskData(tasks, train_split, test_split, augmentation, tuple(notes))
 
-    def _test(self, table: "Table", rows: pd.DataFrame) -> NDArray[np.bool_]:
+    def _test_rows(self, table: "Table", rows: pd.DataFrame) -> NDArray[np.bool_]:
         """Return which rows [n] are the test split."""
         if SPLIT in rows:
-            parts = rows[SPLIT].str.lower()
-            for name, part in parts[~parts.isin(PARTS)].items():
-                raise table.error(str(name), SPLIT, f"{part!r} is neither train nor test")
-            return (parts == "test").to_numpy()
+            splits = rows[SPLIT].str.lower()
+            for name, split in splits[~splits.isin(SPLIT_NAMES)].items():
+                raise table.cell_error(str(name), SPLIT, f"{split!r} is neither train nor test")
+            return (splits == "test").to_numpy()
         return draw_test_rows(
             "folder", rows.index.to_series(name="images"), self.test_fraction, self.split_seed
         )
@@ -145,42 +137,40 @@ class Table:
 
     Attributes:
         path: its file.
-        cells: text without blanks at its ends, one row per image, its index.
-        lines: image → line of the file.
+        cells: text without blanks at its ends; one row per image, its index.
+        lines: image → line number.
     """
 
     path: Path
     cells: pd.DataFrame
     lines: dict[str, int]
 
-    def error(self, name: str, column: str, what: str) -> BenchError:
-        """Return the error that says what is wrong with an image's cell."""
-        return BenchError(f"{self.path}, line {self.lines[name]}, column {column!r}: {what}")
+    def cell_error(self, name: str, column: str, problem: str) -> BenchError:
+        """Return the error about an image's cell."""
+        return BenchError(f"{self.path}, line {self.lines[name]}, column {column!r}: {problem}")
 
 
 def read_table(path: Path) -> Table:
-    """Return the cells of a CSV file whose first line names the columns and whose first column images.
+    """Read a CSV file with the names of the columns in the first line and images in the first column.
 
     Raises:
-        BenchError: naming the line that is malformed, repeats an image or names one outside of the folder.
+        BenchError: naming the line that is malformed, repeats an image or names one outside the folder.
     """
     lines: dict[str, int] = {}
     rows = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with name_unreadable_file(path), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            header = _header(path, next(reader, []))
+            header = _parse_header(path, next(reader, []))
             for row in filter(None, reader):
-                name = _image(path, reader.line_num, row, len(header))
+                name = _parse_image(path, reader.line_num, row, len(header))
                 if name in lines:
                     where = f"{path}, line {reader.line_num}"
-                    raise BenchError(f"{where}: {name!r} is listed already, in line {lines[name]}")
+                    raise BenchError(f"{where}: {name!r} is already in line {lines[name]}")
                 lines[name] = reader.line_num
                 rows.append([cell.strip() for cell in row[1:]])
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise BenchError(f"{path} is not text in UTF-8; save it as such") from error
+        raise BenchError(f"{path} is not UTF-8 text; save it with this encoding") from error
     except csv.Error as error:
         raise BenchError(f"{path}, line {reader.line_num}: {error}") from error
     if not rows:
@@ -188,13 +178,11 @@ def read_table(path: Path) -> Table:
     return Table(path, pd.DataFrame(rows, index=list(lines), columns=header[1:], dtype=object), lines)
 
 
-def _header(path: Path, row: Sequence[str]) -> list[str]:
-    """Return the columns' names, `SPLIT` however it is capitalized."""
+def _parse_header(path: Path, row: Sequence[str]) -> list[str]:
+    """Return the names of the columns, `SPLIT` in lower case."""
     header = [SPLIT if cell.strip().lower() == SPLIT else cell.strip() for cell in row]
     if len(header) < 2:
-        raise BenchError(
-            f"{path}, line 1: a column of images and one of labels, separated by a comma, are needed"
-        )
+        raise BenchError(f"{path}, line 1: it needs a column of images, a comma and a column of labels")
     for number, name in enumerate(header, 1):
         if not name or _CONTROL.search(name):
             raise BenchError(f"{path}, line 1: column {number} has no name")
@@ -203,12 +191,12 @@ def _header(path: Path, row: Sequence[str]) -> list[str]:
     return header
 
 
-def _image(path: Path, line: int, row: Sequence[str], columns: int) -> str:
-    """Return the image a row names, its path in its plainest spelling."""
+def _parse_image(path: Path, line: int, row: Sequence[str], columns: int) -> str:
+    """Return the normalized path of a row's image."""
     if len(row) != columns:
-        raise BenchError(f"{path}, line {line}: {len(row)} cells, where the first line has {columns}")
+        raise BenchError(f"{path}, line {line}: {len(row)} cells, but the first line has {columns}")
     if any(map(_CONTROL.search, row)):
-        raise BenchError(f"{path}, line {line}: there is a control character")
+        raise BenchError(f"{path}, line {line}: it has a control character")
     name = row[0].strip()
     if not name or not _is_below(name):
         raise BenchError(f"{path}, line {line}: {name!r} is not the path of an image below its folder")
@@ -216,105 +204,106 @@ def _image(path: Path, line: int, row: Sequence[str], columns: int) -> str:
 
 
 def _is_below(path: str) -> bool:
-    """Return whether a relative path cannot leave the folder it is relative to."""
+    """Return whether a path is relative and stays below its folder."""
     return not PurePath(path).anchor and ".." not in PurePath(path).parts and "\0" not in path
 
 
-def _stat(folder: Path, names: Iterable[str]) -> Iterator[File]:
-    """Yield the files that are there."""
+def _existing_files(folder: Path, names: Iterable[str]) -> Iterator[File]:
     for name in names:
         try:
-            found = (folder / name).stat()
+            status = (folder / name).stat()
         except OSError:
             continue
-        if S_ISREG(found.st_mode):
-            yield File(name, found.st_size, found.st_mtime_ns)
+        if S_ISREG(status.st_mode):
+            yield File(name, status.st_size, status.st_mtime_ns)
 
 
-def _tasks(
+def _make_tasks(
     table: Table, rows: pd.DataFrame, train: NDArray[np.bool_]
 ) -> tuple[tuple[Classification, ...], pd.DataFrame, list[str]]:
-    """Return a task and a column of classes for every column that has any, and a note on every other one.
+    """Return a task and a column of classes for every usable column, and a note on every other one.
 
     Args:
-        table: where the rows are from.
+        table: the table of the rows.
         rows: the cells of the images that are used.
         train: which rows [n] are for training.
     """
     tasks, labels, notes = [], {}, []
     for column in map(str, rows):
         try:
-            names, classes = _classes(table, rows[column], train)
-        except _UselessError as error:
+            names, classes = _read_classes(table, rows[column], train)
+        except _UnusableColumnError as error:
             notes.append(f"column {column!r} is left out: {error}")
             continue
         tasks.append(Classification(column, names))
         labels[column] = classes
     if not tasks:
-        raise BenchError(f"{table.path} has no column to learn; {'; '.join(notes) or 'it has no other one'}")
+        reason = "; ".join(notes) or "it has only images and the split"
+        raise BenchError(f"{table.path} has no column to learn: {reason}")
     return tuple(tasks), pd.DataFrame(labels, index=rows.index), notes
 
 
-class _UselessError(Exception):
-    """Why a column is no task."""
+class _UnusableColumnError(Exception):
+    """A column that cannot be a task; the message says why."""
 
 
-def _classes(
+def _read_classes(
     table: Table, cells: pd.Series, train: NDArray[np.bool_]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the names of a column's classes, and the class of every row [n]."""
     labeled = (cells != "").to_numpy()
     texts = cells[labeled]
     if texts.nunique() < 2:
-        raise _UselessError("all its labels are the same" if len(texts) else "it is empty")
+        raise _UnusableColumnError("all its labels are the same" if len(texts) else "it is empty")
     classes = np.full(len(cells), MISSING, np.int64)
-    numbers = _numbers(table, texts)
+    numbers = _parse_numbers(table, texts)
     if numbers is None:
-        names, classes[labeled] = _words(texts)
+        names, classes[labeled] = _classify_words(texts)
     else:
-        names, classes[labeled] = _quantity(numbers, train[labeled])
+        names, classes[labeled] = _classify_numbers(numbers, train[labeled])
     return names, classes
 
 
-def _numbers(table: Table, texts: pd.Series) -> NDArray[np.float64] | None:
-    """Return a column's numbers, None where not all of its cells are."""
+def _parse_numbers(table: Table, texts: pd.Series) -> NDArray[np.float64] | None:
+    """Return a column's numbers, None if a cell is not a number."""
     try:
         numbers = texts.to_numpy(np.float64)
     except ValueError:
         return None
     for name, text in texts[~np.isfinite(numbers)].items():
-        raise table.error(str(name), str(texts.name), f"{text!r} is no number; leave the cell empty for none")
+        problem = f"{text!r} is not a finite number; leave the cell empty if the label is missing"
+        raise table.cell_error(str(name), str(texts.name), problem)
     return numbers
 
 
-def _words(texts: pd.Series) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _classify_words(texts: pd.Series) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     lowered = texts.str.lower()
     if tuple(sorted(lowered.unique())) in BOOLEANS:
         texts = lowered
-    found = pd.Categorical(texts)
-    if len(texts) == len(found.categories) > MOST_CLASSES:
-        raise _UselessError("no value occurs twice")
-    return tuple(found.categories), found.codes.astype(np.int64)
+    words = pd.Categorical(texts)
+    if len(texts) == len(words.categories) > MAX_CLASSES:
+        raise _UnusableColumnError("no value occurs twice")
+    return tuple(words.categories), words.codes.astype(np.int64)
 
 
-def _quantity(
+def _classify_numbers(
     numbers: NDArray[np.float64], train: NDArray[np.bool_]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     values = np.unique(numbers)
-    whole = np.array_equal(values, values.round())
-    if len(values) == 2 or (whole and len(values) <= MOST_CLASSES):
-        return tuple(map(_spell, values)), np.searchsorted(values, numbers)
+    are_integers = np.array_equal(values, values.round())
+    if len(values) == 2 or (are_integers and len(values) <= MAX_CLASSES):
+        return tuple(map(_format_number, values)), np.searchsorted(values, numbers)
     known = numbers[train]
     if not len(known):
-        raise _UselessError("it has no number in the training rows")
-    edges = np.unique(np.quantile(known, FIFTHS, method="lower"))
+        raise _UnusableColumnError("it has no number in the training rows")
+    edges = np.unique(np.quantile(known, QUANTILES, method="lower"))
     edges = edges[edges < known.max()]
     if not len(edges):
-        raise _UselessError("nearly all its numbers are the same")
-    between = [f"{_spell(low)} to {_spell(high)}" for low, high in pairwise(edges)]
-    names = (f"up to {_spell(edges[0])}", *between, f"over {_spell(edges[-1])}")
+        raise _UnusableColumnError("nearly all its numbers are the same")
+    between = [f"{_format_number(low)} to {_format_number(high)}" for low, high in pairwise(edges)]
+    names = (f"up to {_format_number(edges[0])}", *between, f"over {_format_number(edges[-1])}")
     return names, np.searchsorted(edges, numbers)
 
 
-def _spell(number: float) -> str:
+def _format_number(number: float) -> str:
     return f"{number:.15g}"

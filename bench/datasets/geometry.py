@@ -6,16 +6,16 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 TOLERANCE = 0.05
-"""Share of its depth by which a pixel may lie off the plane through its surroundings."""
+"""Largest distance of a pixel from the fitted plane, as a share of its depth."""
 
 KNOWN = 0.25
-"""Share of a window in which the depth must be known; at the image's corners no more of it is inside."""
+"""Share of a window in which the depth must be known; at a corner of the image only this much is inside."""
 
 
 def camera_rays(
     height: int, width: int, focal: tuple[float, float], center: tuple[float, float]
 ) -> Float[np.ndarray, "2 h w"]:
-    """Return x/z and y/z of what every pixel sees, for focal lengths and optical center (x, y) in px."""
+    """Return x/z and y/z for every pixel, from focal lengths and optical center (x, y) in px."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([(columns - center[0]) / focal[0], (rows - center[1]) / focal[1]])
 
@@ -23,19 +23,19 @@ def camera_rays(
 def normals_from_depth(
     depth: Float[np.ndarray, "*n h w"], rays: Float[np.ndarray, "2 h w"], radius: int
 ) -> Float32[np.ndarray, "*n 3 h w"]:
-    """Fit a plane to the surroundings of every pixel and return its unit normal, turned to the camera.
+    """Fit a plane around every pixel and return its unit normal, which points to the camera.
 
     On a plane 1/z = a x/z + b y/z + c, and (a, b, c) is normal to it: a linear regression of 1/z in a square
     window, from its pixels of known depth.
 
     Args:
-        depth: along the optical axis; NaN where it is not known.
-        rays: of `camera_rays`.
-        radius: of the window in px, which has 2 radius + 1 a side and ends at the image's border.
+        depth: along the optical axis; NaN if unknown.
+        rays: from `camera_rays`.
+        radius: of the window in px; its side is 2 radius + 1, and it is cut at the image's border.
 
     Returns:
-        x right, y down, z away from the camera; NaN where the depth or too much of the window's is not known,
-        and where the pixel lies off the plane, as it does beside edges.
+        x right, y down, z away from the camera; NaN if the depth of the pixel or of too much of the window is
+        unknown, and if the pixel is not on the plane, as near edges.
     """
     known = np.isfinite(depth)
     inverse = 1 / np.where(known, depth, 1.0).astype(np.float64)

@@ -1,7 +1,7 @@
-"""Image files whose labels stand in a table: how they become two splits, and what is said of the others."""
+"""Image files whose labels come from a table: matched, split, decoded."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,50 +10,21 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.datasets.decoding import Decode, File, Selection, load_decoded
+from bench.api import MultiTaskData
+from bench.datasets.decoding import DecodeSettings, File, Selection, load_decoded
+from bench.datasets.splits import share_limit, slice_splits
 from bench.errors import BenchError
 from bench.files import hash_json
-from bench.values import Progress, Split
+from bench.tasks.classification import Classification
+from bench.values import Augmentation, Progress
 
-_SHOWN: Final = 3
+_MAX_NAMED: Final = 3
 
 logger = logging.getLogger("bench")
 
 
-def missing_files_sentence(dataset: str, root: Path | None, layout: str, *patterns: str) -> str | None:
-    """Return one sentence on what is not under the data root, None where all is there.
-
-    Args:
-        dataset: the dataset's name.
-        root: the data root.
-        layout: the files expected under it, as a person writes them.
-        patterns: what must be there, as globs below the root.
-    """
-    if root is None:
-        return f"dataset {dataset!r} needs files on disk; pass --data-root with {layout} under it"
-    for pattern in patterns:
-        if next(root.glob(pattern), None) is None:
-            return f"there is no {root / pattern}; pass --data-root with {layout} under it"
-    return None
-
-
-def require_files(missing: str | None, root: Path | None) -> Path:
-    """Return the data root.
-
-    Args:
-        missing: what a dataset's ``missing`` says.
-        root: the data root.
-
-    Raises:
-        BenchError: with that sentence, when something is missing.
-    """
-    if root is None or missing:
-        raise BenchError(str(missing))
-    return root
-
-
 def check_crop(dataset: str, crop: int | None, size: int) -> None:
-    """Refuse a crop that is larger than the image.
+    """Check that a crop is not larger than the image.
 
     Raises:
         BenchError: naming the dataset.
@@ -62,58 +33,34 @@ def check_crop(dataset: str, crop: int | None, size: int) -> None:
         raise BenchError(f"dataset {dataset!r}: crop = {crop} is larger than size = {size}")
 
 
-def omissions(skipped: Mapping[str, str], total: int) -> str:
-    """Return a sentence on how many files are left out, and of the first ones why."""
+def skipped_note(skipped: Mapping[str, str], total: int) -> str:
+    """Return a sentence with the number of skipped files and the reasons for the first ones."""
     named = [f"{name!r} ({reason})" for name, reason in sorted(skipped.items())]
-    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-    return f"skipped {len(named)} of {total} files: {', '.join(named[:_SHOWN])}{more}"
+    more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
+    return f"skipped {len(named)} of {total} files: {', '.join(named[:_MAX_NAMED])}{more}"
 
 
-def warn_of_omissions(dataset: str, notes: Sequence[str]) -> None:
-    """Say all notes in one warning, if there are any."""
+def log_notes(dataset: str, notes: Sequence[str]) -> None:
+    """Log all notes in one warning, if there are any."""
     if notes:
         logger.warning("%s: %s", dataset, "; ".join(notes))
 
 
-def rows_with_files(table: pd.DataFrame, names: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table's rows whose files are there, and a sentence on what has no counterpart.
+def match_rows_to_files(table: pd.DataFrame, names: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table's rows whose files exist, and notes on rows without a file and files without a row.
 
     Args:
         table: one row per file, its index.
-        names: the files that are there.
+        names: the existing files.
     """
-    there = pd.Index(names)
-    rows = table[table.index.isin(there)]
+    files = pd.Index(names)
+    rows = table[table.index.isin(files)]
     notes = []
-    if absentees := len(table) - len(rows):
-        notes.append(f"{absentees} of {len(table)} images in the lists are not there")
-    if strangers := len(there) - len(rows):
-        notes.append(f"{strangers} of {len(there)} images are not in the lists")
+    if missing := len(table) - len(rows):
+        notes.append(f"{missing} of {len(table)} images in the lists are missing")
+    if unlisted := len(files) - len(rows):
+        notes.append(f"{unlisted} of {len(files)} images are not in the lists")
     return rows, notes
-
-
-def draw_test_rows(dataset: str, groups: pd.Series, test_fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Return which rows [n] are the test split: those of a share of the groups, drawn with the seed.
-
-    Args:
-        dataset: the dataset's name.
-        groups: the group of every row; the series' name is what one calls them.
-        test_fraction: the share.
-        seed: of the draw.
-
-    Raises:
-        BenchError: when there are too few groups for two splits.
-    """
-    from sklearn.model_selection import GroupShuffleSplit
-
-    splitter = GroupShuffleSplit(1, test_size=test_fraction, random_state=seed)
-    test = np.zeros(len(groups), dtype=bool)
-    try:
-        test[next(splitter.split(groups, groups=groups))[1]] = True
-    except ValueError as error:
-        where = f"test_fraction = {test_fraction} of {groups.nunique()} {groups.name}"
-        raise BenchError(f"dataset {dataset!r}: {where} leaves a split empty") from error
-    return test
 
 
 def load_labeled_images(
@@ -126,63 +73,61 @@ def load_labeled_images(
     test: NDArray[np.bool_],
     limit: int | None,
     seed: int,
-    decode: Decode,
+    decode: DecodeSettings,
     progress: Progress,
-) -> tuple[Split, Split, dict[str, str]]:
-    """Return the training and the test split, in the order of the labels, and file → why it is left out.
+    tasks: tuple[Classification, ...],
+    augmentation: Augmentation,
+    notes: Sequence[str],
+    missing: Collection[str] = (),
+) -> MultiTaskData:
+    """Return the dataset, each split in the order of the labels, and log its notes.
 
     Args:
-        cache: where decoded images are kept.
+        cache: the folder of decoded images.
         dataset: the dataset's name.
-        folder: what the files' names are relative to.
-        files: all of them; any change of them makes a new cache.
+        folder: the folder that names are relative to.
+        files: all files; any change of them makes a new cache.
         labels: one row per file, its index, and one column of classes per task.
         test: which of these rows [n] are the test split.
         limit: use so many images, of each split its share; None: all.
-        seed: of the images that a limit leaves; a larger limit leaves the same ones and more.
+        seed: of the images that a limit keeps; a larger limit keeps the same ones and more.
         decode: how each file becomes an image.
         progress: called as images are decoded.
+        tasks: the dataset's tasks.
+        augmentation: what its labels allow.
+        notes: sentences on what was found so far; one on skipped files is added.
+        missing: further files that do not exist.
 
     Raises:
-        BenchError: when a split is empty, no file can be read, or the cache cannot be used.
+        BenchError: if a split is empty, no file can be read, or the cache cannot be used.
     """
-    rows = _in_order(test, limit, seed)
-    names = labels.index[rows].tolist()
-    decoded = load_decoded(
+    names = labels.index[_select_rows(test, limit, seed)].tolist()
+    images, selection = load_decoded(
         cache,
         dataset,
         folder,
         files=files,
         decode=decode,
         order={"rows": hash_json(names)},
-        select=lambda: Selection(names, {}, {}),
+        select=lambda: Selection(names),
         progress=progress,
     )
-    rows = labels.index.get_indexer(pd.Index(decoded.names))
+    rows = labels.index.get_indexer(pd.Index(selection.names))
     train = int((~test[rows]).sum())
     if not 0 < train < len(rows):
         raise BenchError(
             f"dataset {dataset!r}: of {len(rows)} images {train} are for training: a split is empty"
         )
-    targets = {str(task): torch.from_numpy(labels[task].to_numpy(np.int64)[rows]) for task in labels}
-    first, rest = (
-        Split(decoded.images[part], {task: target[part] for task, target in targets.items()})
-        for part in (slice(None, train), slice(train, None))
-    )
-    return first, rest, decoded.skipped
+    if skipped := dict.fromkeys(missing, "no such file") | selection.skipped:
+        notes = [*notes, skipped_note(skipped, len(files) + len(missing))]
+    log_notes(dataset, notes)
+    targets = {task.name: torch.from_numpy(labels[task.name].to_numpy(np.int64)[rows]) for task in tasks}
+    return MultiTaskData(tasks, *slice_splits(images, targets, train), augmentation, tuple(notes))
 
 
-def _in_order(test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:
-    """Return the rows to use, those for training first."""
-    shares = split_limit(len(test) - int(test.sum()), int(test.sum()), limit)
+def _select_rows(test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:
+    """Return the rows to use, the training split first."""
+    counts = share_limit(len(test) - int(test.sum()), int(test.sum()), limit)
     shuffled = np.random.default_rng(seed).permutation(len(test))
     parts = (shuffled[~test[shuffled]], shuffled[test[shuffled]])
-    return np.concatenate([np.sort(part[:count]) for part, count in zip(parts, shares, strict=True)])
-
-
-def split_limit(train: int, test: int, limit: int | None) -> tuple[int, int]:
-    """Return how many images of each split a limit on both leaves, at least one of each that has any."""
-    if limit is None or limit >= train + test:
-        return train, test
-    tested = min(max(round(limit * test / (train + test)), min(test, 1)), limit - min(train, 1))
-    return limit - tested, tested
+    return np.concatenate([np.sort(part[:count]) for part, count in zip(parts, counts, strict=True)])

@@ -1,4 +1,4 @@
-"""NYUv2: photographs of rooms with a class, a depth and a surface normal at every pixel."""
+"""NYUv2: photographs of rooms with a class, a depth and a surface normal per pixel."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 
 from bench.api import MultiTaskData
 from bench.datasets.cache import RowWriter, cached_arrays
-from bench.datasets.labeled_images import (
-    missing_files_sentence,
-    require_files,
-    split_limit,
-    warn_of_omissions,
-)
-from bench.datasets.nyuv2_layouts import MAT, SPLITS, Arrays, Frame, Layout, MatFile
+from bench.datasets.data_root import describe_missing_files, require_files
+from bench.datasets.labeled_images import log_notes
+from bench.datasets.nyuv2_layouts import MAT, SPLITS, ArrayLayout, Frame, Layout, MatLayout
+from bench.datasets.splits import share_limit
 from bench.errors import BenchError
 from bench.tasks.depth import Depth
 from bench.tasks.normals import Normals
@@ -27,10 +24,10 @@ from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_pro
 
 FOLDER: Final = "nyuv2"
 LAYOUT: Final = (
-    f"{FOLDER}/{MAT} and {FOLDER}/{SPLITS}, or (for 13 classes) {FOLDER}/train/image/0.npy and so on, in"
-    " train and val image, label, depth and perhaps normal"
+    f"{FOLDER}/{MAT} and {FOLDER}/{SPLITS}, or (for 13 classes) {FOLDER}/train/image/0.npy and so on: train"
+    " and val, each with image, label, depth and optionally normal,"
 )
-"""What is expected under the data root."""
+"""The expected files under the data root."""
 
 OFFICIAL: Final = (795, 654)
 """Training and test images of the official split."""
@@ -51,20 +48,20 @@ NAMES_40: Final = (
 """Source: Gupta, Arbeláez, Malik, CVPR 2013"""
 
 FARTHEST: Final = 10.0
-"""How far the depth sensor sees, in meters."""
+"""Range of the depth sensor in meters."""
 
 DECODING: Final = 1
-"""Version of everything between the files and the kept arrays, raised when values change."""
+"""Version of everything between the files and the cached arrays, raised when values change."""
 
 
 @dataclass(frozen=True)
 class NYUv2:
     """Photographs of rooms: segmentation into 13 or 40 classes, depth and surface normals; official split.
 
-    Read from the arrays of the multi-task literature or from the original file; where both are there, from
-    the arrays, if 13 classes are asked for. Images are scaled with antialiasing, maps by nearest neighbor.
-    Normals are read where they are given, their axes turned the way the depth has them, else derived from
-    depth. The original file's labels may be the 40 classes, or its own with ``classMapping40.mat`` beside.
+    Read from the arrays of the multi-task literature or from the original file; if both exist, from the
+    arrays for 13 classes. Images are resized with antialiasing, maps by nearest neighbor. Given normals are
+    read, and reversed along axes that oppose the depth; otherwise normals are derived from depth. The labels
+    of the original file are the 40 classes, or the original ones with ``classMapping40.mat`` in the folder.
 
     Source: Silberman, Hoiem, Kohli, Fergus, ECCV 2012; size and 13 classes as in Liu et al., CVPR 2019,
     arXiv:1803.10704 (MTAN); training as in Yu et al., ICML 2025 (MTL-UE)
@@ -75,7 +72,7 @@ class NYUv2:
         classes: 13, or 40 from the original file.
         height: of the images in px.
         width: of the images in px.
-        limit: use so many images, of each split its share, evenly spread; None: all.
+        limit: use so many images, of each split its share, evenly spaced; None: all.
     """
 
     version: ClassVar[int] = 1
@@ -89,20 +86,20 @@ class NYUv2:
     limit: Annotated[int, Ge(2)] | None = None
 
     def missing(self, root: Path | None) -> str | None:
-        """Return one sentence on what is not there and where it is expected, None where it is there."""
-        if root is not None and self.classes == 13 and Arrays.found(root / FOLDER):
+        """Return a sentence on what is missing and where it is expected, None if nothing is."""
+        if root is not None and self.classes == 13 and ArrayLayout.is_in(root / FOLDER):
             return None
-        return missing_files_sentence("nyuv2", root, LAYOUT, f"{FOLDER}/{MAT}", f"{FOLDER}/{SPLITS}")
+        return describe_missing_files("nyuv2", root, LAYOUT, f"{FOLDER}/{MAT}", f"{FOLDER}/{SPLITS}")
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
-        """Read ``ROOT/nyuv2``; scaled images and maps are kept under ``cache`` and memory-mapped.
+        """Read ``ROOT/nyuv2``; resized images and maps are kept under ``cache`` and memory-mapped.
 
         Raises:
-            BenchError: when something is missing, cannot be read, or the cache cannot be used.
+            BenchError: if a file is missing or cannot be read, or the cache cannot be used.
         """
         folder = require_files(self.missing(root), root) / FOLDER
-        from_arrays = self.classes == 13 and Arrays.found(folder)
-        layout: Layout = Arrays(folder) if from_arrays else MatFile(folder)
+        from_arrays = self.classes == 13 and ArrayLayout.is_in(folder)
+        layout: Layout = ArrayLayout(folder) if from_arrays else MatLayout(folder)
         arrays, index = cached_arrays(
             cache,
             "nyuv2",
@@ -111,7 +108,7 @@ class NYUv2:
                 "classes": self.classes,
                 "size": [self.height, self.width],
                 "limit": self.limit,
-                "files": layout.identity(),
+                "files": layout.list_files(),
             },
             lambda built: self._build(built, layout, progress),
         )
@@ -121,8 +118,8 @@ class NYUv2:
         )
         notes = _notes(index, len(train), len(test))
         if from_arrays and (folder / MAT).is_file():
-            notes.append(f"{MAT} is not used, as the arrays are there too")
-        warn_of_omissions("nyuv2", notes)
+            notes.append(f"{MAT} is not used, because the arrays exist too")
+        log_notes("nyuv2", notes)
         tasks = (
             Segmentation("segmentation", NAMES_13 if self.classes == 13 else NAMES_40),
             Depth("depth", 0.0, FARTHEST),
@@ -131,15 +128,15 @@ class NYUv2:
         return MultiTaskData(tasks, train, test, Augmentation(flip=True), tuple(notes))
 
     def _build(self, folder: Path, layout: Layout, progress: Progress) -> dict[str, Any]:
-        """Write the arrays of both splits; return what is to be known of them."""
-        numbers = layout.numbers()
-        if empty := [split for split, there in numbers.items() if not there]:
+        """Write the arrays of both splits; return values for the notes."""
+        numbers = layout.frame_numbers()
+        if empty := [split for split, in_split in numbers.items() if not in_split]:
             raise BenchError(f"dataset 'nyuv2': there is no {empty[0]} image")
-        shares = split_limit(len(numbers["train"]), len(numbers["test"]), self.limit)
-        wanted = sorted(
-            (there[row], split)
-            for (split, there), count in zip(numbers.items(), shares, strict=True)
-            for row in np.linspace(0, len(there) - 1, count).round().astype(int)
+        counts = share_limit(len(numbers["train"]), len(numbers["test"]), self.limit)
+        frame_ids = sorted(
+            (in_split[row], split)
+            for (split, in_split), count in zip(numbers.items(), counts, strict=True)
+            for row in np.linspace(0, len(in_split) - 1, count).round().astype(int)
         )
         rows = {
             "image": ((3, self.height, self.width), np.uint8),
@@ -148,22 +145,22 @@ class NYUv2:
             "normals": ((3, self.height, self.width), np.float16),
         }
         done = 0
-        with ExitStack() as open_:
-            pool = open_.enter_context(ThreadPoolExecutor())  # most of the work is outside of Python's lock
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor())  # most of the work releases Python's lock
             writers = {
-                (split, name): open_.enter_context(RowWriter(folder / f"{split}-{name}.npy", *row))
+                (split, name): stack.enter_context(RowWriter(folder / f"{split}-{name}.npy", *row))
                 for split in numbers
                 for name, row in rows.items()
             }
-            for frames in layout.frames(wanted, self.classes):
-                for maps in pool.map(lambda make: self._scaled(make()), frames):
+            for frames in layout.read_frames(frame_ids, self.classes):
+                for maps in pool.map(lambda make_frame: self._resize(make_frame()), frames):
                     for name, values in maps.items():
-                        writers[wanted[done][1], name].append(values[None])
+                        writers[frame_ids[done][1], name].append(values[None])
                     done += 1
-                progress("decoding", done, len(wanted))
-        return {"derived": layout.derived, "turned": layout.turned()}
+                progress("decoding", done, len(frame_ids))
+        return {"derived": layout.derived, "turned": layout.reversed_axes()}
 
-    def _scaled(self, frame: Frame) -> dict[str, NDArray[Any]]:
+    def _resize(self, frame: Frame) -> dict[str, NDArray[Any]]:
         """Return a row of every array."""
         from PIL import Image
 
@@ -187,10 +184,12 @@ def _notes(index: dict[str, Any], train: int, test: int) -> list[str]:
         official = " and ".join(map(str, OFFICIAL))
         notes.append(f"{train} training and {test} test images are used, not the official {official}")
     if index["derived"]:
-        notes.append("normals are derived from depth by fitting planes, and missing where none fits")
+        notes.append(
+            "normals are derived from depth by fitting planes; those where no plane fits are missing"
+        )
     if index["turned"]:
         notes.append(
-            f"the given normals are turned round along {', '.join(index['turned'])}, as the depth has them:"
-            " to x right, y down, z away from the camera"
+            f"the given normals are reversed along {', '.join(index['turned'])} to agree with the depth:"
+            " x right, y down, z away from the camera"
         )
     return notes

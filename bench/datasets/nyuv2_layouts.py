@@ -1,15 +1,15 @@
-"""The two layouts in which users have NYUv2, read frame by frame at the resolution they have."""
+"""The two file layouts of NYUv2, read frame by frame at full resolution."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int8, UInt8
 from numpy.typing import NDArray
 
-from bench.datasets.decoding import list_files
+from bench.datasets.decoding import File, list_files
 from bench.datasets.geometry import camera_rays, normals_from_depth
 from bench.errors import BenchError
 from bench.values import MISSING
@@ -24,31 +24,31 @@ TO_13: Final = np.array(
         *(7, 3, 2, 6, 11, 7, 7, 7, 7, 7, 7, 6, 7, 7, 7, 7, 7, 7, 6, 7),
     ]
 )
-"""Label of 40 classes → label of 13; 0 is none.
+"""Label of 40 classes → label of 13; 0 is no label.
 
 Source: Handa et al., CVPR 2016, arXiv:1511.07041 (SceneNet), from Gupta's 40 classes to Couprie's 13
 """
 
 FOCAL: Final = (518.857901, 519.469611)
-CENTRE: Final = (325.582449, 253.736166)
+CENTER: Final = (325.582449, 253.736166)
 WIDTH: Final = 640
-"""Focal lengths and optical center (x, y), in px of a whole frame that is so wide.
+"""Focal lengths and optical center (x, y), in px of a full frame of this width.
 
-Source: the color camera's calibration in the toolbox of Silberman et al., ECCV 2012
+Source: calibration of the color camera in the toolbox of Silberman et al., ECCV 2012
 """
 
 RADIUS: Final = 10
-"""Radius of the windows in which normals are derived, in px of a whole frame."""
+"""Radius of the windows from which normals are derived, in px of a full frame."""
 
-PROBES: Final = 8
-"""Training frames that tell which way the axes of given normals point."""
+SIGN_FRAMES: Final = 8
+"""Training frames from which the directions of the axes of given normals are found."""
 
 CHUNK: Final = 16
-"""Frames that are read before they are handed on: bounds the memory of a first load."""
+"""Frames that are read at a time; bounds the memory of a first load."""
 
 
 class Frame(NamedTuple):
-    """One frame: labels from 0, `MISSING` where there is none; depth in meters and normals, NaN likewise."""
+    """One frame: labels from 0, `MISSING` if unlabeled; depth in meters and normals, NaN if unknown."""
 
     image: UInt8[np.ndarray, "h w 3"]
     labels: Int8[np.ndarray, "h w"]
@@ -56,43 +56,23 @@ class Frame(NamedTuple):
     normals: Float32[np.ndarray, "3 h w"]
 
 
-Wanted = Sequence[tuple[int, str]]
+FrameIds = Sequence[tuple[int, str]]
 """Number and split of frames, in the order of their numbers."""
 
-Frames = Iterator[list[Callable[[], Frame]]]
-"""Some frames at a time, each as a function that makes it, which may be called on any thread."""
+FrameChunks = Iterator[list[Callable[[], Frame]]]
+"""Some frames at a time, each as a function that makes it and may be called on any thread."""
 
 
-@runtime_checkable
-class Layout(Protocol):
-    """A folder with frames.
-
-    Attributes:
-        derived: the normals are derived from depth.
-    """
-
-    derived: bool
-
-    def turned(self) -> str:
-        """Return the axes of the given normals that point the other way."""
-
-    def identity(self) -> Any:
-        """Return what changes whenever a file does, as JSON values."""
-
-    def numbers(self) -> dict[str, list[int]]:
-        """Return the numbers of the frames of the splits ``train`` and ``test``."""
-
-    def frames(self, wanted: Wanted, classes: int) -> Frames:
-        """Read frames, with labels of 13 or 40 classes."""
-
-
-class Arrays:
+class ArrayLayout:
     """The arrays of the multi-task literature, ``train/image/N.npy`` and so on; ``val`` is the test split.
 
-    Images in [0, 1]; labels of 13 classes from 0, negative where there is none; depths and normals, which may
-    be left out, are 0 where there are none.
+    Images are in [0, 1]; labels of 13 classes start at 0 and are negative if missing; depths and normals are
+    0 if missing. The normals are optional.
 
     Source: Liu et al., CVPR 2019, arXiv:1803.10704 (MTAN)
+
+    Attributes:
+        derived: whether the normals are derived from depth.
     """
 
     _SPLITS: ClassVar = {"train": "train", "test": "val"}
@@ -102,22 +82,22 @@ class Arrays:
         self.derived = not all((folder / split / "normal").is_dir() for split in self._SPLITS.values())
 
     @staticmethod
-    def found(folder: Path) -> bool:
+    def is_in(folder: Path) -> bool:
         """Return whether a folder has this layout."""
-        return all((folder / split / "image").is_dir() for split in Arrays._SPLITS.values())
+        return all((folder / split / "image").is_dir() for split in ArrayLayout._SPLITS.values())
 
-    def turned(self) -> str:
-        """Return the axes of the given normals that point the other way."""
+    def reversed_axes(self) -> str:
+        """Return the axes along which the given normals oppose the depth."""
         return "".join(axis for axis, sign in zip("xyz", self._signs, strict=True) if sign < 0)
 
-    def identity(self) -> Any:
-        """Return every file's name, size and time of change."""
+    def list_files(self) -> list[File]:
+        """Return every file with its size and modification time."""
         kinds = ["image", "label", "depth"] + ["normal"] * (not self.derived)
         folders = [f"{split}/{kind}" for split in self._SPLITS.values() for kind in kinds]
         return list_files(self._folder, ".npy", folders=folders)
 
-    def numbers(self) -> dict[str, list[int]]:
-        """Return the numbers that are the images' names."""
+    def frame_numbers(self) -> dict[str, list[int]]:
+        """Return the numbers of the frames in ``train`` and ``test``: the names of the images."""
         return {
             split: sorted(
                 int(path.stem)
@@ -127,32 +107,32 @@ class Arrays:
             for split, name in self._SPLITS.items()
         }
 
-    def frames(self, wanted: Wanted, classes: int) -> Frames:
-        """Read frames; the labels are of 13 classes, whatever is asked for."""
+    def read_frames(self, frame_ids: FrameIds, classes: int) -> FrameChunks:
+        """Read frames with labels of 13 classes; ``classes`` is not used."""
         signs = np.array(self._signs, np.float32)[:, None, None]
-        for some in _chunks(wanted):
-            yield [partial(self._frame, number, split, signs) for number, split in some]
+        for chunk in _chunks(frame_ids):
+            yield [partial(self._read_frame, number, split, signs) for number, split in chunk]
 
     @cached_property
     def _signs(self) -> tuple[int, ...]:
-        """For every axis 1 where the given normals agree with the depth, -1 where they oppose it."""
+        """1 for every axis along which the given normals agree with the depth, -1 if they oppose it."""
         if self.derived:
             return (1, 1, 1)
-        numbers = self.numbers()["train"]
+        numbers = self.frame_numbers()["train"]
         agreement = np.zeros(3)
-        for number in numbers[:: max(1, len(numbers) // PROBES)]:
-            frame = self._frame(number, "train", np.ones((3, 1, 1), np.float32))
+        for number in numbers[:: max(1, len(numbers) // SIGN_FRAMES)]:
+            frame = self._read_frame(number, "train", np.ones((3, 1, 1), np.float32))
             agreement += np.nansum(frame.normals * derive_normals(frame.depth), (1, 2))
         return tuple(-1 if sum_ < 0 else 1 for sum_ in agreement)
 
-    def _frame(self, number: int, split: str, signs: Float32[np.ndarray, "3 1 1"]) -> Frame:
+    def _read_frame(self, number: int, split: str, signs: Float32[np.ndarray, "3 1 1"]) -> Frame:
         def read(kind: str, *shape: int) -> NDArray[np.float32]:
             return _read_array(self._folder / self._SPLITS[split] / kind / f"{number}.npy", shape)
 
         image = read("image")
         height, width = image.shape[:2]
         labels = read("label", height, width)
-        depth = _known(read("depth", height, width))
+        depth = _mask_unknown(read("depth", height, width))
         given = None if self.derived else read("normal", height, width, 3).transpose(2, 0, 1)
         if not (-0.01 < image.min() <= image.max() < 1.01 and labels.max() < 13):
             where = f"{self._folder / self._SPLITS[split]}, frame {number}"
@@ -161,16 +141,19 @@ class Arrays:
             (image.clip(0, 1) * 255).round().astype(np.uint8),
             labels.clip(MISSING).astype(np.int8),
             depth,
-            derive_normals(depth) if given is None else signs * _unit(given),
+            derive_normals(depth) if given is None else signs * _normalize(given),
         )
 
 
-class MatFile:
-    """The original file (HDF5, its axes reversed) and the list of its split; normals are derived.
+class MatLayout:
+    """The original file (HDF5, with reversed axes) and the list of its split; normals are derived.
 
-    Its labels are the 40 classes, or its own 894 with their mapping to the 40 beside.
+    Its labels are the 40 classes, or the original 894 with a file that maps them to the 40.
 
     Source: Silberman et al., ECCV 2012; the 40 classes: Gupta, Arbeláez, Malik, CVPR 2013
+
+    Attributes:
+        derived: whether the normals are derived from depth.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -178,41 +161,44 @@ class MatFile:
         self._path = folder / MAT
         self.derived = True
 
-    def turned(self) -> str:
-        """Return no axis, as no normals are given."""
+    def reversed_axes(self) -> str:
+        """Return no axis, because no normals are given."""
         return ""
 
-    def identity(self) -> Any:
-        """Return every file's name, size and time of change."""
+    def list_files(self) -> list[File]:
+        """Return every file with its size and modification time."""
         return list_files(self._folder, MAT, SPLITS, MAPPING.lower())
 
-    def numbers(self) -> dict[str, list[int]]:
-        """Return the numbers in the list of the split; they count from 1."""
+    def frame_numbers(self) -> dict[str, list[int]]:
+        """Return the numbers of the frames in ``train`` and ``test``, from 1."""
         path = self._folder / SPLITS
-        train, test = (sorted(list_.ravel().tolist()) for list_ in _read_mat(path, "trainNdxs", "testNdxs"))
+        train, test = (sorted(array.ravel().tolist()) for array in _read_mat(path, "trainNdxs", "testNdxs"))
         if len({*train, *test}) < len(train) + len(test):
-            raise BenchError(f"{path} has a frame twice")
+            raise BenchError(f"{path} lists a frame twice")
         return {"train": train, "test": test}
 
-    def frames(self, wanted: Wanted, classes: int) -> Frames:
-        """Read frames in the order of the file, whose compressed pieces may hold several of them."""
+    def read_frames(self, frame_ids: FrameIds, classes: int) -> FrameChunks:
+        """Read frames, with labels of 13 or 40 classes, in the order of the file.
+
+        Its compressed pieces may hold several frames.
+        """
         import h5py
 
         try:
             with h5py.File(self._path) as file:
                 images, labels, depths = (file[name] for name in ("images", "labels", "depths"))
-                if (last := wanted[-1][0]) > len(images):
+                if (last := frame_ids[-1][0]) > len(images):
                     where = f"{self._path}, which has {len(images)} frames"
                     raise BenchError(f"frame {last} of {self._folder / SPLITS} is not in {where}")
-                table = self._table(labels, classes)
-                for some in _chunks(wanted):
-                    rows = [number - 1 for number, _ in some]
-                    read = zip(images[rows], labels[rows], depths[rows], strict=True)
-                    yield [partial(_mat_frame, *arrays, table) for arrays in read]
+                class_of = self._class_table(labels, classes)
+                for chunk in _chunks(frame_ids):
+                    rows = [number - 1 for number, _ in chunk]
+                    arrays = zip(images[rows], labels[rows], depths[rows], strict=True)
+                    yield [partial(_make_mat_frame, *frame, class_of) for frame in arrays]
         except (OSError, KeyError, ValueError) as error:
             raise BenchError(f"cannot read {self._path}: {error}") from error
 
-    def _table(self, labels: Any, classes: int) -> Int8[np.ndarray, " k"]:
+    def _class_table(self, labels: Any, classes: int) -> Int8[np.ndarray, " k"]:
         """Return the class of every label of the file."""
         largest = max(int(labels[start : start + CHUNK].max()) for start in range(0, len(labels), CHUNK))
         to_40 = np.arange(41)
@@ -220,66 +206,70 @@ class MatFile:
             path = self._folder / MAPPING
             if not path.is_file():
                 raise BenchError(
-                    f"the labels of {self._path} are the original ones, up to {largest}; put their mapping to"
-                    f" 40 classes, {MAPPING} (see github.com/ankurhanda/nyuv2-meta-data), beside it"
+                    f"the labels of {self._path} are the original ones, up to {largest}; put {MAPPING}, which"
+                    " maps them to 40 classes (see github.com/ankurhanda/nyuv2-meta-data), in the same folder"
                 )
             to_40 = np.concatenate([[0], _read_mat(path, "mapClass")[0].ravel()])
             if largest >= len(to_40):
-                raise BenchError(f"{path} has {len(to_40) - 1} labels, and {self._path} has {largest}")
+                raise BenchError(f"{path} has {len(to_40) - 1} labels, but {self._path} has {largest}")
         labels_from_1 = TO_13[to_40] if classes == 13 else to_40
         return (labels_from_1 + MISSING).astype(np.int8)
 
 
+Layout = ArrayLayout | MatLayout
+
+
 def derive_normals(depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "3 h w"]:
-    """Return the normals of planes fitted to the depth; NaN where none fits."""
+    """Return the normals of planes fitted to the depth; NaN if none fits."""
     return normals_from_depth(depth, _rays(*depth.shape), max(1, round(RADIUS * depth.shape[1] / WIDTH)))
 
 
 @cache
 def _rays(height: int, width: int) -> Float[np.ndarray, "2 h w"]:
     scale = width / WIDTH
-    focal, center = ((x * scale, y * scale) for x, y in (FOCAL, CENTRE))
+    focal, center = ((x * scale, y * scale) for x, y in (FOCAL, CENTER))
     return camera_rays(height, width, focal, center)
 
 
-def _mat_frame(
+def _make_mat_frame(
     image: UInt8[np.ndarray, "3 w h"],
     labels: NDArray[np.uint16],
     depth: NDArray[np.float32],
-    table: Int8[np.ndarray, " k"],
+    class_of: Int8[np.ndarray, " k"],
 ) -> Frame:
-    known = _known(depth.T)
-    return Frame(image.transpose(2, 1, 0), table[labels.T], known, derive_normals(known))
+    known = _mask_unknown(depth.T)
+    return Frame(image.transpose(2, 1, 0), class_of[labels.T], known, derive_normals(known))
 
 
-def _known(depth: Float[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+def _mask_unknown(depth: Float[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Return the depth with NaN instead of 0."""
     return np.where(depth > 0, depth, np.nan).astype(np.float32)
 
 
-def _unit(normals: Float[np.ndarray, "3 h w"]) -> Float32[np.ndarray, "3 h w"]:
-    """Return the normals at length 1, NaN where they are about 0."""
+def _normalize(normals: Float[np.ndarray, "3 h w"]) -> Float32[np.ndarray, "3 h w"]:
+    """Return the normals with length 1; NaN for those near 0."""
     length = np.linalg.norm(normals, axis=0)
     return np.where(length > 0.5, normals / np.maximum(length, 0.5), np.nan).astype(np.float32)
 
 
-def _chunks(wanted: Wanted) -> Iterator[Wanted]:
-    return (wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK))
+def _chunks(frame_ids: FrameIds) -> Iterator[FrameIds]:
+    return (frame_ids[start : start + CHUNK] for start in range(0, len(frame_ids), CHUNK))
 
 
 def _read_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Read an array of this shape, axes of length 1 aside, or of an image's if none is said."""
+    """Read an array of this shape, apart from axes of length 1; of an image's shape by default."""
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise BenchError(f"cannot read {path}: {error}") from error
     if array.squeeze().shape != shape if shape else (array.ndim, array.shape[-1]) != (3, 3):
-        raise BenchError(f"{path} is an array {array.shape}; {shape or '(height, width, 3)'} is expected")
+        raise BenchError(f"{path} is an array {array.shape}; expected {shape or '(height, width, 3)'}")
     return array.astype(np.float32).reshape(shape or array.shape)
 
 
 def _read_mat(path: Path, *names: str) -> list[NDArray[Any]]:
-    """Read arrays of a MATLAB file of before version 7.3."""
+    """Read arrays of a MATLAB file older than version 7.3."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 

@@ -10,24 +10,20 @@ import torch
 from annotated_types import Ge, Gt, Lt
 
 from bench.api import MultiTaskData
-from bench.datasets.decoding import Decode, Decoded, File, Selection, find_copies, list_files, load_decoded
-from bench.datasets.labeled_images import (
-    check_crop,
-    missing_files_sentence,
-    omissions,
-    require_files,
-    warn_of_omissions,
-)
+from bench.datasets.data_root import describe_missing_files, require_files
+from bench.datasets.decoding import DecodeSettings, File, Selection, find_copies, list_files, load_decoded
+from bench.datasets.labeled_images import check_crop, log_notes, skipped_note
+from bench.datasets.splits import empty_split_error, slice_splits
 from bench.errors import BenchError
 from bench.tasks.classification import Classification
-from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
+from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
 
 FOLDER: Final = "utkface/UTKFace"
 LAYOUT: Final = f"{FOLDER}/AGE_GENDER_RACE_DATE.jpg.chip.jpg"
-"""Where the original files are expected under the data root."""
+"""The expected files under the data root."""
 
-OLDEST: Final = (2, 9, 19, 29, 39, 49, 59, 69)
-"""The last year of every age class but the oldest."""
+LAST_YEARS: Final = (2, 9, 19, 29, 39, 49, 59, 69)
+"""The last year of every age class except the highest."""
 
 AGE: Final = Classification(
     "age", ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
@@ -41,14 +37,14 @@ _MAX_AGE: Final = 120
 
 
 class UnusableNameError(ValueError):
-    """A file's name that tells no labels; the message says why."""
+    """A file name without usable labels; the message says why."""
 
 
 def read_labels(name: str) -> dict[str, int]:
-    """Return task → class of the file ``AGE_GENDER_RACE_DATE.jpg.chip.jpg``; a blank after DATE does no harm.
+    """Return task → class of a file ``AGE_GENDER_RACE_DATE.jpg.chip.jpg``; blanks after DATE are allowed.
 
     Raises:
-        UnusableNameError: when one of the four numbers is missing, or a label is out of its range.
+        UnusableNameError: if one of the four numbers is missing, or a label is out of range.
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -56,7 +52,7 @@ def read_labels(name: str) -> dict[str, int]:
     age, gender, race = map(int, match.groups())
     if age > _MAX_AGE or race >= RACE.classes or gender >= GENDER.classes:
         raise UnusableNameError("label out of range")
-    return {AGE.name: bisect_left(OLDEST, age), RACE.name: race, GENDER.name: gender}
+    return {AGE.name: bisect_left(LAST_YEARS, age), RACE.name: race, GENDER.name: gender}
 
 
 @dataclass(frozen=True)
@@ -64,24 +60,24 @@ class UTKFace:
     """Faces of all ages: 9 age classes, 5 races and 2 genders; aligned and cropped original files.
 
     Files without usable labels and damaged images are skipped, with one warning that names them.
-    Byte-identical copies, which the collection has, would leak from the training set into the test set: of
-    each only the file of the smallest name is used, with its labels; the warning counts them. The rest is
-    sorted by name, shuffled and split, as no official split exists.
+    The collection has byte-identical copies, which would leak from the training set into the test set: of
+    these only the file with the smallest name is used, with its labels; the warning counts the others. The
+    rest is sorted by name, shuffled and split, because there is no official split.
 
-    Its labels are noisy: ages were estimated by a model and checked by people, and are visibly wrong on some
-    faces; nearly half of the copies carry another age, race or gender than their twin. Nearly one face in a
-    hundred has a copy that was cropped or saved anew, which is not found: the two may be in different splits,
-    and in a third of these pairs their labels differ. None of it is corrected.
+    The labels are noisy: ages were estimated by a model and checked by people, and are visibly wrong on some
+    faces; nearly half of the copies have an age, race or gender that differs from the original's. Nearly one
+    face in a hundred has a copy that was cropped or saved again, which is not found: the two may be in
+    different splits, and a third of these pairs have different labels. None of this is corrected.
 
     Source: Zhang, Song, Qi, CVPR 2017, arXiv:1702.08423; classes, size and split as in Yu et al., ICML 2025
     (MTL-UE)
 
     Attributes:
-        size: side in px at which images are kept.
+        size: side in px to which images are resized.
         crop: side in px of the random crop; None: 128/140 of the size, as in the paper.
-        limit: use the first so many images of the shuffle, damaged ones included; None: all.
-        test_fraction: part of the images that is the test split.
-        split_seed: seed of the shuffle; each has a decode cache of its own, as it orders the rows.
+        limit: use so many images, the first after the shuffle, including damaged ones; None: all.
+        test_fraction: share of the images in the test split.
+        split_seed: seed of the shuffle; each seed has its own decode cache, because it orders the rows.
     """
 
     version: ClassVar[int] = 1
@@ -99,35 +95,42 @@ class UTKFace:
         check_crop("utkface", self.crop, self.size)
 
     def missing(self, root: Path | None) -> str | None:
-        """Return one sentence on what is not there and where it is expected, None where it is there."""
-        return missing_files_sentence("utkface", root, LAYOUT, FOLDER)
+        """Return a sentence on what is missing and where it is expected, None if nothing is."""
+        return describe_missing_files("utkface", root, LAYOUT, FOLDER)
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/utkface/UTKFace``; decoded images are kept under ``cache`` and memory-mapped.
 
         Raises:
-            BenchError: when the images are not there, too few, or cannot be kept in the cache.
+            BenchError: if images are missing or too few, or the cache cannot be used.
         """
         folder = require_files(self.missing(root), root) / FOLDER
         files = list_files(folder, ".jpg", ".jpeg")
         if not files:
             raise BenchError(f"{folder} has no .jpg images; UTKFace is expected as DATA_ROOT/{LAYOUT}")
-        decoded = load_decoded(
+        images, selection = load_decoded(
             cache,
             "utkface",
             folder,
             files=files,
-            decode=Decode((self.size, self.size)),
+            decode=DecodeSettings((self.size, self.size)),
             order={"limit": self.limit, "split_seed": self.split_seed},
             select=lambda: self._select(folder, files),
             progress=progress,
         )
-        notes = _notes(decoded, len(files))
-        warn_of_omissions("utkface", notes)
-        return self._split(decoded, notes)
+        count = len(selection.names)
+        train = count - round(count * self.test_fraction)
+        if not 0 < train < count:
+            raise empty_split_error("utkface", self.test_fraction, f"{count} images")
+        notes = _notes(selection, len(files))
+        log_notes("utkface", notes)
+        labels = [read_labels(name) for name in selection.names]
+        targets = {task.name: torch.tensor([label[task.name] for label in labels]) for task in TASKS}
+        augmentation = Augmentation(self.crop or round(self.size * 128 / 140), flip=True)
+        return MultiTaskData(TASKS, *slice_splits(images, targets, train), augmentation, notes)
 
     def _select(self, folder: Path, files: list[File]) -> Selection:
-        """Choose and shuffle the files; the training split comes first, so both splits are slices."""
+        """Choose and shuffle the files."""
         skipped = {}
         for file in files:
             try:
@@ -140,30 +143,13 @@ class UTKFace:
         shuffle = torch.randperm(len(unique), generator=torch.Generator().manual_seed(self.split_seed))
         return Selection([unique[i] for i in shuffle[: self.limit].tolist()], skipped, copies)
 
-    def _split(self, decoded: Decoded, notes: tuple[str, ...]) -> MultiTaskData:
-        count = len(decoded.names)
-        train = count - round(count * self.test_fraction)
-        if not 0 < train < count:
-            where = f"test_fraction = {self.test_fraction} of {count} images"
-            raise BenchError(f"dataset 'utkface': {where} leaves a split empty")
-        labels = [read_labels(name) for name in decoded.names]
-        targets = {task.name: torch.tensor([label[task.name] for label in labels]) for task in TASKS}
-        first, rest = (
-            Split(decoded.images[rows], {name: target[rows] for name, target in targets.items()})
-            for rows in (slice(None, train), slice(train, None))
-        )
-        crop = self.crop or round(self.size * 128 / 140)
-        return MultiTaskData(TASKS, first, rest, Augmentation(crop, flip=True), notes)
 
-
-def _notes(decoded: Decoded, total: int) -> tuple[str, ...]:
-    """Say what was left out, be the images decoded now or earlier."""
+def _notes(selection: Selection, total: int) -> tuple[str, ...]:
+    """Return sentences on the files that were left out."""
     notes = []
-    if decoded.skipped:
-        notes.append(omissions(decoded.skipped, total))
-    if decoded.copies:
-        other = sum(read_labels(copy) != read_labels(kept) for copy, kept in decoded.copies.items())
-        notes.append(
-            f"left out {len(decoded.copies)} byte-identical copies, {other} of them with other labels"
-        )
+    if selection.skipped:
+        notes.append(skipped_note(selection.skipped, total))
+    if copies := selection.copies:
+        relabeled = sum(read_labels(copy) != read_labels(original) for copy, original in copies.items())
+        notes.append(f"left out {len(copies)} byte-identical copies, {relabeled} of them with other labels")
     return tuple(notes)

@@ -130,7 +130,7 @@ def test_what_lists_and_folder_do_not_share_is_counted(
         data = load(tmp_path)
     assert numbers_in_readable(tmp_path, data) == ([1, 3], [7])
     assert data.notes == (
-        "6 of 10 images in the lists are not there",
+        "6 of 10 images in the lists are missing",
         "3 of 7 images are not in the lists",
         "skipped 1 of 7 files: '000008.jpg' (unreadable image)",
     )
@@ -169,7 +169,7 @@ def test_one_sided_partition_is_split_by_identity(
 
 def test_split_by_identity_needs_the_identities(tmp_path: Path) -> None:
     write_set(tmp_path, [0, 0, 0], [1, 2])
-    with pytest.raises(BenchError, match=r"identity_CelebA\.txt has no identity of 000003\.jpg"):
+    with pytest.raises(BenchError, match=r"identity_CelebA\.txt has no identity for 000003\.jpg"):
         load(tmp_path)
     write_lists(tmp_path, [1, 2, 3], [0, 0, 0], [1, 1, 1])
     with pytest.raises(BenchError, match=r"test_fraction = 0\.2 of 1 identities leaves a split empty"):

@@ -142,7 +142,7 @@ def test_what_lists_and_folder_do_not_share_is_counted(
     assert numbers_in(data.train) == [0, 2, 3, 4]
     assert numbers_in(data.test) == [6, 7, 9, 10, 11]
     assert data.notes == (
-        "1 of 11 images in the lists are not there",
+        "1 of 11 images in the lists are missing",
         "2 of 12 images are not in the lists",
         f"skipped 1 of 12 files: 'images/{name_of(8)}' (unreadable image)",
     )
@@ -252,7 +252,7 @@ def test_table_without_its_columns_is_refused(tmp_path: Path, content: str) -> N
         ("test_list.txt", f"{name_of(7)} {name_of(8)}", "line 2: .* is not the name of a PNG image"),
         ("train_val_list.txt", "nothing", "line 2: 'nothing' is not the name of a PNG image"),
         ("test_list.txt", name_of(6), f"line 2: '{name_of(6)}' is listed twice"),
-        ("test_list.txt", name_of(0), f"line 2: '{name_of(0)}' is in train_val_list.txt too"),
+        ("test_list.txt", name_of(0), f"line 2: '{name_of(0)}' is also in train_val_list.txt"),
     ],
 )
 def test_malformed_list_is_named(tmp_path: Path, name: str, line: str, message: str) -> None:

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,10 +14,9 @@ from PIL import Image
 from bench import torchvision_import
 from bench.datasets.decoding import (
     CHUNK,
-    Decode,
-    Decoded,
+    DecodeSettings,
     Selection,
-    _read_row,
+    decode_image,
     find_copies,
     list_files,
     load_decoded,
@@ -24,7 +24,7 @@ from bench.datasets.decoding import (
 from bench.errors import BenchError
 
 SIZE = 8
-SMALL = Decode((SIZE, SIZE))
+SMALL = DecodeSettings((SIZE, SIZE))
 
 
 def write_images(folder: Path, count: int, side: int = 20) -> None:
@@ -34,25 +34,37 @@ def write_images(folder: Path, count: int, side: int = 20) -> None:
         Image.fromarray(image).save(folder / f"{number:03}.jpg")
 
 
-def expected_row(path: Path, decode: Decode) -> torch.Tensor:
+def expected_row(path: Path, decode: DecodeSettings) -> torch.Tensor:
     with Image.open(path) as image:
         small = image.convert(decode.mode).resize(decode.size[::-1], Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(small))
     return pixels.movedim(-1, 0) if decode.mode == "RGB" else pixels[None]
 
 
-def decoded(tmp_path: Path, decode: Decode = SMALL, select: Callable[[], Selection] | None = None) -> Decoded:
+class Decoded(NamedTuple):
+    """What `load_decoded` returns, by name."""
+
+    images: torch.Tensor
+    names: list[str]
+    skipped: dict[str, str]
+    copies: dict[str, str]
+
+
+def decoded(
+    tmp_path: Path, decode: DecodeSettings = SMALL, select: Callable[[], Selection] | None = None
+) -> Decoded:
     folder = tmp_path / "images"
     files = list_files(folder, ".jpg")
-    return load_decoded(
+    images, selection = load_decoded(
         tmp_path / "cache",
         "some",
         folder,
         files=files,
         decode=decode,
         order={"seed": 0},
-        select=select or (lambda: Selection([file.name for file in files], {}, {})),
+        select=select or (lambda: Selection([file.name for file in files])),
     )
+    return Decoded(images, selection.names, selection.skipped, selection.copies)
 
 
 def never() -> Selection:
@@ -62,10 +74,10 @@ def never() -> Selection:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_rows_are_pillows_pixels_in_the_order_asked_for(tmp_path: Path, mode: str) -> None:
     write_images(tmp_path / "images", 5)
-    decode = Decode((SIZE, SIZE + 3), mode="RGB" if mode == "RGB" else "L")
+    decode = DecodeSettings((SIZE, SIZE + 3), mode="RGB" if mode == "RGB" else "L")
     names = ["003.jpg", "000.jpg", "004.jpg"]
     data = decoded(tmp_path, decode, lambda: Selection(names, {"001.jpg": "odd"}, {"002.jpg": "000.jpg"}))
-    assert data.names == tuple(names)
+    assert data.names == names
     assert data.skipped == {"001.jpg": "odd"}
     assert data.copies == {"002.jpg": "000.jpg"}
     assert data.images.dtype == torch.uint8
@@ -79,7 +91,7 @@ def test_second_load_uses_the_cache_and_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "images" / "002.jpg").write_bytes(b"no image")
     first = decoded(tmp_path)
     second = decoded(tmp_path, select=never)
-    assert first.names == second.names == ("000.jpg", "001.jpg", "003.jpg")
+    assert first.names == second.names == ["000.jpg", "001.jpg", "003.jpg"]
     assert first.skipped == second.skipped == {"002.jpg": "unreadable image"}
     assert torch.equal(first.images, second.images)
 
@@ -113,11 +125,11 @@ def test_any_change_makes_a_new_cache(tmp_path: Path, change: str) -> None:
         case "removed":
             (folder / "001.jpg").unlink()
         case "size":
-            decode = Decode((SIZE, SIZE + 1))
+            decode = DecodeSettings((SIZE, SIZE + 1))
         case "crop":
-            decode = Decode((SIZE, SIZE), crop=(1, 1))
+            decode = DecodeSettings((SIZE, SIZE), crop=(1, 1))
         case "mode":
-            decode = Decode((SIZE, SIZE), mode="L")
+            decode = DecodeSettings((SIZE, SIZE), mode="L")
     after = decoded(tmp_path, decode)
     assert len(list((tmp_path / "cache").iterdir())) == 2
     assert torch.equal(before.images, after.images) == (change in {"time", "crop"})
@@ -133,7 +145,7 @@ def test_central_crop_is_torchvisions(
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "a.jpg", "PNG")
-    decode = Decode((10, 12), crop=crop)
+    decode = DecodeSettings((10, 12), crop=crop)
     inner = [max(1, round(side * share)) for side, share in zip(shape, crop, strict=True)]
     part = torchvision_import.functional.center_crop(Image.fromarray(pixels), inner)
     wanted = torchvision_import.functional.resize(
@@ -148,7 +160,7 @@ def test_crop_of_the_size_wanted_is_the_pixels_themselves(tmp_path: Path) -> Non
     (tmp_path / "images").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (109, 89, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", "PNG")
-    (row,) = decoded(tmp_path, Decode((70, 70), crop=(140 / 218, 140 / 178))).images
+    (row,) = decoded(tmp_path, DecodeSettings((70, 70), crop=(140 / 218, 140 / 178))).images
     assert np.array_equal(row.permute(1, 2, 0), pixels[20:90, 10:80])
 
 
@@ -174,12 +186,14 @@ EQUAL = {
 
 
 @pytest.mark.parametrize("kind", EQUAL)
-@pytest.mark.parametrize("decode", [SMALL, Decode((SIZE, SIZE), mode="L")])
-def test_gray_pixels_are_the_same_in_every_kind_of_png(tmp_path: Path, kind: str, decode: Decode) -> None:
+@pytest.mark.parametrize("decode", [SMALL, DecodeSettings((SIZE, SIZE), mode="L")])
+def test_gray_pixels_are_the_same_in_every_kind_of_png(
+    tmp_path: Path, kind: str, decode: DecodeSettings
+) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(EQUAL[kind])
     (row,) = decoded(tmp_path, decode).images
-    assert torch.equal(row, torch.from_numpy(np.array(GRAY)).expand(decode.row))
+    assert torch.equal(row, torch.from_numpy(np.array(GRAY)).expand(decode.row_shape))
 
 
 def test_palette_gives_its_colors(tmp_path: Path) -> None:
@@ -209,7 +223,7 @@ def test_progress_counts_the_images(tmp_path: Path) -> None:
         files=files,
         decode=SMALL,
         order={},
-        select=lambda: Selection([file.name for file in files], {}, {}),
+        select=lambda: Selection([file.name for file in files]),
         progress=lambda *step: said.append(step),
     )
     assert said == [("decoding", CHUNK, CHUNK + 3), ("decoding", CHUNK + 3, CHUNK + 3)]
@@ -219,7 +233,7 @@ def test_no_readable_image_is_refused_and_leaves_nothing(tmp_path: Path) -> None
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(BenchError, match=r"images has no image that can be read; a\.jpg"):
+    with pytest.raises(BenchError, match=r"images has no readable image; a\.jpg"):
         decoded(tmp_path)
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -243,17 +257,17 @@ def test_files_of_several_folders_are_named_from_their_root(tmp_path: Path) -> N
     files = list_files(tmp_path, ".jpg", folders=("b/images", "a/images"))
     names = [file.name for file in files]
     assert names == ["a/images/000.jpg", "a/images/001.jpg", "b/images/000.jpg", "b/images/001.jpg"]
-    data = load_decoded(
+    images, selection = load_decoded(
         tmp_path / "cache",
         "some",
         tmp_path,
         files=files,
         decode=SMALL,
         order={},
-        select=lambda: Selection(names[1:], {}, {}),
+        select=lambda: Selection(names[1:]),
     )
-    assert data.names == tuple(names[1:])
-    assert torch.equal(data.images[0], expected_row(tmp_path / names[1], SMALL))
+    assert selection.names == names[1:]
+    assert torch.equal(images[0], expected_row(tmp_path / names[1], SMALL))
 
 
 def test_copies_point_to_the_smallest_name(tmp_path: Path) -> None:
@@ -270,6 +284,6 @@ def test_a_photograph_that_notes_how_it_was_held_is_turned_upright(tmp_path: Pat
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: the right side of the file is the bottom of the scene
     sideways.save(tmp_path / "a.png", exif=exif)
-    row = _read_row(tmp_path / "a.png", Decode((8, 8)))
+    row = decode_image(tmp_path / "a.png", DecodeSettings((8, 8)))
     assert row[0, :4].max() == 0
     assert row[0, 4:].min() == 255

@@ -236,24 +236,24 @@ def test_new_labels_need_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "line 1: a column of images and one of labels"),
-        ("image;a\n00.png;1\n", "line 1: a column of images and one of labels"),
+        ("", "line 1: it needs a column of images, a comma and"),
+        ("image;a\n00.png;1\n", "line 1: it needs a column of images, a comma and"),
         ("image,a\n", "names no image"),
         ("image,a,\n00.png,1,2\n", "line 1: column 3 has no name"),
         ("image,a,a\n00.png,1,2\n", "line 1: there are two columns 'a'"),
         ("image,split,SPLIT\n00.png,train,2\n", "line 1: there are two columns 'split'"),
-        ("image,a\n00.png,1\n01.png\n", "line 3: 1 cells, where the first line has 2"),
-        ("image,a\n00.png,1\n\n./00.png,0\n", "line 4: '00.png' is listed already, in line 2"),
+        ("image,a\n00.png,1\n01.png\n", "line 3: 1 cells, but the first line has 2"),
+        ("image,a\n00.png,1\n\n./00.png,0\n", "line 4: '00.png' is already in line 2"),
         ("image,a\n00.png,1\n../01.png,0\n", "line 3: '../01.png' is not the path of an image below"),
         ("image,a\n/etc/passwd,1\n", "line 2: '/etc/passwd' is not the path of an image below"),
         ("image,a\n ,1\n", "line 2: '' is not the path of an image below"),
-        ("image,a\n00.png,\x1b[31m\n", "line 2: there is a control character"),
+        ("image,a\n00.png,\x1b[31m\n", "line 2: it has a control character"),
         ('image,a\n00.png,"1\n', "line 2: unexpected end of data"),
         ("image,a,split\n00.png,1,val\n", "line 2, column 'split': 'val' is neither train nor test"),
         ("image,a,split\n00.png,1,\n", "line 2, column 'split': '' is neither train nor test"),
-        ("image,a\n00.png,1.5\n01.png,nan\n02.png,2.5\n", "line 3, column 'a': 'nan' is no number"),
-        ("image,a\n00.png,1\n01.png,1\n", "no column to learn; column 'a' is left out"),
-        ("image,split\n00.png,train\n01.png,test\n", "no column to learn; it has no other one"),
+        ("image,a\n00.png,1.5\n01.png,nan\n02.png,2.5\n", "line 3, column 'a': 'nan' is not a finite number"),
+        ("image,a\n00.png,1\n01.png,1\n", "no column to learn: column 'a' is left out"),
+        ("image,split\n00.png,train\n01.png,test\n", "no column to learn: it has only images and the split"),
         ("image,a\n77.png,1\n", "none of the images"),
         ("image,a,split\n00.png,1,train\n01.png,0,train\n", "a split is empty"),
         ("image,a\n00.png,1\n", "leaves a split empty"),
@@ -272,7 +272,7 @@ def test_malformed_table_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 def test_table_in_another_encoding_is_named(tmp_path: Path) -> None:
     write_table(tmp_path, "").write_bytes("image,größe\n".encode("latin-1"))
-    with pytest.raises(BenchError, match=r"labels\.csv is not text in UTF-8"):
+    with pytest.raises(BenchError, match=r"labels\.csv is not UTF-8 text"):
         load(tmp_path)
 
 

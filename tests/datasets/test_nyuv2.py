@@ -18,7 +18,7 @@ from bench.catalog.build import build_part
 from bench.datasets import nyuv2_layouts
 from bench.datasets.geometry import camera_rays, normals_from_depth
 from bench.datasets.nyuv2 import NAMES_13, NAMES_40, NYUv2
-from bench.datasets.nyuv2_layouts import CENTRE, FOCAL, MAPPING, MAT, SPLITS, TO_13, WIDTH
+from bench.datasets.nyuv2_layouts import CENTER, FOCAL, MAPPING, MAT, SPLITS, TO_13, WIDTH
 from bench.datasets.scenes import Scenes
 from bench.errors import BenchError
 from bench.values import DENSE, MISSING, Recipe, Split
@@ -243,7 +243,7 @@ def raw_labels(frames: Frames) -> tuple[Frames, NDArray[np.int64]]:
 def test_the_originals_own_labels_need_their_mapping(tmp_path: Path, frames: Frames) -> None:
     raw, mapping = raw_labels(frames)
     root = write_mat(tmp_path, raw)
-    with pytest.raises(BenchError, match=f"up to 89[0-4]; put .*{MAPPING}.* beside it"):
+    with pytest.raises(BenchError, match=f"up to 89[0-4]; put {MAPPING}, .* in the same folder"):
         load(root)
     assert not list((root / "cache").glob("*"))
     savemat(root / "nyuv2" / MAPPING, {"mapClass": mapping[None]})
@@ -268,7 +268,7 @@ def test_a_mapping_that_is_too_short_is_named(tmp_path: Path, frames: Frames) ->
 def plane(normal: tuple[float, float, float], distance: float = 3.0) -> tuple[NDArray[Any], NDArray[Any]]:
     """Depth [h w] of a plane as the camera of NYUv2 sees it, and its unit normal, turned to the camera."""
     scale = BREADTH / WIDTH
-    focal, center = (tuple(value * scale for value in values) for values in (FOCAL, CENTRE))
+    focal, center = (tuple(value * scale for value in values) for values in (FOCAL, CENTER))
     x, y = camera_rays(HEIGHT, BREADTH, (focal[0], focal[1]), (center[0], center[1]))
     unit = np.array(normal) / np.linalg.norm(normal)
     depth = distance * unit[2] / (unit[0] * x + unit[1] * y + unit[2])
@@ -294,7 +294,7 @@ def test_without_normals_they_are_those_of_the_planes_in_the_depth(
 def test_given_normals_are_not_said_to_be_derived(arrays: Path) -> None:
     data = load(arrays)
     assert not data.tasks[2].derived
-    assert not any("derived" in note or "turned" in note for note in data.notes)
+    assert not any("derived" in note or "reversed" in note for note in data.notes)
 
 
 @pytest.mark.parametrize("signs", [(-1, -1, -1), (1, -1, -1), (-1, 1, 1), (1, 1, -1)])
@@ -305,7 +305,7 @@ def test_the_axes_of_given_normals_are_turned_as_the_depth_has_them(
     data = load(root)
     assert same(data.train, load(arrays).train)
     axes = ", ".join(axis for axis, sign in zip("xyz", signs, strict=True) if sign < 0)
-    assert any(f"turned round along {axes}, as" in note for note in data.notes)
+    assert any(f"reversed along {axes} to agree" in note for note in data.notes)
 
 
 def test_the_length_of_given_normals_does_not_matter(tmp_path: Path, arrays: Path, frames: Frames) -> None:
@@ -376,7 +376,7 @@ def test_a_second_load_reads_the_cache(
     calls: list[tuple[str, int, int]] = []
     first = SMALL.load(root, root / "cache", lambda *call: calls.append(call))
     assert calls[-1] == ("decoding", TRAIN + TEST, TRAIN + TEST)
-    monkeypatch.setattr(NYUv2, "_scaled", None)
+    monkeypatch.setattr(NYUv2, "_resize", None)
     again = load(root)
     assert same(first.train, again.train)
     assert first.notes == again.notes
@@ -423,9 +423,17 @@ def test_what_is_missing_is_said_with_where_it_is_expected(tmp_path: Path, mat: 
 @pytest.mark.parametrize(
     ("kind", "array", "said"),
     [
-        ("label", np.zeros((HEIGHT, BREADTH + 1)), r"label.2\.npy is an array \(24, 33\); \(24, 32\)"),
+        (
+            "label",
+            np.zeros((HEIGHT, BREADTH + 1)),
+            r"label.2\.npy is an array \(24, 33\); expected \(24, 32\)",
+        ),
         ("depth", np.zeros((HEIGHT, BREADTH, 3)), r"depth.2\.npy is an array"),
-        ("image", np.zeros((HEIGHT, BREADTH)), r"image.2\.npy is an array \(24, 32\); \(height, width, 3\)"),
+        (
+            "image",
+            np.zeros((HEIGHT, BREADTH)),
+            r"image.2\.npy is an array \(24, 32\); expected \(height, width, 3\)",
+        ),
         ("normal", np.zeros((3, HEIGHT, BREADTH)), r"normal.2\.npy is an array"),
         ("image", np.full((HEIGHT, BREADTH, 3), 200.0), "frame 2: images must be from 0 to 1"),
         ("image", np.full((HEIGHT, BREADTH, 3), np.nan), "frame 2: images must be from 0 to 1"),
@@ -476,7 +484,7 @@ def test_a_file_without_labels_is_named(mat: Path) -> None:
     ("train", "test", "said"),
     [
         ([1, 2], [3, 11], f"frame 11 of .*{SPLITS} is not in"),
-        ([1, 2, 3], [3, 4], f"{SPLITS} has a frame twice"),
+        ([1, 2, 3], [3, 4], f"{SPLITS} lists a frame twice"),
     ],
 )
 def test_a_list_that_does_not_fit_is_named(mat: Path, train: list[int], test: list[int], said: str) -> None:

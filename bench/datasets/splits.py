@@ -1,0 +1,56 @@
+"""Training and test split: how they are drawn, limited and cut from arrays."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.errors import BenchError
+from bench.values import Split
+
+
+def draw_test_rows(dataset: str, groups: pd.Series, test_fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Draw a share of the groups and return which rows [n] belong to them: the test split.
+
+    Args:
+        dataset: the dataset's name.
+        groups: the group of every row; the series' name is the plural for groups.
+        test_fraction: the share.
+        seed: of the draw.
+
+    Raises:
+        BenchError: if there are too few groups for two splits.
+    """
+    from sklearn.model_selection import GroupShuffleSplit
+
+    splitter = GroupShuffleSplit(1, test_size=test_fraction, random_state=seed)
+    test = np.zeros(len(groups), dtype=bool)
+    try:
+        test[next(splitter.split(groups, groups=groups))[1]] = True
+    except ValueError as error:
+        raise empty_split_error(dataset, test_fraction, f"{groups.nunique()} {groups.name}") from error
+    return test
+
+
+def empty_split_error(dataset: str, test_fraction: float, total: str) -> BenchError:
+    """Return the error for a test fraction of this total that leaves a split empty."""
+    return BenchError(f"dataset {dataset!r}: test_fraction = {test_fraction} of {total} leaves a split empty")
+
+
+def share_limit(train: int, test: int, limit: int | None) -> tuple[int, int]:
+    """Return how many images of each split a limit on both leaves, at least one of each non-empty split."""
+    if limit is None or limit >= train + test:
+        return train, test
+    limited_test = min(max(round(limit * test / (train + test)), min(test, 1)), limit - min(train, 1))
+    return limit - limited_test, limited_test
+
+
+def slice_splits(images: Tensor, targets: Mapping[str, Tensor], train: int) -> tuple[Split, Split]:
+    """Return the first ``train`` rows as the training split and the others as the test split, uncopied."""
+    first, rest = (
+        Split(images[rows], {task: target[rows] for task, target in targets.items()})
+        for rows in (slice(None, train), slice(train, None))
+    )
+    return first, rest
