@@ -2,7 +2,7 @@ import io
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -107,66 +107,13 @@ def test_plain_lines_tell_of_an_item_in_progress_only_now_and_then() -> None:
     ]
 
 
-def estimates(events: Sequence[tuple[float, Event]], todo: int) -> Iterator[str]:
-    """Yield the estimate of every plain line after some events, each so many seconds after the one before."""
-    stream, clock = io.StringIO(), Clock()
-    with listening(RunProgress(clock=clock), stream) as tell:
-        tell(WaveStarted("cells", todo, 0))
-        for wait, event in events:
-            clock.now += wait
-            tell(event)
-    for line in stream.getvalue().splitlines()[1:]:
-        yield line.rpartition("  ")[2]
-
-
-def test_the_time_left_is_shared_by_the_items_that_run_at_once() -> None:
-    # 9 waiting cells of 60 s and one that has 60 s to go, two at a time: 300 s.
-    events: list[tuple[float, Event]] = [(0.0, step("a", 0)), (0.0, step("b", 0))]
-    events += [(60.0, finished("a", 60)), (0.0, step("b", 6)), (0.0, finished("x", 60))]
-    assert list(estimates(events, todo=12))[-1] == "~5 min left"
-    alone: list[tuple[float, Event]] = [(0.0, step("a", 0)), (60.0, finished("a", 60))]
-    assert list(estimates(alone, todo=12)) == ["~11 min left"]
-
-
-def test_the_time_left_is_no_less_than_that_of_the_longest_item_in_progress() -> None:
-    events: list[tuple[float, Event]] = [(0.0, step("a", 0)), (0.0, step("b", 0))]
-    events += [(60.0, step("b", 2)), (0.0, finished("a", 60))]
-    assert list(estimates(events, todo=2))[-1] == "~5 min left"
-
-
-def test_the_time_left_shrinks_between_two_steps_of_an_item() -> None:
-    events: list[tuple[float, Event]] = [(0.0, step("a", 0)), (60.0, step("a", 6)), (30.0, finished("b", 30))]
-    assert list(estimates(events, todo=2))[-1] == "~30 s left"
-
-
-def test_before_any_item_is_finished_the_running_ones_tell_the_time_left() -> None:
-    # 1 of 12 epochs in 40 s: 440 s for this cell and 480 s for the one that waits.
-    assert list(estimates([(0.0, step("a", 0)), (40.0, step("a", 1))], todo=2)) == ["~15 min left"]
-    assert list(estimates([(0.0, step("a", 0)), (40.0, step("a", 0))], todo=2)) == ["epoch 0/12"]
-
-
-def test_what_an_item_does_next_is_timed_from_its_own_beginning() -> None:
-    # Two rounds of 100 s say nothing of an epoch, which takes 10 s here.
-    events: list[tuple[float, Event]] = [(100.0, step("a", done, 10, "round")) for done in range(3)]
-    for first in (0, 2):
-        rest = [(0.0, step("a", first)), (40.0, step("a", first + 4))]
-        assert list(estimates([*events, *rest], todo=1))[-1] == "~1 min left"
-
-
-def test_a_failed_item_does_not_shorten_the_time_left() -> None:
-    events: list[tuple[float, Event]] = [(0.0, finished("a", 600))]
-    events += [(0.0, finished("b", 1, error="no")), (0.0, finished("c", 600))]
-    assert list(estimates(events, todo=5))[-1] == "~20 min left"
-
-
-def test_what_another_run_has_made_says_nothing_of_the_speed() -> None:
-    made: list[tuple[float, Event]] = [(60.0, finished("a", 0.0)), (0.0, finished("b", 60.0))]
+def test_an_item_that_another_run_has_made_is_said_to_be() -> None:
     stream, clock = io.StringIO(), Clock()
     with listening(RunProgress(clock=clock), stream) as tell:
         tell(WaveStarted("cells", 4, 0))
-        for wait, event in made:
-            clock.now += wait
-            tell(event)
+        clock.now += 60
+        tell(finished("a", 0.0))
+        tell(finished("b", 60.0))
         tell(WaveFinished("cells"))
     assert stream.getvalue().splitlines()[1:] == [
         "cells 1/4  em · a  made by another run",
@@ -175,7 +122,7 @@ def test_what_another_run_has_made_says_nothing_of_the_speed() -> None:
     ]
 
 
-def test_a_late_word_of_a_finished_item_or_an_ended_wave_is_ignored() -> None:
+def test_late_events_get_no_line() -> None:
     stream, clock = io.StringIO(), Clock()
     with listening(RunProgress(clock=clock), stream) as tell:
         tell(step("early", 3))
@@ -197,7 +144,7 @@ def test_a_late_word_of_a_finished_item_or_an_ended_wave_is_ignored() -> None:
 
 
 class Leading:
-    """Standings in which the attack of the last record leads."""
+    """A ranking in which the attack of the last record leads."""
 
     records: list[Record]
 

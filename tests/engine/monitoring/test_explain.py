@@ -63,7 +63,7 @@ PLATFORM = "Linux-of-a-kind-whose-name-stands-on-a-line-of-its-own-since-it-is-t
 
 
 def write_about(folder: Path, **about: Any) -> Path:
-    """Write the note beside what cells share."""
+    """Write the description of an item that cells share."""
     folder.mkdir(parents=True)
     path = folder / "about.json"
     note = {"schema": SCHEMA, "checksum": hash_json(about), "about": about}
@@ -74,7 +74,7 @@ def write_about(folder: Path, **about: Any) -> Path:
 
 @pytest.fixture
 def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which there is everything that can be told of a cell."""
+    """A folder with everything that can be explained about a cell."""
     monkeypatch.chdir(tmp_path)
     out = Path("run")
     clean = make_record({"a": 0.9}, raw={"a": 0.85}, attack="clean", changes={"key": "c1ea" * 4})
@@ -217,7 +217,7 @@ log of its poison
 """
 
 
-def test_a_failure_is_told_with_its_traceback_and_the_logs(
+def test_a_failure_is_explained_with_its_traceback_and_the_logs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -238,19 +238,19 @@ def test_whatever_a_run_makes_is_explained(tmp_path: Path) -> None:
     tiny.run(tiny.plan(matrix=axes), tmp_path)
     titles = ["configuration", "provenance", "costs", "log"]
     for record in tiny.records(tmp_path).values():
-        told = sections(bench("explain", record.key, "--out", tmp_path)[1])
-        assert list(told) == ["", "scores", *titles]
-        assert "missing" not in told["provenance"]
-        assert "none is finished" not in told["provenance"]
-        assert ("surrogates" in told["provenance"]) == (record.cell["attack"] == "tap")
-        assert "done in" in told["log"]
+        titled = sections(bench("explain", record.key, "--out", tmp_path)[1])
+        assert list(titled) == ["", "scores", *titles]
+        assert "missing" not in titled["provenance"]
+        assert "none is finished" not in titled["provenance"]
+        assert ("surrogates" in titled["provenance"]) == (record.cell["attack"] == "tap")
+        assert "done in" in titled["log"]
     shared = [path for kind in ("poisons", "surrogates", "purified") for path in (tmp_path / kind).iterdir()]
     assert len(shared) == 2 + 1 + 2
     for folder in shared:
-        told = sections(bench("explain", folder.name, "--out", tmp_path)[1])
-        assert list(told) == ["", *titles]
-        assert "damaged" not in told["provenance"]
-        assert "done in" in told["log"]
+        titled = sections(bench("explain", folder.name, "--out", tmp_path)[1])
+        assert list(titled) == ["", *titles]
+        assert "damaged" not in titled["provenance"]
+        assert "done in" in titled["log"]
 
 
 @pytest.mark.parametrize(
@@ -261,8 +261,8 @@ def test_what_cells_share_is_explained_too(tmp_path: Path, name: str, kind: str)
     folder = tmp_path / name / "0123456789abcdef"
     path = write_about(folder, settings=SURROGATE, cost={"craft": cost(75)}, place="café", nothing=[])
     provenance = f"  folder  {folder}\n  place   café"
-    told = sections(bench("explain", "01234567", "--out", tmp_path)[1])
-    assert told == {
+    titled = sections(bench("explain", "01234567", "--out", tmp_path)[1])
+    assert titled == {
         "": f"{kind} 0123456789abcdef",
         "configuration": "  dataset   digits v1 (train = 64)\n  backbone  small v1 (width = 3)\n"
         "  seed      0\n  recipe    epochs = 2, milestones = [0.6, 0.8]",
@@ -309,8 +309,8 @@ def test_the_clean_cell_is_that_of_the_tables(tmp_path: Path) -> None:
     for each in (record, other):
         write_record(tmp_path / "records", each)
     for key, found in ((record.key, "c1ea2"), (other.key, "c1ea5"), ("c1ea1", "c1ea2"), ("c1ea4", "c1ea2")):
-        told = sections(bench("explain", key, "--out", tmp_path)[1])
-        assert f"clean cell   {found}\n" in told["provenance"]
+        titled = sections(bench("explain", key, "--out", tmp_path)[1])
+        assert f"clean cell   {found}\n" in titled["provenance"]
 
 
 def test_a_part_of_a_word_means_more_than_the_word(made: dict[str, Record], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells other terminals: the status file, who is still there, and `bench status`."""
+"""The status of a run for other terminals: its file, which runs are alive, and `bench status`."""
 
 import json
 import multiprocessing
@@ -63,7 +63,7 @@ def wait_until(true: Callable[[], object]) -> None:
         pause.wait(0.01)
 
 
-def last_word(out: Path) -> FoundStatus:
+def only_status(out: Path) -> FoundStatus:
     """Return the only status on a folder."""
     (seen,) = read_statuses(out)
     return seen
@@ -80,18 +80,18 @@ def running(todo: int = 3, cached: int = 2) -> RunProgress:
 
 
 @pytest.fixture
-def word(tmp_path: Path) -> Status:
-    """The last word of a run that this process is."""
+def own(tmp_path: Path) -> Status:
+    """The status that this process writes as a run."""
     with publish_status(running(), tmp_path):
         wait_until(lambda: read_statuses(tmp_path))
-        return last_word(tmp_path).status
+        return only_status(tmp_path).status
 
 
-def leave(out: Path, word: Status, age_s: float = 0.0) -> Path:
+def leave(out: Path, own: Status, age_s: float = 0.0) -> Path:
     """Write a status file as a run leaves it that is killed, so many seconds ago."""
-    path = out / "status" / f"{word.host}-{word.pid}.json"
+    path = out / "status" / f"{own.host}-{own.pid}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(word)))
+    path.write_text(json.dumps(asdict(own)))
     os.utime(path, (time.time() - age_s, time.time() - age_s))
     return path
 
@@ -108,7 +108,7 @@ def test_a_run_is_there_while_it_lasts_and_gone_when_it_ends(tmp_path: Path) -> 
     progress = running()
     with observe_run(progress, tmp_path), publish_status(progress, tmp_path):
         wait_until(lambda: read_statuses(tmp_path) and progress.memory_mib)
-        seen = last_word(tmp_path)
+        seen = only_status(tmp_path)
         assert seen.alive
         assert (seen.status.pid, seen.status.host) == (os.getpid(), platform.node())
         view = seen.status.progress
@@ -118,9 +118,9 @@ def test_a_run_is_there_while_it_lasts_and_gone_when_it_ends(tmp_path: Path) -> 
             ("em · b", "epoch", 3, 10)
         ]
         progress(ItemProgress("cells", "b", "em · b", "epoch", 4, 10))
-        wait_until(lambda: (wave := last_word(tmp_path).status.progress.wave) and wave.items[0].done == 4)
-        assert len(view.memory_mib) == 1
-        assert 1 < view.memory_mib[0] < psutil.virtual_memory().total / 2**20
+        wait_until(lambda: (wave := only_status(tmp_path).status.progress.wave) and wave.items[0].done == 4)
+        (memory,) = only_status(tmp_path).status.progress.memory_mib
+        assert 1 < memory < psutil.virtual_memory().total / 2**20
     assert list((tmp_path / "status").iterdir()) == []
     assert read_statuses(tmp_path) == []
 
@@ -155,15 +155,15 @@ def test_a_folder_that_cannot_be_written_to_stops_nothing(
 
 
 def test_nothing_is_written_while_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[Path] = []
-    monkeypatch.setattr(status, "write_atomically", lambda path, _: written.append(path))
+    files: list[Path] = []
+    monkeypatch.setattr(status, "write_atomically", lambda path, _: files.append(path))
     monkeypatch.setattr(status, "HEARTBEAT_S", 10 * PATIENCE_S)
     progress, writes_at_tick = running(), []
 
     class Ended(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             assert timeout == status.TICK_S
-            writes_at_tick.append(len(written))
+            writes_at_tick.append(len(files))
             if len(writes_at_tick) == 3:
                 progress(ItemProgress("cells", "b", "em · b", "epoch", 4, 10))
             if len(writes_at_tick) == 6:
@@ -174,46 +174,46 @@ def test_nothing_is_written_while_nothing_happens(tmp_path: Path, monkeypatch: p
     assert writes_at_tick == [1, 1, 1, 2, 2, 2]
 
 
-def test_a_word_is_written_now_and_then_though_nothing_happens(
+def test_a_status_is_written_now_and_then_though_nothing_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[Path] = []
-    monkeypatch.setattr(status, "write_atomically", lambda path, _: written.append(path))
+    files: list[Path] = []
+    monkeypatch.setattr(status, "write_atomically", lambda path, _: files.append(path))
     monkeypatch.setattr(status, "HEARTBEAT_S", 0.01)
     with publish_status(running(), tmp_path):
-        wait_until(lambda: len(written) >= 3)
+        wait_until(lambda: len(files) >= 3)
 
 
 def test_what_runs_that_are_gone_left_is_swept_and_others_are_left_alone(
-    tmp_path: Path, word: Status, nobody: int
+    tmp_path: Path, own: Status, nobody: int
 ) -> None:
-    dead = leave(tmp_path, replace(word, pid=nobody))
+    dead = leave(tmp_path, replace(own, pid=nobody))
     aside = dead.with_name(f".{dead.name}.{nobody}.tmp")
     aside.touch()
-    silent = leave(tmp_path, replace(word, host="elsewhere"), status.SILENT_S + 60)
-    talking = leave(tmp_path, replace(word, host="elsewhere", pid=1), 1)
+    silent = leave(tmp_path, replace(own, host="elsewhere"), status.SILENT_S + 60)
+    talking = leave(tmp_path, replace(own, host="elsewhere", pid=1), 1)
     foreign = dead.with_name("notes.txt")
     foreign.touch()
     with publish_status(running(), tmp_path):
-        wait_until((tmp_path / "status" / f"{word.host}-{os.getpid()}.json").exists)
+        wait_until((tmp_path / "status" / f"{own.host}-{os.getpid()}.json").exists)
         assert not dead.exists()
         assert not aside.exists()
         assert not silent.exists()
     assert set((tmp_path / "status").iterdir()) == {talking, foreign}
 
 
-def test_who_is_still_there(tmp_path: Path, word: Status, nobody: int) -> None:
+def test_who_is_still_there(tmp_path: Path, own: Status, nobody: int) -> None:
     def alive(age_s: float = 0.0, **changes: object) -> bool:
-        path = leave(tmp_path, replace(word, **changes), age_s)  # type: ignore[arg-type]
-        found = last_word(tmp_path).alive
+        path = leave(tmp_path, replace(own, **changes), age_s)  # type: ignore[arg-type]
+        found = only_status(tmp_path).alive
         path.unlink()
         return found
 
     assert alive()
-    assert alive(1e6), "a process of this machine that is there, however long it has said nothing"
+    assert alive(1e6), "a process of this machine that is there, however long ago it wrote"
     assert not alive(pid=nobody)
-    assert not alive(1e6, created=word.created - 100), "another process with its number"
-    assert alive(created=word.created - 100), "its clock was set"
+    assert not alive(1e6, created=own.created - 100), "another process with its number"
+    assert alive(created=own.created - 100), "its clock was set"
     assert not alive(pid=10**12)
     assert alive(1, host="elsewhere", pid=nobody)
     assert alive(-1e6, host="elsewhere"), "its clock is ahead"
@@ -245,9 +245,9 @@ def test_a_file_that_is_no_status_is_passed_over(tmp_path: Path, content: bytes)
     "change", [{"schema": 1}, {"created": float("nan")}, {"created": float("inf")}, {"pid": "no"}]
 )
 def test_a_status_with_one_wrong_entry_is_passed_over(
-    tmp_path: Path, word: Status, change: dict[str, object]
+    tmp_path: Path, own: Status, change: dict[str, object]
 ) -> None:
-    leave(tmp_path, replace(word, **change))  # type: ignore[arg-type]
+    leave(tmp_path, replace(own, **change))  # type: ignore[arg-type]
     assert read_statuses(tmp_path) == []
 
 
@@ -302,22 +302,22 @@ def test_the_memory_of_workers_is_theirs() -> None:
         worker.join()
 
 
-def test_what_is_shown_of_a_run(tmp_path: Path, word: Status) -> None:
+def test_what_is_shown_of_a_run(tmp_path: Path, own: Status) -> None:
     screen = Console(file=StringIO(), width=90)
-    word = replace(word, host="box\x1b[31m", progress=replace(word.progress, suite="smo\nke", cells_failed=1))
-    screen.print(render_status(FoundStatus(word, True, 0.0), Path("runs/smoke"), 90))
+    own = replace(own, host="box\x1b[31m", progress=replace(own.progress, suite="smo\nke", cells_failed=1))
+    screen.print(render_status(FoundStatus(own, True, 0.0), Path("runs/smoke"), 90))
     lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines[0] == "smo ke in runs/smoke: 3 of 5 cells are done, 1 failed"
     assert lines[1].startswith("running for ")
-    assert lines[1].endswith(f" s, since {word.started}, process {word.pid} on box [31m")
+    assert lines[1].endswith(f" s, since {own.started}, process {own.pid} on box [31m")
     assert lines[2].startswith("cells 1/3  ━━━━━━━━━━")
     assert lines[2].rstrip().endswith("2 cached  ~2 min left")
     assert lines[-1].split() == ["em", "·", "b", "epoch", "3/10"]
 
 
-def test_the_sentence_on_a_folder_nobody_works_on(tmp_path: Path, word: Status, earlier: list[str]) -> None:
+def test_the_sentence_on_a_folder_nobody_works_on(tmp_path: Path, own: Status, earlier: list[str]) -> None:
     assert explain_absence([], tmp_path) == f"no run is active in {tmp_path}; 4 cells have a record"
-    gone = FoundStatus(replace(word, host="box", pid=7), False, 250)
+    gone = FoundStatus(replace(own, host="box", pid=7), False, 250)
     assert explain_absence([gone], tmp_path) == (
         f"no run is active in {tmp_path}; 3 of 5 cells are done. Repeat the same command to continue "
         "(process 7 on box last reported 4 min 10 s ago)"
