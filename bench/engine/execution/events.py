@@ -1,4 +1,4 @@
-"""What a run tells its listeners. The runner knows no display and no tracker: it only emits these."""
+"""The events of a run. The runner knows no display and no tracker: it only emits events to listeners."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from bench.record import Record
 
-if TYPE_CHECKING:  # cells import torch, and who only shows a run does without it
+if TYPE_CHECKING:  # importing cells imports torch, which commands that only show a run do not need
     from bench.engine.planning.cell import Wave
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run begins; ``out`` is its folder, the counts are (to do, already there) per wave."""
+    """A run begins; ``out`` is its folder, ``waves`` counts the items (to do, already made) per wave."""
 
     suite: str
     out: str
@@ -21,7 +21,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class WaveStarted:
-    """A wave begins: so many things are to be made, so many are there already."""
+    """A wave begins: so many items are to do, so many are already made."""
 
     wave: "Wave"
     todo: int
@@ -30,9 +30,9 @@ class WaveStarted:
 
 @dataclass(frozen=True)
 class ItemProgress:
-    """An item is at step ``done`` of ``total`` of what it does now (``epoch``, ``round``, ...).
+    """An item has reached step ``done`` of ``total`` (``what``: ``epoch``, ``round``, ...).
 
-    The first one of an item is its start. Comes from a worker process, so at any time and rarely.
+    The first event of an item is its start. Workers report at most a few times per second.
     """
 
     wave: "Wave"
@@ -45,7 +45,7 @@ class ItemProgress:
 
 @dataclass(frozen=True)
 class ItemFinished:
-    """An item is finished and saved; a cell brings its record, and a failed item its one-line error."""
+    """An item is finished and saved; with the record of a cell, and the one-line error of a failed item."""
 
     wave: "Wave"
     key: str
@@ -64,7 +64,7 @@ class WaveFinished:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """The run ended: cells done in it, cells that were there, cells that failed."""
+    """The run ended: cells done in it, cells already made, cells that failed."""
 
     done: int
     cached: int
@@ -74,7 +74,7 @@ class RunFinished:
 
 @dataclass(frozen=True)
 class Notice:
-    """One sentence the user should read: a damaged file that is rebuilt, a tracker that is away."""
+    """One sentence the user should read: a damaged file is rebuilt, a tracker is not reachable."""
 
     message: str
 

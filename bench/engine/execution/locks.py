@@ -1,4 +1,4 @@
-"""Runs that share a folder: each claims an item before it begins with it, and none takes another's."""
+"""Locks for runs that share a folder: each locks an item before it starts it, and no two do the same item."""
 
 import fcntl
 import os
@@ -8,29 +8,29 @@ from typing import Self
 
 from bench.errors import BenchError
 
-_HERE = 0
-"""The byte that every run holds together with the others for as long as it lasts."""
+_ALIVE = 0
+"""The byte that all runs share a lock on, each until it ends."""
 
 
 class ItemLocks:
-    """What this run has in hand.
+    """The locks that this run holds.
 
-    Every item has a byte of one file, far beyond its end; whoever has locked it does the item. The kernel
-    gives the bytes back when their process ends, however it ends, and nothing is ever written or piles up.
-    The file must not be opened twice in a process: closing it once would give back everything.
+    Every item has a byte of one file, far beyond its end; the run that has locked it does the item. The
+    kernel releases the bytes when their process ends, however it ends, and nothing is ever written to the
+    file. It must not be opened twice in a process: closing it once would release all locks.
     """
 
-    def __init__(self, path: Path, tidy: Callable[[], None]) -> None:
-        """Take the file, and what is to be done first where no other run is there."""
+    def __init__(self, path: Path, clean_up: Callable[[], None]) -> None:
+        """Take the file, and a function to call first if no other run uses the folder."""
         self._path = path
-        self._tidy = tidy
+        self._clean_up = clean_up
 
     def __enter__(self) -> Self:
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            if self._lock(_HERE):
-                self._tidy()
-            fcntl.lockf(self._file, fcntl.LOCK_SH, 1, _HERE)
+            if self._try_lock(_ALIVE):
+                self._clean_up()
+            fcntl.lockf(self._file, fcntl.LOCK_SH, 1, _ALIVE)
         except OSError as error:
             raise BenchError(
                 f"cannot lock {self._path}: {error.strerror or error}; the folder must be on a file system "
@@ -42,20 +42,20 @@ class ItemLocks:
         os.close(self._file)
 
     def acquire(self, key: str) -> bool:
-        """Take an item in hand; return False where another run has it."""
-        return self._lock(_byte(key))
+        """Lock an item; return False if another run has locked it."""
+        return self._try_lock(_byte(key))
 
     def release(self, key: str) -> None:
-        """Give an item back."""
+        """Unlock an item."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte(key))
 
-    def _lock(self, byte: int) -> bool:
+    def _try_lock(self, byte: int) -> bool:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except (BlockingIOError, PermissionError):  # systems differ in how they say that it is locked
+        except (BlockingIOError, PermissionError):  # systems differ in the error for a locked byte
             return False
         return True
 
 
 def _byte(key: str) -> int:
-    return _HERE + 1 + int(key, 16) % 2**62
+    return _ALIVE + 1 + int(key, 16) % 2**62

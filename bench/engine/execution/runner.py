@@ -1,4 +1,4 @@
-"""Do what is to be done in waves, save each thing as it finishes, tell the listeners.
+"""Run a plan in waves, save each item as it finishes, and emit events to the listeners.
 
     run
     ├─ surrogates   each distinct one once          → store
@@ -6,8 +6,9 @@
     ├─ purified     each distinct one once          → store
     └─ cells        every cell without a record     → record, at once and atomically
 
-Only this process writes records; workers write the poisons and surrogates they make. Other runs may be at
-work in the same folder: each thing is claimed before it is begun, and what another run has is waited for.
+Only this process writes records; workers store the surrogates, poisons and purified sets that they make.
+Other runs may use the same folder: each item is locked before it is started, and this run waits for items
+that another run is working on.
 """
 
 import contextlib
@@ -15,11 +16,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar, cast
 
 from bench.engine.execution.events import (
+    Event,
     ItemFinished,
     ItemProgress,
     Listener,
@@ -58,15 +61,15 @@ def run_plan(
 ) -> RunFinished:
     """Run a plan's waves and return the counts.
 
-    What other runs make in the folder meanwhile counts as cached, unless it failed.
+    Items that other runs make in the folder meanwhile count as cached, unless they failed.
 
     Args:
         plan: what to run.
-        run_context: where and with what.
-        executor: who does it, entered already.
-        listeners: told of every event.
+        run_context: the run's folder, data and device.
+        executor: where the work runs; entered already.
+        listeners: called with every event.
         rerun: which cells with a record are run again.
-        stopped: asked before anything is begun; once it is true, the run ends with what is under way.
+        stopped: called before each item; once it returns True, the run ends after the items in progress.
 
     Raises:
         BenchError: when the output folder cannot be written to.
@@ -83,7 +86,7 @@ WORK: dict[Wave, Callable[..., Any]] = {
     "purified": purify_set,
     "cells": evaluate_cell,
 }
-"""What is done for an item of each wave, in order; plans and selections have a field of that name."""
+"""The stage of each wave, in order; `Plan` and `RemainingWork` have a field of the wave's name."""
 
 KIND: dict[Wave, str] = {
     "surrogates": SURROGATES,
@@ -91,130 +94,120 @@ KIND: dict[Wave, str] = {
     "purified": PURIFIED,
     "cells": RECORDS,
 }
-"""Where the store keeps what each wave makes."""
+"""Under which kind the store keeps the items of each wave."""
 
 POLL_S = 0.5
-"""How often to look whether other runs have finished what this one waits for."""
+"""How often to check whether other runs have finished the items that this one waits for."""
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        plan: Plan,
-        run_context: RunContext,
-        executor: Executor,
-        listeners: Sequence[Listener],
-        rerun: RerunPolicy,
-        stopped: Callable[[], bool],
-        locks: ItemLocks,
-    ) -> None:
-        self._plan = plan
-        self._workshop = run_context
-        self._store = run_context.store
-        self._executor = executor
-        self._listeners = listeners
-        self._rerun: RerunPolicy = rerun
-        self._stopped = stopped
-        self._locks = locks
-        self._stamps = self._look()
-        self._broken: dict[str, Failure] = {}  # key of a surrogate, poison, ... → why it could not be made
-        self._cells: Counter[str] = Counter()  # done, cached, failed
+    plan: Plan
+    run_context: RunContext
+    executor: Executor
+    listeners: Sequence[Listener]
+    rerun: RerunPolicy
+    stopped: Callable[[], bool]
+    locks: ItemLocks
+
+    def __post_init__(self) -> None:
+        self._store = self.run_context.store
+        # Read before anything is selected: a stamp that changes later shows that another run made the item.
+        self._stamps: dict[str, Stamp | None] = {
+            item.key: self._store.stamp(KIND[wave], item.key)
+            for wave in WORK
+            for item in getattr(self.plan, wave)
+        }
+        self._failures: dict[str, Failure] = {}  # by the key of a surrogate, a poison or a purified set
+        self._cell_counts: Counter[str] = Counter()  # done, cached, failed
 
     def run(self) -> RunFinished:
         start = time.perf_counter()
-        chosen = find_remaining_work(self._plan, self._store, self._rerun)
-        self._cells["cached"] = chosen.cached["cells"]
-        with _warnings_as_notices(self._tell):
-            # Few suites have sets to purify; of the others' nothing is said.
-            waves = [wave for wave in WORK if wave != "purified" or self._plan.purified]
-            todo: dict[Wave, Sequence[Any]] = {wave: getattr(chosen, wave) for wave in waves}
-            counts = {wave: (len(todo[wave]), chosen.cached[wave]) for wave in waves}
-            self._tell(RunStarted(self._plan.suite, str(self._workshop.out), counts))
-            for sentence in (*self._plan.left_out, *chosen.notices):
-                self._tell(Notice(sentence))
+        work = find_remaining_work(self.plan, self._store, self.rerun)
+        self._cell_counts["cached"] = work.cached["cells"]
+        with _warnings_as_notices(self._emit):
+            # Only few suites have sets to purify; the others do not show that wave.
+            waves = [wave for wave in WORK if wave != "purified" or self.plan.purified]
+            items: dict[Wave, Sequence[Any]] = {wave: getattr(work, wave) for wave in waves}
+            counts = {wave: (len(items[wave]), work.cached[wave]) for wave in waves}
+            self._emit(RunStarted(self.plan.suite, str(self.run_context.out), counts))
+            for message in (*self.plan.left_out, *work.notices):
+                self._emit(Notice(message))
             for wave in waves:
-                if not self._stopped():
-                    self._wave(wave, todo[wave], chosen.cached[wave])
+                if not self.stopped():
+                    self._run_wave(wave, items[wave], work.cached[wave])
             finished = RunFinished(
-                done=self._cells["done"],
-                cached=self._cells["cached"],
-                failed=self._cells["failed"],
+                done=self._cell_counts["done"],
+                cached=self._cell_counts["cached"],
+                failed=self._cell_counts["failed"],
                 seconds=time.perf_counter() - start,
             )
-            self._tell(finished)
+            self._emit(finished)
         return finished
 
-    def _look(self) -> dict[str, Stamp | None]:
-        """Return the stamps of all that the plan is about, before anything is selected."""
-        return {
-            item.key: self._store.stamp(KIND[wave], item.key)
-            for wave in WORK
-            for item in getattr(self._plan, wave)
-        }
-
-    def _tell(self, event: Any) -> None:
-        for listener in self._listeners:
+    def _emit(self, event: Event) -> None:
+        for listener in self.listeners:
             listener(event)
 
-    def _wave(self, wave: Wave, items: Sequence[Any], cached: int) -> None:
-        self._tell(WaveStarted(wave, len(items), cached))
+    def _run_wave(self, wave: Wave, items: Sequence[Any], cached: int) -> None:
+        self._emit(WaveStarted(wave, len(items), cached))
 
-        def tell(item: Any, what: str, done: int, total: int) -> None:
-            self._tell(ItemProgress(wave, item.key, item.label, what, done, total))
+        def report(item: Any, what: str, done: int, total: int) -> None:
+            self._emit(ItemProgress(wave, item.key, item.label, what, done, total))
 
-        with_run_context = partial(_work, WORK[wave], self._workshop)
-        patient = False
-        while items and not self._stopped():
+        work = partial(_work_with_log, WORK[wave], self.run_context)
+        has_waited = False
+        while items and not self.stopped():
             busy: list[Any] = []
-            for outcome in self._executor.map(with_run_context, self._locked_items(wave, items, busy), tell):
-                self._keep(wave, outcome)
+            for outcome in self.executor.map(work, self._lock_items(wave, items, busy), report):
+                self._save_outcome(wave, outcome)
             if busy:
-                if not patient:
-                    self._tell(Notice(f"{len(busy)} of the {wave} are being made by another run; waiting"))
-                patient = True
+                if not has_waited:
+                    self._emit(Notice(f"another run is working on {len(busy)} of the {wave}; waiting"))
+                has_waited = True
                 time.sleep(POLL_S)
             items = busy
-        self._tell(WaveFinished(wave))
+        self._emit(WaveFinished(wave))
 
-    def _locked_items(self, wave: Wave, items: Sequence[Any], busy: list[Any]) -> Iterator[Any]:
-        """Yield each item that is to be made, once it is claimed; collect those another run is at.
+    def _lock_items(self, wave: Wave, items: Sequence[Any], busy: list[Any]) -> Iterator[Any]:
+        """Yield each item that must be made, locked; collect those that another run is working on.
 
-        It never waits: what is under way must be saved first, since others may wait for that.
+        It never waits: items in progress must be saved first, since another run may be waiting for them.
         """
         for item in items:
-            if self._stopped():
+            if self.stopped():
                 return
-            if not self._locks.acquire(item.key):
+            if not self.locks.acquire(item.key):
                 busy.append(item)
-            elif self._made_elsewhere(wave, item):
-                self._locks.release(item.key)
-            elif (failure := self._cause(item)) is not None:
-                self._keep(wave, Outcome(item, None, failure, 0.0))
+            elif self._made_by_another_run(wave, item):
+                self.locks.release(item.key)
+            elif (failure := self._source_failure(item)) is not None:
+                self._save_outcome(wave, Outcome(item, None, failure, 0.0))
             else:
-                if isinstance(item, Poison) and self._rerun == "all":
+                if isinstance(item, Poison) and self.rerun == "all":
                     self._store.checkpoint(item.key).unlink(missing_ok=True)
                 yield item
 
-    def _made_elsewhere(self, wave: Wave, item: Any) -> bool:
-        """Return whether another run has made an item since this one looked; then tell of its end."""
+    def _made_by_another_run(self, wave: Wave, item: Any) -> bool:
+        """Return whether another run has made an item since this run started; if so, emit its end."""
         if self._store.stamp(KIND[wave], item.key) == self._stamps[item.key]:
             return False
         record = None
         try:
             if isinstance(item, Cell):
                 record = self._store.read(item.key)
-                found = record is not None
+                exists = record is not None
             else:
-                found = self._store.verify(KIND[wave], item.key)
+                exists = self._store.verify(KIND[wave], item.key)
         except BenchError:
             return False
-        if found:
+        if exists:
             failure = record.error if record is not None else None
-            self._tell_end(wave, Outcome(item, None, failure, 0.0), record, "cached")
-        return found
+            self._emit_finished(wave, Outcome(item, None, failure, 0.0), record, "cached")
+        return exists
 
-    def _cause(self, item: Surrogate | Poison | Purified | Cell) -> Failure | None:
-        """Return why what the item is made from could not be made, None where nothing is missing."""
+    def _source_failure(self, item: Surrogate | Poison | Purified | Cell) -> Failure | None:
+        """Return why an item that this item is made from has failed, None if none has."""
         match item:
             case Cell():
                 sources = [item.poison.key, *([item.purified.key] if item.purified else [])]
@@ -224,59 +217,61 @@ class _Run:
                 sources = [item.surrogate.key] if item.attack.part.needs_surrogate else []
             case _:
                 sources = []
-        return next((self._broken[key] for key in sources if key in self._broken), None)
+        return next((self._failures[key] for key in sources if key in self._failures), None)
 
-    def _keep(self, wave: Wave, outcome: Outcome[Any, Any]) -> None:
-        """Save a cell's record. The rest was saved where it was made; of it, only a failure is noted."""
+    def _save_outcome(self, wave: Wave, outcome: Outcome[Any, Any]) -> None:
+        """Write a cell's record. Workers store all other items; only their failures are kept here."""
         item, failure, record = outcome.item, outcome.failure, None
         if isinstance(item, Cell):
             record = self._failure_record(item, failure) if failure else cast("Record", outcome.result)
             self._store.write(record)
         elif failure is not None:
-            self._broken[item.key] = failure
-        self._locks.release(item.key)
-        self._tell_end(wave, outcome, record, "done")
+            self._failures[item.key] = failure
+        self.locks.release(item.key)
+        self._emit_finished(wave, outcome, record, "done")
 
-    def _tell_end(self, wave: Wave, outcome: Outcome[Any, Any], record: Record | None, sound: str) -> None:
+    def _emit_finished(
+        self, wave: Wave, outcome: Outcome[Any, Any], record: Record | None, count_as: str
+    ) -> None:
         item, failure = outcome.item, outcome.failure
         if isinstance(item, Cell):
-            self._cells[sound if failure is None else "failed"] += 1
+            self._cell_counts[count_as if failure is None else "failed"] += 1
         error = failure["message"] if failure else None
-        self._tell(ItemFinished(wave, item.key, item.label, outcome.seconds, record, error))
+        self._emit(ItemFinished(wave, item.key, item.label, outcome.seconds, record, error))
 
     def _failure_record(self, cell: Cell, failure: Failure) -> Record:
         return Record(
             key=cell.key,
             status="failed",
-            suite=self._plan.suite,
+            suite=self.plan.suite,
             cell=cell.labels,
             victim=cell.victim,
             poison=cell.poison.key,
             settings=cell.settings(),
-            environment=describe_environment(self._workshop),
+            environment=describe_environment(self.run_context),
             error=failure,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
 
-def _work(
+def _work_with_log(
     work: Callable[[Item, RunContext, Progress], Any], run_context: RunContext, item: Item, progress: Progress
 ) -> Any:
-    with log_item(run_context.out, item.key, item.label, progress) as noted:
-        return work(item, run_context, noted)
+    with log_item(run_context.out, item.key, item.label, progress) as logged_progress:
+        return work(item, run_context, logged_progress)
 
 
 @contextlib.contextmanager
-def _warnings_as_notices(tell: Callable[[Notice], None]) -> Iterator[None]:
-    """Turn the package's log warnings into notices, each sentence once."""
-    said: set[str] = set()
+def _warnings_as_notices(emit: Callable[[Notice], None]) -> Iterator[None]:
+    """Emit the package's log warnings as notices, each message once."""
+    emitted: set[str] = set()
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            sentence = record.getMessage()
-            if record.levelno >= logging.WARNING and sentence not in said:
-                said.add(sentence)
-                tell(Notice(sentence))
+            message = record.getMessage()
+            if record.levelno >= logging.WARNING and message not in emitted:
+                emitted.add(message)
+                emit(Notice(message))
 
     logger, handler = logging.getLogger("bench"), Handler()
     logger.addHandler(handler)

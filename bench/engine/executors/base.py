@@ -1,4 +1,4 @@
-"""What executors have in common: the outcome of an item, and how an item is attempted."""
+"""What executors share: the outcome of an item, how it is attempted, and what a worker sends its parent."""
 
 import logging
 import time
@@ -15,10 +15,15 @@ I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 
 Work = Callable[[I, Progress], R]
-"""What is done for one item, in whatever process; must be picklable for `Processes`, as the items."""
+"""What is done for one item. For workers in other processes, it and the items must be picklable."""
 
 ReportProgress = Callable[[I, str, int, int], None]
-"""Where progress goes: called in the parent, from any thread, as ``tell(item, what, done, total)``."""
+"""Receives progress in the parent, from any thread, as ``report(item, what, done, total)``."""
+
+Message = str | tuple[str, int, int] | None
+"""What a worker sends: None when it starts its item, a step (what, done, total), or a warning's text."""
+
+SendMessage = Callable[[Message], None]
 
 PROGRESS_EVERY_S = 0.2
 """Workers report at most this often, so that fast epochs do not flood the parent."""
@@ -41,7 +46,7 @@ class Executor(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def map(self, work: Work[I, R], items: Iterable[I], tell: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
+    def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item as it finishes; lazily, so that each can be saved before the next.
 
         Items are pulled one at a time, in the thread that asks for outcomes and only when a worker is free:
@@ -50,7 +55,7 @@ class Executor(Protocol):
 
 
 def attempt_item(work: Work[I, R], item: I, progress: Progress) -> Outcome[I, R]:
-    """Do an item's work; return its result, or what it raised, and the seconds it took."""
+    """Do an item's work; return its result or the exception it raised, and the seconds it took."""
     start = time.perf_counter()
     try:
         result, failure = work(item, progress), None
@@ -60,7 +65,7 @@ def attempt_item(work: Work[I, R], item: I, progress: Progress) -> Outcome[I, R]
 
 
 def describe_failure(error: BaseException) -> Failure:
-    """Return an exception as what a record keeps of it."""
+    """Return an exception in the form that a record stores."""
     return Failure(
         type=type(error).__name__,
         message=str(error) or type(error).__name__,
@@ -74,26 +79,43 @@ WORKER_DIED = Failure(
 
 
 def time_limit_failure(limit_s: float) -> Failure:
-    """Return why an item failed that took longer than the time limit, in seconds."""
+    """Return the failure of an item that took longer than the time limit, in seconds."""
     return Failure(
         type="TimeLimit", message=f"it took longer than the time limit of {limit_s:g} s", traceback=""
     )
 
 
-class WarningForwarder(logging.Handler):
-    """Sends a worker's warnings to the parent, which shows each once."""
+def run_in_worker(work: Work[I, R], item: I, send: SendMessage) -> Outcome[I, R]:
+    """Do an item's work in a worker that sends its start, its progress and its warnings to the parent."""
+    logger, handler = logging.getLogger("bench"), _WarningSender(send)
+    logger.addHandler(handler)
+    try:
+        send(None)
+        return attempt_item(work, item, _throttle_progress(send))
+    finally:
+        logger.removeHandler(handler)
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+
+def handle_message(message: Message, item: I, report: ReportProgress[I]) -> None:
+    """Log a worker's warning in the parent, or report its step."""
+    match message:
+        case str():
+            logging.getLogger("bench").warning(message)
+        case (what, done, total):
+            report(item, what, done, total)
+
+
+class _WarningSender(logging.Handler):
+    def __init__(self, send: SendMessage) -> None:
         super().__init__(logging.WARNING)
-        self._say = say
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a warning's text."""
-        self._say(record.getMessage())
+        self._send(record.getMessage())
 
 
-def throttle_progress(say: Callable[[object], None]) -> Progress:
-    """Return what passes an item's steps on, the first and the last of a kind and few of those between."""
+def _throttle_progress(send: SendMessage) -> Progress:
+    """Return a callback that sends the first and the last step of a kind, and few of those between."""
     last = 0.0
 
     def report(what: str, done: int, total: int) -> None:
@@ -101,6 +123,6 @@ def throttle_progress(say: Callable[[object], None]) -> Progress:
         now = time.monotonic()
         if done in (0, total) or now - last >= PROGRESS_EVERY_S:
             last = now
-            say((what, done, total))
+            send((what, done, total))
 
     return report

@@ -21,9 +21,9 @@ class Inline:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is left to end."""
+        """There are no workers to end."""
 
-    def map(self, work: Work[I, R], items: Iterable[I], tell: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
+    def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, in order."""
         for item in items:
-            yield attempt_item(work, item, partial(tell, item))
+            yield attempt_item(work, item, partial(report, item))

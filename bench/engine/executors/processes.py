@@ -1,7 +1,6 @@
 """Work in worker processes on this machine."""
 
 import contextlib
-import logging
 import math
 import multiprocessing
 import os
@@ -21,17 +20,16 @@ from bench.engine.executors.base import (
     Outcome,
     R,
     ReportProgress,
-    WarningForwarder,
     Work,
-    attempt_item,
-    throttle_progress,
+    handle_message,
+    run_in_worker,
     time_limit_failure,
 )
 from bench.record import Failure
 
 
 def assign_gpus(free: Mapping[str, int], jobs: int) -> list[str]:
-    """Return which GPU each of so many workers computes on, so that each has as much memory as can be.
+    """Return the GPU of each worker, chosen so that each has as much memory as possible.
 
     Args:
         free: bytes that are free on each GPU, by its name in ``CUDA_VISIBLE_DEVICES``.
@@ -46,21 +44,21 @@ def assign_gpus(free: Mapping[str, int], jobs: int) -> list[str]:
 class Processes:
     """Worker processes on this machine, kept from wave to wave.
 
-    An item whose worker dies (killed, out of memory) is tried once more, with nothing else beside it, before
-    it fails. One that takes longer than the time limit fails at once, as its worker is killed. What the other
-    workers do goes on in either case.
+    An item whose worker dies (killed, out of memory) is retried once, with no other item running, before it
+    fails. An item that takes longer than the time limit fails at once, and its worker is killed. The other
+    workers continue in either case.
     """
 
     def __init__(
         self, jobs: int, threads: int = 1, limit_s: float | None = None, gpus: Sequence[str] = ()
     ) -> None:
-        """Take what the workers have.
+        """Configure the workers; they start when they are needed.
 
         Args:
             jobs: number of workers.
             threads: CPU threads of each.
-            limit_s: seconds an item may take at most.
-            gpus: the GPU of each worker, by its name in ``CUDA_VISIBLE_DEVICES``; none: as this process.
+            limit_s: most seconds an item may take.
+            gpus: the GPU of each worker, by its name in ``CUDA_VISIBLE_DEVICES``; empty: as this process.
         """
         self._jobs = jobs
         self._gpus = Counter(gpus)
@@ -73,114 +71,112 @@ class Processes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the workers at once: on the way out nobody waits for what is still under way."""
+        """Kill the workers, without waiting for items in progress."""
         for worker in (*self._busy, *self._idle):
-            worker.end()
+            worker.kill()
 
-    def map(self, work: Work[I, R], items: Iterable[I], tell: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
+    def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, as they finish."""
         source = iter(items)
-        suspects: deque[I] = deque()  # their worker died: perhaps there was no room for them beside others
-        alone = False
+        retries: deque[I] = deque()  # their worker died, maybe for lack of memory beside the others
+        retrying = False
         while True:
-            if suspects and not self._busy:
-                self._start(work, suspects.popleft())
-                alone = True
-            while not (suspects or alone) and len(self._busy) < self._jobs:
+            if retries and not self._busy:
+                self._start(work, retries.popleft())
+                retrying = True
+            while not (retries or retrying) and len(self._busy) < self._jobs:
                 pulled = list(islice(source, 1))
                 if not pulled:
                     break
                 self._start(work, pulled[0])
             if not self._busy:
                 return
-            for worker in self._stirring():
-                outcome = worker.hear(tell)
+            for worker in self._wait_for_workers():
+                outcome = worker.receive(report)
                 if outcome is None:
                     continue
                 self._busy.remove(worker)
                 self._idle.append(worker)
-                if outcome.failure is WORKER_DIED and not alone:
-                    suspects.append(outcome.item)
+                if outcome.failure is WORKER_DIED and not retrying:
+                    retries.append(outcome.item)
                     continue
-                alone = False
+                retrying = False
                 yield outcome
 
     def _start(self, work: Work[I, R], item: I) -> None:
         self._idle = [worker for worker in self._idle if worker.process.is_alive()]
         worker = self._idle.pop() if self._idle else self._new_worker()
         self._busy.append(worker)
-        worker.take(work, item)
+        worker.assign(work, item)
 
     def _new_worker(self) -> "_Worker":
         free = self._gpus - Counter(worker.gpu for worker in (*self._busy, *self._idle) if worker.gpu)
         return _Worker(self._threads, self._limit_s, next(iter(free), None))
 
-    def _stirring(self) -> "list[_Worker]":
-        """Wait until workers say something, die, or are out of time; return those."""
-        patience = min(worker.left_s for worker in self._busy)
+    def _wait_for_workers(self) -> "list[_Worker]":
+        """Wait until workers send something, die or run out of time; return those."""
+        timeout = min(worker.remaining_s for worker in self._busy)
         ends: list[Any] = [end for worker in self._busy for end in (worker.pipe, worker.process.sentinel)]
-        ready = connection.wait(ends, None if patience == math.inf else patience)
+        ready = connection.wait(ends, None if timeout == math.inf else timeout)
         return [
             worker
             for worker in self._busy
-            if worker.pipe in ready or worker.process.sentinel in ready or not worker.left_s
+            if worker.pipe in ready or worker.process.sentinel in ready or not worker.remaining_s
         ]
 
 
 class _Worker:
-    """One worker process and what it is doing.
+    """One worker process and its item.
 
-    The two talk through a pipe of their own, so that a worker killed amid a word holds up nobody else. It
-    says None when it begins, a step (what, done, total), a sentence that is a warning, and the outcome.
+    Each has its own pipe: if the processes shared one, a worker killed while it sends would block the others.
+    The worker sends messages and, at the end, the outcome.
     """
 
     def __init__(self, threads: int, limit_s: float | None, gpu: str | None) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_worker_main, args=(theirs, threads, gpu))
+        self.pipe, worker_end = context.Pipe()
+        self.process = context.Process(target=_worker_main, args=(worker_end, threads, gpu))
         self.gpu = gpu
         self._limit_s = limit_s
-        # A terminal sends Ctrl-C to all its processes. The worker is born deaf to it, from its first
-        # instruction on: whether its work is finished is up to the parent.
-        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # A terminal sends Ctrl-C to all its processes. The worker ignores it from its first instruction on:
+        # the parent decides whether an item is finished.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
-        theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        worker_end.close()
 
-    def take(self, work: Work[Any, Any], item: Any) -> None:
-        """Begin with an item."""
-        self._item, self._taken, self._begun = item, time.monotonic(), math.inf
-        with contextlib.suppress(OSError):  # it died while it was idle, which `hear` finds out
+    def assign(self, work: Work[Any, Any], item: Any) -> None:
+        """Send an item to the worker."""
+        self._item, self._assigned_at, self._started_at = item, time.monotonic(), math.inf
+        with contextlib.suppress(OSError):  # it died while it was idle, which `receive` notices
             self.pipe.send((work, item))
 
     @property
-    def left_s(self) -> float:
-        """The seconds left for the item, from when the process was ready for it; 0 when they are over."""
+    def remaining_s(self) -> float:
+        """Seconds left for the item, counted from when the worker started it."""
         if self._limit_s is None:
             return math.inf
-        return max(0.0, self._begun + self._limit_s - time.monotonic())
+        return max(0.0, self._started_at + self._limit_s - time.monotonic())
 
-    def hear(self, tell: ReportProgress[Any]) -> Outcome[Any, Any] | None:
-        """Take what the worker has to say; return the outcome where its item is finished, in whatever way."""
-        for word in self._words():
-            match word:
-                case None:
-                    self._begun = time.monotonic()
-                case str():
-                    logging.getLogger("bench").warning(word)
-                case (what, done, total):
-                    tell(self._item, what, done, total)
-                case Outcome():
-                    return replace(word, item=self._item)
-        if self._limit_s is not None and not self.left_s:
+    def receive(self, report: ReportProgress[Any]) -> Outcome[Any, Any] | None:
+        """Handle what the worker has sent; return the outcome if its item is finished or has failed."""
+        for message in self._messages():
+            if isinstance(message, Outcome):
+                return replace(message, item=self._item)
+            if message is None:
+                self._started_at = time.monotonic()
+            handle_message(message, self._item, report)
+        if self._limit_s is not None and not self.remaining_s:
             return self._fail(time_limit_failure(self._limit_s))
         return None
 
-    def _words(self) -> Iterator[Any]:
-        """Yield what the worker has said by now, and its end as the outcome if it is dead."""
-        alive = self.process.is_alive()  # asked first: its last words may lie in the pipe
+    def _messages(self) -> Iterator[Any]:
+        """Yield what the worker has sent so far and, if it is dead, the failure as the outcome."""
+        alive = (
+            self.process.is_alive()
+        )  # asked first: the last messages of a dead worker are still in the pipe
         try:
             while self.pipe.poll():
                 yield self.pipe.recv()
@@ -190,37 +186,34 @@ class _Worker:
             yield self._fail(WORKER_DIED)
 
     def _fail(self, failure: Failure) -> Outcome[Any, Any]:
-        self.end()
-        return Outcome(self._item, None, failure, time.monotonic() - self._taken)
+        self.kill()
+        return Outcome(self._item, None, failure, time.monotonic() - self._assigned_at)
 
-    def end(self) -> None:
-        """End the process at once, whatever it does."""
+    def kill(self) -> None:
+        """Kill the process, whatever it does."""
         self.process.kill()
         self.process.join(timeout=5)
         self.pipe.close()
 
 
 def _worker_main(pipe: "connection.Connection[Any, Any]", threads: int, gpu: str | None) -> None:
-    """Do what comes through the pipe, for as long as there is a parent."""
+    """Do the items that come through the pipe, as long as the parent lives."""
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when torch first looks for GPUs, which is below
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # must be set before torch first looks for GPUs
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     lock = threading.Lock()  # warnings may come from any thread
 
-    def say(word: object) -> None:
+    def send(message: object) -> None:
         with lock:
-            pipe.send(word)
+            pipe.send(message)
 
-    logging.getLogger("bench").addHandler(WarningForwarder(say))
     import torch
 
     torch.set_num_threads(threads)
-    with contextlib.suppress(EOFError, ConnectionError):  # there is no parent any more
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             work, item = pipe.recv()
-            say(None)
-            outcome: Outcome[Any, Any] = attempt_item(work, item, throttle_progress(say))
-            say(replace(outcome, item=None))
+            send(replace(run_in_worker(work, item, send), item=None))
 
 
 def _exit_with_parent() -> None:

@@ -1,11 +1,10 @@
-"""What the executors of other machines share: errands, and the loop that sends them out."""
+"""What executors on other machines share: the task of a worker, and the loop that submits tasks."""
 
-import logging
 import math
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,22 +13,20 @@ from typing import Any, Generic, TypeVar
 from bench.engine.executors.base import (
     WORKER_DIED,
     I,
+    Message,
     Outcome,
     R,
     ReportProgress,
-    WarningForwarder,
+    SendMessage,
     Work,
-    attempt_item,
-    throttle_progress,
+    handle_message,
+    run_in_worker,
     time_limit_failure,
 )
 from bench.errors import BenchError
 
 H = TypeVar("H")
-"""By what an executor knows an errand that it has sent out."""
-
-SendMessage = Callable[[object], None]
-"""Where a worker's words go: None as it begins, a step (what, done, total), a sentence that is a warning."""
+"""An executor's handle of a task that it has submitted."""
 
 
 @dataclass(frozen=True)
@@ -38,37 +35,31 @@ class RemoteTask:
 
     Attributes:
         work: what is done.
-        item: with what.
+        item: the item it is done for.
         threads: CPU threads of the worker.
-        witness: a file in the run's folder.
+        shared_path: a path in the run's folder, which the worker must see.
     """
 
     work: Work[Any, Any]
     item: Any
     threads: int
-    witness: Path
+    shared_path: Path
 
-    def run(self, say: SendMessage) -> Outcome[Any, Any]:
-        """Do the item; what goes wrong with it is in the outcome.
+    def run(self, send: SendMessage) -> Outcome[Any, Any]:
+        """Do the item's work; its failure is part of the outcome.
 
         Raises:
             BenchError: when this machine does not see the run's folder.
         """
-        if not self.witness.exists():
+        if not self.shared_path.exists():
             raise BenchError(
-                f"the node {socket.gethostname()} does not see {self.witness}, a part of the run's folder; "
+                f"the node {socket.gethostname()} does not see {self.shared_path} in the run's folder; "
                 "give --out a folder that all nodes share under the same path"
             )
         import torch
 
         torch.set_num_threads(self.threads)
-        logger, handler = logging.getLogger("bench"), WarningForwarder(say)
-        logger.addHandler(handler)
-        try:
-            say(None)
-            return attempt_item(self.work, self.item, throttle_progress(say))
-        finally:
-            logger.removeHandler(handler)
+        return run_in_worker(self.work, self.item, send)
 
 
 class WorkerLostError(Exception):
@@ -77,107 +68,104 @@ class WorkerLostError(Exception):
 
 @dataclass
 class _InFlight:
-    """An item under way: whether it was sent before, when it was sent and begun, whether its time is over."""
+    """An item that was submitted and is not finished."""
 
     item: Any
-    again: bool
-    at: float = field(default_factory=time.monotonic)
-    begun: float = math.inf
-    late: bool = False
+    is_retry: bool
+    submitted_at: float = field(default_factory=time.monotonic)
+    started_at: float = math.inf
+    timed_out: bool = False
 
 
 class RemoteExecutor(ABC, Generic[H]):
     """Workers on other machines.
 
-    An item whose worker is lost is sent out once more, beside the others, before it fails. One that takes
-    longer than the time limit fails, as its worker is ended.
+    An item whose worker is lost is submitted once more, beside the others, before it fails. An item that
+    takes longer than the time limit fails, and its worker is ended.
     """
 
     def __init__(self, out: Path, threads: int, limit_s: float | None) -> None:
-        """Take the run's folder, the CPU threads of a worker, and the seconds an item may take at most."""
-        self._folder, self._threads, self._limit_s = out, threads, limit_s
-        self._witness = out
-        self._under_way: dict[H, _InFlight] = {}
+        """Take the run's folder, the CPU threads of a worker, and the most seconds an item may take."""
+        self._out, self._threads, self._limit_s = out, threads, limit_s
+        self._shared_path = out
+        self._in_flight: dict[H, _InFlight] = {}
 
-    def map(self, work: Work[I, R], items: Iterable[I], tell: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
+    def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, as they finish.
 
         Raises:
-            BenchError: when a machine is not fit for any item.
+            BenchError: when a machine cannot do any item.
         """
-        source, lost = iter(items), list[I]()
+        source, retries = iter(items), list[I]()
         while True:
-            room = self._room() - len(self._under_way) - len(lost)
-            self._send_out(work, lost, again=True)
-            self._send_out(work, list(islice(source, max(0, room))), again=False)
-            if not self._under_way:
+            free = self._capacity() - len(self._in_flight) - len(retries)
+            self._submit_items(work, retries, is_retry=True)
+            self._submit_items(work, list(islice(source, max(0, free))), is_retry=False)
+            if not self._in_flight:
                 return
-            finished = self._wait(self._under_way)
-            self._listen(tell)
-            self._end_late()
-            lost = []
+            finished = self._wait(self._in_flight)
+            self._handle_messages(report)
+            self._cancel_timed_out()
+            retries = []
             for handle in finished:
-                sent = self._under_way.pop(handle)
+                task = self._in_flight.pop(handle)
                 try:
-                    yield replace(self._fetch(handle), item=sent.item)
+                    yield replace(self._fetch_outcome(handle), item=task.item)
                 except WorkerLostError:
-                    if not (sent.again or sent.late):
-                        lost.append(sent.item)
+                    if not (task.is_retry or task.timed_out):
+                        retries.append(task.item)
                         continue
                     failure = (
-                        time_limit_failure(self._limit_s) if self._limit_s and sent.late else WORKER_DIED
+                        time_limit_failure(self._limit_s) if self._limit_s and task.timed_out else WORKER_DIED
                     )
-                    yield Outcome(sent.item, None, failure, time.monotonic() - sent.at)
+                    yield Outcome(task.item, None, failure, time.monotonic() - task.submitted_at)
 
-    def _send_out(self, work: Work[I, R], items: list[I], again: bool) -> None:
-        errands = [RemoteTask(work, item, self._threads, self._witness) for item in items]
-        if errands:
-            self._under_way.update(
-                zip(self._send(errands), (_InFlight(item, again) for item in items), strict=True)
-            )
+    def _submit_items(self, work: Work[I, R], items: list[I], is_retry: bool) -> None:
+        tasks = [RemoteTask(work, item, self._threads, self._shared_path) for item in items]
+        if tasks:
+            in_flight = (_InFlight(item, is_retry) for item in items)
+            self._in_flight.update(zip(self._submit(tasks), in_flight, strict=True))
 
-    def _listen(self, tell: ReportProgress[Any]) -> None:
-        for handle, word in self._hear():
-            sent = self._under_way.get(handle)
-            match word:
-                case str(sentence):
-                    logging.getLogger("bench").warning(sentence)
-                case None if sent:
-                    sent.begun = time.monotonic()
-                case (what, done, total) if sent:
-                    tell(sent.item, what, done, total)
+    def _handle_messages(self, report: ReportProgress[Any]) -> None:
+        for handle, message in self._receive_messages():
+            task = self._in_flight.get(handle)
+            if task is None and not isinstance(message, str):
+                continue  # its item is finished
+            if task is not None and message is None:
+                task.started_at = time.monotonic()
+            handle_message(message, task and task.item, report)
 
-    def _end_late(self) -> None:
-        for handle, sent in self._under_way.items():
-            if self._limit_s and time.monotonic() > sent.begun + self._limit_s and not sent.late:
-                sent.late = True
-                self._end(handle)
+    def _cancel_timed_out(self) -> None:
+        for handle, task in self._in_flight.items():
+            if self._limit_s and time.monotonic() > task.started_at + self._limit_s and not task.timed_out:
+                task.timed_out = True
+                self._cancel(handle)
 
     @abstractmethod
-    def _room(self) -> int:
-        """Return how many items may be under way now."""
+    def _capacity(self) -> int:
+        """Return how many items may be in flight now."""
 
     @abstractmethod
-    def _send(self, errands: list[RemoteTask]) -> list[H]:
-        """Send errands out."""
+    def _submit(self, tasks: list[RemoteTask]) -> list[H]:
+        """Submit tasks; return their handles."""
 
     @abstractmethod
     def _wait(self, handles: Collection[H]) -> list[H]:
-        """Wait a moment, less where something is finished; return what is."""
+        """Wait a moment, or until a task is finished; return the finished ones."""
 
     @abstractmethod
-    def _hear(self) -> Iterable[tuple[Any, Any]]:
-        """Return what workers have said since, with the handle of each, or another where that is over."""
+    def _receive_messages(self) -> Iterable[tuple[Any, Message]]:
+        """Return the workers' new messages, each with the handle of its task, or with any other value."""
 
     @abstractmethod
-    def _fetch(self, handle: H) -> Outcome[Any, Any]:
-        """Return how something finished has ended.
+    def _fetch_outcome(self, handle: H) -> Outcome[Any, Any]:
+        """Return the outcome of a finished task.
 
         Raises:
-            LostError: when its worker is gone.
-            BenchError: when the worker's machine is not fit for any item.
+            WorkerLostError: when its worker is gone.
+            BenchError: when the worker's machine cannot do any item.
         """
 
     @abstractmethod
-    def _end(self, handle: H) -> None:
-        """End a worker at once."""
+    def _cancel(self, handle: H) -> None:
+        """End a task's worker at once."""

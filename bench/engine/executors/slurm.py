@@ -11,25 +11,25 @@ from typing import Any, Final, Self
 from submitit import AutoExecutor
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
-from bench.engine.executors.base import Outcome
+from bench.engine.executors.base import Message, Outcome
 from bench.engine.executors.remote import RemoteExecutor, RemoteTask, WorkerLostError
 from bench.engine.executors.slurm_folder import SubmittedJob, cancel_orphans, private_folder, run_in_job
 from bench.errors import BenchError
 
 POLL_EVERY_S: Final = 0.5
-"""How often the folder is searched for results."""
+"""How often the folder is checked for results."""
 
 JOBS: Final = 16
-"""How many jobs there are at a time unless something else is wanted."""
+"""Default number of jobs at a time."""
 
-BY_THEMSELVES: Final = ("FAILED", "COMPLETED", "FINISHED")
-"""States of jobs that nothing but what they did has ended."""
+ENDED_BY_ITSELF: Final = ("FAILED", "COMPLETED", "FINISHED")
+"""States of jobs that were not canceled, killed or preempted."""
 
 
 class Slurm(RemoteExecutor[SubmittedJob]):
-    """Jobs of a Slurm cluster; those that are left at the end are canceled.
+    """Jobs of a Slurm cluster; those in flight at the end are canceled.
 
-    Where this process is killed, so that it cannot, the next run in the same folder does it.
+    If this process is killed before it can do so, the next run in the same folder cancels them.
     """
 
     def __init__(
@@ -40,27 +40,27 @@ class Slurm(RemoteExecutor[SubmittedJob]):
         threads: int = 1,
         limit_s: float | None = None,
     ) -> None:
-        """Take what a run asks of a cluster.
+        """Configure the jobs.
 
         Args:
             out: the run's folder, which all nodes share.
-            options: sbatch's, such as ``partition``, by their long names; ``time``, in minutes, is needed.
-                ``cluster=local`` stands for processes of this machine.
+            options: options of sbatch, such as ``partition``, by their long names; ``time``, in minutes, is
+                required. ``cluster=local`` means processes of this machine.
             jobs: most jobs at a time; None means ``JOBS``.
-            threads: CPU threads of a job, each of them a CPU to Slurm.
-            limit_s: seconds an item may take at most, from when its job begins it.
+            threads: CPU threads of a job; Slurm counts each as a CPU.
+            limit_s: most seconds an item may take, from when its job starts it.
 
         Raises:
-            BenchError: when ``time`` is not given in whole minutes.
+            BenchError: when ``time`` is not a whole number of minutes.
         """
         super().__init__(out, threads, limit_s)
         self._options = {name.replace("-", "_"): value for name, value in options.items()}
         self._cluster = self._options.pop("cluster", "slurm")
         minutes = self._options.pop("time", "")
-        if not minutes.isdecimal():  # with more than its partition allows, a job would wait for ever
+        if not minutes.isdecimal():  # a job with more than its partition allows would wait forever
             raise BenchError(
-                "--slurm time=MINUTES is missing or no whole number: how long a job may take, "
-                "no longer than its partition allows"
+                "--slurm time=MINUTES is missing or not a whole number; it is how long a job may take, at "
+                "most as long as its partition allows"
             )
         self._minutes, self._jobs = int(minutes), jobs or JOBS
         self._logs = out / "slurm"
@@ -70,9 +70,9 @@ class Slurm(RemoteExecutor[SubmittedJob]):
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         cancel_orphans(self._logs)
         with ExitStack() as block:
-            self._witness = block.enter_context(private_folder(self._logs))
+            self._shared_path = block.enter_context(private_folder(self._logs))
             try:
-                self._executor = AutoExecutor(self._witness, self._cluster)
+                self._executor = AutoExecutor(self._shared_path, self._cluster)
                 self._executor.update_parameters(
                     name="bench",
                     timeout_min=self._minutes,
@@ -86,55 +86,55 @@ class Slurm(RemoteExecutor[SubmittedJob]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Cancel what is still under way."""
-        for sent in self._under_way:
-            self._end(sent)
-        while self._cluster == "local" and not all(sent.job.done() for sent in self._under_way):
-            time.sleep(POLL_EVERY_S)  # they would still write into the folder
-        self._under_way.clear()
+        """Cancel the jobs in flight."""
+        for submitted in self._in_flight:
+            self._cancel(submitted)
+        while self._cluster == "local" and not all(submitted.job.done() for submitted in self._in_flight):
+            time.sleep(POLL_EVERY_S)  # until then they may write into the folder
+        self._in_flight.clear()
         self._block.close()
 
-    def _room(self) -> int:
+    def _capacity(self) -> int:
         return self._jobs
 
-    def _send(self, errands: list[RemoteTask]) -> list[SubmittedJob]:
-        steps = [self._witness / f"{uuid.uuid4().hex}.step" for _ in errands]
+    def _submit(self, tasks: list[RemoteTask]) -> list[SubmittedJob]:
+        progress_files = [self._shared_path / f"{uuid.uuid4().hex}.progress" for _ in tasks]
         try:
-            jobs = self._executor.map_array(run_in_job, errands, steps)
+            jobs = self._executor.map_array(run_in_job, tasks, progress_files)
         except (UncompletedJobError, FailedSubmissionError, OSError) as error:
-            raise BenchError(f"the jobs were not taken: {' '.join(str(error).split())}") from error
-        return [SubmittedJob(job, step) for job, step in zip(jobs, steps, strict=True)]
+            raise BenchError(f"Slurm did not accept the jobs: {' '.join(str(error).split())}") from error
+        return [SubmittedJob(job, path) for job, path in zip(jobs, progress_files, strict=True)]
 
     def _wait(self, handles: Collection[SubmittedJob]) -> list[SubmittedJob]:
-        finished = [sent for sent in handles if sent.job.done()]
+        finished = [submitted for submitted in handles if submitted.job.done()]
         if not finished:
             time.sleep(POLL_EVERY_S)
         return finished
 
-    def _hear(self) -> Iterator[tuple[Any, Any]]:
-        for sent in self._under_way:
-            yield from ((sent, word) for word in sent.hear())
+    def _receive_messages(self) -> Iterator[tuple[Any, Message]]:
+        for submitted in self._in_flight:
+            yield from ((submitted, message) for message in submitted.read_messages())
 
-    def _fetch(self, handle: SubmittedJob) -> Outcome[Any, Any]:
+    def _fetch_outcome(self, handle: SubmittedJob) -> Outcome[Any, Any]:
         job = handle.job
         if self._cluster == "local":
-            job._results_timeout_s = 0  # what is not on this machine's disk by now never will be
+            job._results_timeout_s = 0  # on this machine's own disk, results do not arrive late
         try:
             result: tuple[Outcome[Any, Any], list[str]] = job.result()
         except UncompletedJobError as error:
             log = handle.keep_logs(self._logs)
-            if handle.heard is None and job.state in BY_THEMSELVES:
+            if handle.last_progress is None and job.state in ENDED_BY_ITSELF:
                 raise BenchError(
-                    f"job {job.job_id} ended before it began its item; see {log}, and if that is not there: "
+                    f"job {job.job_id} ended before it started its item; see {log}. If that file is missing, "
                     "give --out a folder that all nodes share under the same path"
                 ) from error
             raise WorkerLostError from error
         finally:
-            handle.clear()
+            handle.remove_files()
         outcome, warnings = result
-        for sentence in warnings:
-            logging.getLogger("bench").warning(sentence)
+        for warning in warnings:
+            logging.getLogger("bench").warning(warning)
         return outcome
 
-    def _end(self, handle: SubmittedJob) -> None:
+    def _cancel(self, handle: SubmittedJob) -> None:
         handle.job.cancel(check=False)

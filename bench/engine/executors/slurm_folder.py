@@ -1,8 +1,8 @@
-"""The folder through which a run and its Slurm jobs talk.
+"""The folder through which a run and its Slurm jobs exchange tasks, progress and results.
 
-submitit hands errands to jobs and their results back as pickles. Nothing of the store is ever unpickled:
-it may come from anywhere, and a pickle does whatever it likes. These come from this process and its own jobs
-alone: they lie in a folder of this run that nobody but its user may enter, and go as soon as they are read.
+submitit passes tasks and results as pickles, which can run any code when they are loaded. So nothing in the
+store is ever unpickled, since it may come from anywhere. These pickles come only from this process and its
+jobs: they are in a folder of this run that only its user may enter, and are removed once they are read.
 """
 
 import contextlib
@@ -22,52 +22,52 @@ from filelock import FileLock, Timeout
 from submitit import Job
 from submitit.core.utils import UncompletedJobError
 
-from bench.engine.executors.base import Outcome
+from bench.engine.executors.base import Message, Outcome
 from bench.engine.executors.remote import RemoteTask
 from bench.errors import BenchError
 from bench.files import write_atomically
 
-SPEAK_EVERY_S: Final = 2.0
-"""How often a job writes how far it is; each time is a file on a shared disk."""
+WRITE_EVERY_S: Final = 2.0
+"""How often a job writes its progress, each time to a file on a shared disk."""
 
 SUBMITTED: Final = "_submitted.pkl"
-"""How submitit names, after a job's number, what it hands to it."""
+"""How the file ends, after the job's number, in which submitit passes its task."""
 
 
 @dataclass(eq=False)
 class SubmittedJob:
-    """A job, the file in which it says how far it is, and what was read there last."""
+    """A job, the file of its progress, and what was last read from it."""
 
     job: Job[Any]
-    step: Path
-    heard: str | None = None
+    progress_file: Path
+    last_progress: str | None = None
 
-    def hear(self) -> Iterator[object]:
-        """Yield what is new: None as it has begun, then steps."""
+    def read_messages(self) -> Iterator[Message]:
+        """Yield what is new: None when the job has started, then steps."""
         with contextlib.suppress(FileNotFoundError):
-            said = self.step.read_text(encoding="utf-8")
-            if self.heard is None:
+            progress = self.progress_file.read_text(encoding="utf-8")
+            if self.last_progress is None:
                 yield None
-            if said != self.heard:
-                self.heard = said
-                yield json.loads(said)
+            if progress != self.last_progress:
+                self.last_progress = progress
+                yield json.loads(progress)
 
     def keep_logs(self, folder: Path) -> Path:
-        """Move the job's output to a folder that stays; return the place of its errors."""
+        """Move the job's output to another folder; return the path of its error output."""
         for path in (self.job.paths.stdout, self.job.paths.stderr):
             with contextlib.suppress(FileNotFoundError):
                 path.replace(folder / path.name)
         return folder / self.job.paths.stderr.name
 
-    def clear(self) -> None:
-        """Remove the files of the job."""
-        for path in (self.step, *self.step.parent.glob(f"{self.job.job_id}_*")):
+    def remove_files(self) -> None:
+        """Remove the job's files."""
+        for path in (self.progress_file, *self.progress_file.parent.glob(f"{self.job.job_id}_*")):
             path.unlink(missing_ok=True)
 
 
 @contextmanager
 def private_folder(logs: Path) -> Iterator[Path]:
-    """Make a folder of this run and hold its lock, which tells others that the run lives."""
+    """Make a folder of this run and hold its lock, which shows other runs that this one is alive."""
     folder = logs / uuid.uuid4().hex
     with FileLock(f"{folder}.lock") as lock:
         folder.mkdir(mode=0o700)
@@ -79,37 +79,37 @@ def private_folder(logs: Path) -> Iterator[Path]:
 
 
 def cancel_orphans(logs: Path) -> None:
-    """Cancel the jobs of runs that were killed and remove their folders; those that live are left alone."""
-    for locked in logs.glob("*.lock"):
-        with contextlib.suppress(Timeout), FileLock(locked, timeout=0):
-            folder = locked.with_suffix("")
+    """Cancel the jobs of killed runs and remove their folders; live runs are not touched."""
+    for lock_file in logs.glob("*.lock"):
+        with contextlib.suppress(Timeout), FileLock(lock_file, timeout=0):
+            folder = lock_file.with_suffix("")
             jobs = [path.name.removesuffix(SUBMITTED) for path in folder.glob(f"*{SUBMITTED}")]
             if jobs and shutil.which("scancel"):
                 subprocess.run(["scancel", *jobs], check=False, capture_output=True)
             shutil.rmtree(folder, ignore_errors=True)
-            locked.unlink(missing_ok=True)
+            lock_file.unlink(missing_ok=True)
 
 
-def run_in_job(errand: RemoteTask, step: Path) -> tuple[Outcome[Any, Any], list[str]]:
-    """Do an errand in a job; return its outcome and the warnings.
+def run_in_job(task: RemoteTask, progress_file: Path) -> tuple[Outcome[Any, Any], list[str]]:
+    """Run a task in a job; return its outcome and its warnings.
 
     Raises:
-        UncompletedJobError: as Slurm's time for the job is over.
+        UncompletedJobError: when the job's time on Slurm is over.
     """
     warnings: list[str] = []
-    spoken = -math.inf
+    written_at = -math.inf
 
-    def say(word: object) -> None:
-        nonlocal spoken
-        if isinstance(word, str):
-            warnings.append(word)
-        elif time.monotonic() >= spoken + SPEAK_EVERY_S:
-            spoken = time.monotonic()
-            with contextlib.suppress(BenchError):  # a full disk: the work itself says so, should it need any
-                write_atomically(step, json.dumps(word))
+    def send(message: Message) -> None:
+        nonlocal written_at
+        if isinstance(message, str):
+            warnings.append(message)
+        elif time.monotonic() >= written_at + WRITE_EVERY_S:
+            written_at = time.monotonic()
+            with contextlib.suppress(BenchError):  # a full disk: the work itself fails if it needs the disk
+                write_atomically(progress_file, json.dumps(message))
 
-    outcome = errand.run(say)
-    # submitit says so by an exception amid the work, which takes it for its own.
+    outcome = task.run(send)
+    # submitit raises it in the middle of the work, which reports it as its own failure.
     if outcome.failure and outcome.failure["type"] == UncompletedJobError.__name__:
         raise UncompletedJobError(outcome.failure["message"])
     return outcome, warnings

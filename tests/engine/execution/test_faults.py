@@ -186,9 +186,9 @@ def test_what_a_killed_run_had_in_hand_is_taken_over(
 
 
 def hold(locks: Path, keys: list[str], ready: Signal, release: Signal) -> None:
-    with ItemLocks(locks, lambda: None) as claims:
+    with ItemLocks(locks, lambda: None) as item_locks:
         for key in keys:
-            assert claims.take(key)
+            assert item_locks.acquire(key)
         ready.set()
         release.wait(chaos.PATIENCE_S)
 
@@ -207,15 +207,15 @@ def test_what_another_run_has_in_hand_is_waited_for(out: Path, unbroken: Path) -
     finally:
         release.set()
         other.join()
-    assert ran.notices[:1] == ["1 of the poisons are being made by another run; waiting"]
+    assert ran.notices[:1] == ["another run is working on 1 of the poisons; waiting"]
     assert [event.key for event in ran.of("poisons")][-1] == held[0]  # it came last
     assert ran.counts == (CELLS, 0, 0)
     assert_same(out, unbroken)
 
 
 def take_all(locks: Path, keys: list[str]) -> None:
-    with ItemLocks(locks, lambda: None) as claims:
-        assert all(claims.take(key) for key in keys)
+    with ItemLocks(locks, lambda: None) as item_locks:
+        assert all(item_locks.acquire(key) for key in keys)
 
 
 def test_what_is_saved_is_given_back_at_once(out: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.engine import tiny
 from tests.engine.execution.chaos import assert_same, write_suite
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MATRIX = {"attack": ["clean", "tap"], "defense": ["none", "grayscale", "jpeg"], "seed": [0, 1]}
 KILLED = {"processes": (1, 4), "inline": (7, 9)}
 """Executor of each run that is killed → range of the things it has finished by then, of 18 in all: the second

@@ -22,7 +22,7 @@ from bench.engine.executors.inline import Inline
 from bench.engine.executors.processes import Processes, assign_gpus
 from bench.values import Progress
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60
 """A wait ends when what it is for happens; this only keeps a broken test from going on for ever."""
 
@@ -414,7 +414,7 @@ def assert_ends_with_parent(started: "subprocess.Popen[str]", items: Sequence[st
 
 KILLED = """
 import sys
-from bench.engine.executors import Processes
+from bench.engine.executors.processes import Processes
 from tests.engine.executors.test_executors import silent, sleep
 if __name__ == "__main__":
     with Processes(2) as executor:
@@ -429,7 +429,7 @@ def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
 
 
 STUCK = """
-from bench.engine.executors import Processes
+from bench.engine.executors.processes import Processes
 from tests.engine.executors.test_executors import die_while_reporting, silent
 if __name__ == "__main__":
     with Processes(1) as executor:

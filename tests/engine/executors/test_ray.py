@@ -39,7 +39,7 @@ MEMORY = 80 * 2**20
 LAST_KILL = 4
 """A node is killed before a run has said so many things while it was at work: always fewer than it says."""
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_runs_that_lose_nodes(cluster: Any, tmp_path: Path) -> None:
             processes = [raylet, *raylet.children(recursive=True)]
             at_work = False
             with contextlib.suppress(psutil.NoSuchProcess):  # some come and go by themselves
-                at_work = any(process.name().startswith("ray::_serve") for process in processes)
+                at_work = any(process.name().startswith("ray::_run_task") for process in processes)
             if at_work and next(heard) == last:
                 killed.extend(processes)
                 for process in processes:

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.xdist_group("slurm"),
 ]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OPTIONS = {"time": "5"}
 
 
@@ -192,7 +192,7 @@ def test_a_job_that_cannot_begin_ends_the_run(stand_in: Path, tmp_path: Path) ->
     srun.write_text("#!/bin/sh\nexit 1\n")
     with Slurm(tmp_path / "out", OPTIONS, jobs=1) as executor, pytest.raises(BenchError) as raised:
         list(executor.map(note, [1], silent))
-    assert str(raised.value).startswith("job 100 ended before it began its item; see ")
+    assert str(raised.value).startswith("job 100 ended before it started its item; see ")
     assert "that all nodes share" in str(raised.value)
 
 

@@ -20,7 +20,7 @@ from bench.engine.storage.item_logs import OWN, log_item, read_tail
 from bench.values import ignore_progress
 from tests.engine import tiny
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KEY = "0123456789abcdef"
 
 

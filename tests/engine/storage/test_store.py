@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.files import hash_json
 from bench.record import Record
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KEY = "0123456789abcdef"
 TENSORS = {"change": torch.arange(24, dtype=torch.int8).reshape(2, 3, 4)}
 ABOUT = {"noise": {"linf": 8.0, "psnr": None}, "word": "δ"}
