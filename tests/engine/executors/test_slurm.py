@@ -202,11 +202,11 @@ def test_what_slurm_refuses_is_said(stand_in: Path, tmp_path: Path) -> None:
     (stand_in / "bin" / "sbatch").write_text("#!/bin/sh\necho invalid partition: x >&2\nexit 1\n")
     with (
         Slurm(tmp_path / "out", OPTIONS) as executor,
-        pytest.raises(BenchError, match=r"not taken: invalid partition: x"),
+        pytest.raises(BenchError, match=r"did not accept the jobs: invalid partition: x"),
     ):
         list(executor.map(note, [1], silent))
     for options in ({}, {"time": "1:00"}):
-        with pytest.raises(BenchError, match=r"--slurm time=MINUTES is missing or no whole number"):
+        with pytest.raises(BenchError, match=r"--slurm time=MINUTES is missing or not a whole number"):
             Slurm(tmp_path, options)
 
 
