@@ -76,7 +76,7 @@ def run_plan(
     """
     store = run_context.store
     store.prepare()
-    with ItemLocks(store.locks, store.sweep) as locks:
+    with ItemLocks(store.locks, store.remove_leftovers) as locks:
         return _Run(plan, run_context, executor, listeners, rerun, stopped, locks).run()
 
 
@@ -185,7 +185,7 @@ class _Run:
                 self._save_outcome(wave, Outcome(item, None, failure, 0.0))
             else:
                 if isinstance(item, Poison) and self.rerun == "all":
-                    self._store.checkpoint(item.key).unlink(missing_ok=True)
+                    self._store.checkpoint_path(item.key).unlink(missing_ok=True)
                 yield item
 
     def _made_by_another_run(self, wave: Wave, item: Any) -> bool:
@@ -195,7 +195,7 @@ class _Run:
         record = None
         try:
             if isinstance(item, Cell):
-                record = self._store.read(item.key)
+                record = self._store.read_record(item.key)
                 exists = record is not None
             else:
                 exists = self._store.verify(KIND[wave], item.key)
@@ -224,7 +224,7 @@ class _Run:
         item, failure, record = outcome.item, outcome.failure, None
         if isinstance(item, Cell):
             record = self._failure_record(item, failure) if failure else cast("Record", outcome.result)
-            self._store.write(record)
+            self._store.write_record(record)
         elif failure is not None:
             self._failures[item.key] = failure
         self.locks.release(item.key)

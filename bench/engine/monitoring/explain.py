@@ -269,6 +269,6 @@ def _find_surrogate(out: Path, settings: Mapping[str, Any] | None) -> str | None
 def _read_about(out: Path, folder: Path) -> dict[str, Any]:
     """Return the description of a shared item, or what is wrong with it."""
     try:
-        return Store(out).about(folder.parent.name, folder.name) or {}
+        return Store(out).read_about(folder.parent.name, folder.name) or {}
     except BenchError as error:
         return {"damaged": str(error)}

@@ -48,7 +48,7 @@ def find_remaining_work(plan: Plan, store: Store, rerun: RerunPolicy) -> Remaini
 
 def _needs_run(cell: Cell, store: Store, rerun: RerunPolicy, notices: list[str]) -> bool:
     try:
-        record = store.read(cell.key, curve=False)
+        record = store.read_record(cell.key, curve=False)
     except BenchError as error:
         notices.append(f"{error}; the cell is run again")
         return True

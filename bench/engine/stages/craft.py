@@ -43,7 +43,7 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
     name = poison.attack.label
     train = hide_unprotected(data, poison.protected)
     identity = {"data": hash_split(data.train), "device": device.type}
-    checkpoint = FileCheckpoint(run_context.store.checkpoint(poison.key), identity)
+    checkpoint = FileCheckpoint(run_context.store.checkpoint_path(poison.key), identity)
     remedy = "use a smaller batch, if the attack has that parameter, or a smaller surrogate backbone"
     with explain_out_of_memory(f"crafting {poison.label}", remedy), seeded("craft", poison.seed):
         context = _craft_context(poison, data, run_context, progress, checkpoint)

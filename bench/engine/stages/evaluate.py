@@ -75,7 +75,7 @@ def _poison_cost(poison: Poison, about: dict[str, Any], run_context: RunContext)
     if poison.attack.part.needs_surrogate:
         # A poison does not need its surrogate any more: a missing or damaged one only lacks its cost here.
         with contextlib.suppress(DamagedError):
-            surrogate = run_context.store.about(SURROGATES, poison.surrogate.key) or {}
+            surrogate = run_context.store.read_about(SURROGATES, poison.surrogate.key) or {}
             cost = {**surrogate.get("cost", {}), **cost}
     return cost
 

@@ -45,7 +45,7 @@ def load_or_purify(
     store, shared = run_context.store, item.purified if isinstance(item, Cell) else item
     if isinstance(item, Cell) and shared is not None:
         with contextlib.suppress(DamagedError):
-            about = store.about(PURIFIED, shared.key)
+            about = store.read_about(PURIFIED, shared.key)
             if about is not None and about["of"] == poison.hashes:
                 images = store.load(PURIFIED, shared.key)["images"]
                 return replace(released, images=images), about["cost"]

@@ -42,7 +42,7 @@ def load_poison(poison: Poison, data: MultiTaskData, run_context: RunContext) ->
     Raises:
         BenchError: when the poison is missing or was made for other images.
     """
-    about = run_context.store.about(POISONS, poison.key)
+    about = run_context.store.read_about(POISONS, poison.key)
     if about is None:
         raise BenchError(f"the poison {poison.label!r} is missing in {run_context.out}")
     if about["data"] != hash_split(data.train):

@@ -96,7 +96,7 @@ def load_snapshots(
     Raises:
         BenchError: when the surrogate is missing or damaged.
     """
-    about = store.about(SURROGATES, surrogate.key)
+    about = store.read_about(SURROGATES, surrogate.key)
     if about is None:
         raise BenchError(f"the surrogate {surrogate.label!r} is missing in {store.out}")
     # Earlier versions stored the same list under another name.

@@ -1,1 +1,1 @@
-"""The files of a run."""
+"""The files in the folder of a run."""

@@ -1,8 +1,8 @@
-"""One log file per item: everything a worker said while it worked on it.
+"""One log file per item: everything that was logged while a worker did it.
 
-    DIR/logs/KEY.log    appended to when the item is tried again
+    DIR/logs/KEY.log    appended to when the item is retried
 
-A line is written out as soon as it is said, so that of a worker that was killed the log ends where it did.
+Every line is written to the file at once: the log of a killed worker ends where the worker did.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from bench.values import Progress
 
 OWN = ("bench", "baselines", "mtlue")
-"""Packages whose loggers are heard from INFO on; all others from WARNING on."""
+"""Packages that are logged from level INFO; all others from WARNING."""
 
 STEP_EVERY_S = 10.0
-"""Steps of one kind are noted no more often than this, the first and the last one always."""
+"""Steps of one kind are logged at most this often; the first and the last one always are."""
 
 TAIL_BYTES = 2**16
-"""Most that is read of the end of a log."""
+"""Most bytes that are read from the end of a log."""
 
 
 def log_path(out: Path, key: str) -> Path:
-    """Return the log file of a surrogate, a poison or a cell in a run's folder."""
+    """Return the log file of an item in a run's folder."""
     return out / "logs" / f"{key}.log"
 
 
 def read_tail(path: Path, count: int) -> list[str]:
-    """Return the last lines of a log, as they stand there; none where there is no log."""
+    """Return the last lines of a log; none if there is no log."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
@@ -48,18 +48,18 @@ def read_tail(path: Path, count: int) -> list[str]:
 
 @contextlib.contextmanager
 def log_item(out: Path, key: str, label: str, progress: "Progress") -> Iterator["Progress"]:
-    """Write what is said in the block to the item's log file, with its beginning, its steps and its end.
+    """Log what happens in the block to the item's log file, with its start, its steps and its end.
 
-    Logging and warnings are afterwards as they were before. Where the file cannot be written, nothing is.
+    Logging and warnings are restored afterwards. If the file cannot be written, nothing is logged.
 
     Args:
         out: the run's folder.
         key: the item's key.
         label: the item in one line.
-        progress: where the steps go.
+        progress: called with every step.
 
     Yields:
-        ``progress`` that is noted too.
+        A callback that logs a step and passes it to ``progress``.
     """
     try:
         path = log_path(out, key)
@@ -69,40 +69,42 @@ def log_item(out: Path, key: str, label: str, progress: "Progress") -> Iterator[
         yield progress
         return
     start = time.perf_counter()
-    log.say(f"begins: {label} (process {os.getpid()} on {platform.node()})")
+    log.write_line(f"started: {label} (process {os.getpid()} on {platform.node()})")
     try:
         with _capture_logging(log):
             yield _LoggedProgress(log, progress)
     except BaseException:
-        log.say(f"failed after {time.perf_counter() - start:.1f} s", logging.ERROR, sys.exc_info())
+        log.write_line(f"failed after {time.perf_counter() - start:.1f} s", logging.ERROR, sys.exc_info())
         raise
     else:
-        log.say(f"done in {time.perf_counter() - start:.1f} s")
+        log.write_line(f"done in {time.perf_counter() - start:.1f} s")
     finally:
         with contextlib.suppress(OSError):  # a full disk, once more
             log.close()
 
 
 class _LogFile(logging.FileHandler):
-    """The file; a full disk loses lines and nothing else."""
+    """The file; if the disk is full, only lines are lost."""
 
     def __init__(self, path: Path, encoding: str, errors: str) -> None:
         super().__init__(path, encoding=encoding, errors=errors)
-        self.setFormatter(_Plain("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
+        self.setFormatter(
+            _PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        )
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING or record.name.partition(".")[0] in OWN
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Say nothing: there is no better place than the file."""
+        """Ignore the error: there is no better place to report it than this file."""
 
-    def say(self, message: str, level: int = logging.INFO, exc_info: Any = None) -> None:
-        """Write a line that nobody else is to hear."""
+    def write_line(self, message: str, level: int = logging.INFO, exc_info: Any = None) -> None:
+        """Write a line to this file only."""
         self.handle(logging.LogRecord("bench", level, "", 0, message, None, exc_info))
 
 
-class _Plain(logging.Formatter):
-    """UTC, and no character that could steer the terminal of who reads it."""
+class _PlainFormatter(logging.Formatter):
+    """UTC times, and no character that could control the reader's terminal."""
 
     converter = staticmethod(time.gmtime)
 
@@ -111,28 +113,28 @@ class _Plain(logging.Formatter):
 
 
 class _LoggedProgress:
-    """Notes an item's steps and passes them on."""
+    """Logs an item's steps and passes them on."""
 
     def __init__(self, log: _LogFile, progress: "Progress") -> None:
         self._log = log
         self._progress = progress
         self._what = ""
-        self._noted = 0.0
+        self._logged_at = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
         self._progress(what, done, total)
         now = time.monotonic()
-        if what != self._what or done == total or now - self._noted >= STEP_EVERY_S:
-            self._what, self._noted = what, now
-            self._log.say(f"{what} {done}/{total}")
+        if what != self._what or done == total or now - self._logged_at >= STEP_EVERY_S:
+            self._what, self._logged_at = what, now
+            self._log.write_line(f"{what} {done}/{total}")
 
 
 @contextlib.contextmanager
 def _capture_logging(log: _LogFile) -> Iterator[None]:
-    """Let a log hear all loggers and the Python warnings within the block."""
+    """Send all loggers' records and Python warnings within the block to a log."""
     own = [logging.getLogger(name) for name in OWN]
     levels = [logger.level for logger in own]
-    shown = warnings.showwarning
+    showwarning = warnings.showwarning
 
     def show(
         message: Warning | str,
@@ -142,8 +144,8 @@ def _capture_logging(log: _LogFile) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        log.say(f"{filename}:{lineno}: {category.__name__}: {message}", logging.WARNING)
-        shown(message, category, filename, lineno, file, line)
+        log.write_line(f"{filename}:{lineno}: {category.__name__}: {message}", logging.WARNING)
+        showwarning(message, category, filename, lineno, file, line)
 
     for logger in own:
         if logger.getEffectiveLevel() > logging.INFO:
@@ -153,7 +155,7 @@ def _capture_logging(log: _LogFile) -> Iterator[None]:
     try:
         yield
     finally:
-        warnings.showwarning = shown
+        warnings.showwarning = showwarning
         logging.getLogger().removeHandler(log)
         for logger, level in zip(own, levels, strict=True):
             logger.setLevel(level)

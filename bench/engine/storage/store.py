@@ -1,13 +1,13 @@
-"""The one module that knows where a run keeps its files, and that every file is whole or not there.
+"""The files of a run. No other module knows where they are; each file is complete or missing.
 
     DIR/records/KEY.json       one record per cell
     DIR/poisons/KEY/           tensors.safetensors, about.json
     DIR/surrogates/KEY/        tensors.safetensors, about.json
     DIR/purified/KEY/          tensors.safetensors, about.json
-    DIR/checkpoints/KEY.pt       how far the crafting of a poison has come, gone once it is there
-    DIR/locks                  which run does what; empty
+    DIR/checkpoints/KEY.pt     the state of an unfinished crafting, removed once the poison is stored
+    DIR/locks                  which run works on which item; empty
 
-Everything is written aside and renamed into place. Tensors carry a checksum; nothing is ever unpickled.
+Everything is written under a temporary name and renamed. Tensors have a checksum; nothing is ever unpickled.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA: Final = 1
-"""Version of the layout of the notes that are kept beside tensors."""
+"""Version of the layout of about.json."""
 
 RECORDS: Final = "records"
 POISONS: Final = "poisons"
@@ -37,14 +37,15 @@ _TENSORS, _ABOUT = "tensors.safetensors", "about.json"
 
 _KEY = re.compile(r"[0-9a-f]+")
 
-_ASIDE = re.compile(r"\.[0-9a-f]{16}\.\d+|\..+\.\d+\.tmp")
-"""The names of folders and files that are being written: with the number of the process that does."""
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.\d+|\..+\.\d+\.tmp")
+"""Names of folders and files that are being written; they contain the number of the writing process."""
 
 Stamp = tuple[int, int]
+"""Changes when a stored item is replaced."""
 
 
 class DamagedError(BenchError):
-    """A stored file that is not what was written."""
+    """A stored file is not what was written."""
 
 
 class Store:
@@ -57,7 +58,7 @@ class Store:
         self.locks = out / "locks"
 
     def prepare(self) -> None:
-        """Make the folders.
+        """Create the folders.
 
         Raises:
             BenchError: when the folder cannot be written to.
@@ -73,86 +74,89 @@ class Store:
                 f"cannot write to the output folder {self.out}: {error.strerror or error}"
             ) from error
 
-    def sweep(self) -> None:
-        """Remove what killed processes left half-written; only for when no other run is there."""
+    def remove_leftovers(self) -> None:
+        """Remove incomplete files of killed processes; only safe if no other run uses the folder."""
         kinds = (POISONS, SURROGATES, PURIFIED)
         for folder in (self.records, self.checkpoints, *(self.out / kind for kind in kinds)):
-            for left in folder.glob(".*"):
-                if not _ASIDE.fullmatch(left.name):
+            for path in folder.glob(".*"):
+                if not _TEMPORARY.fullmatch(path.name):
                     continue
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
                 else:
-                    left.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
 
     def stamp(self, kind: str, key: str) -> Stamp | None:
-        """Return what changes when a record, poison, ... is replaced; None where there is none."""
+        """Return the stamp of a record, poison, ...; None if it is missing."""
         try:
-            found = self._witness(kind, key).stat()
+            stat = self._last_file(kind, key).stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return stat.st_ino, stat.st_mtime_ns
 
-    def _witness(self, kind: str, key: str) -> Path:
-        """Return the file that is put in place last."""
-        return self.records / f"{_checked(key)}.json" if kind == RECORDS else self.folder(kind, key) / _ABOUT
+    def _last_file(self, kind: str, key: str) -> Path:
+        """Return the file that is written last."""
+        return (
+            self.records / f"{_check_key(key)}.json" if kind == RECORDS else self.folder(kind, key) / _ABOUT
+        )
 
-    def read(self, key: str, *, curve: bool = True) -> Record | None:
-        """Return the record of a cell, with or without its learning curve; None where there is none.
+    def read_record(self, key: str, *, curve: bool = True) -> Record | None:
+        """Return the record of a cell, with or without its learning curve; None if it is missing.
 
         Raises:
             BenchError: when the file is damaged.
         """
-        path = self._witness(RECORDS, key)
+        path = self._last_file(RECORDS, key)
         return read_record(path, curve=curve) if path.exists() else None
 
-    def write(self, record: Record) -> None:
+    def write_record(self, record: Record) -> None:
         """Write a cell's record."""
-        _checked(record.key)
+        _check_key(record.key)
         write_record(self.records, record)
 
     def folder(self, kind: str, key: str) -> Path:
-        """Return the folder of a poison or a surrogate."""
-        return self.out / kind / _checked(key)
+        """Return the folder of a poison, a surrogate or a purified set."""
+        return self.out / kind / _check_key(key)
 
     def save(self, kind: str, key: str, tensors: "Mapping[str, Tensor]", about: dict[str, Any]) -> None:
-        """Write a poison or a surrogate; one that is there is replaced, file by file.
+        """Store tensors and what is known about them, in place of an earlier version.
 
-        So whoever reads it meanwhile finds it. The note comes last, as it vouches for the tensors.
+        The files are replaced one by one, so that other processes can always read them. The file about.json
+        is replaced last, since it has the checksum of the tensors.
 
         Raises:
-            BenchError: when it cannot be written; nothing half-written is left.
+            BenchError: when they cannot be written; no incomplete file is left.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         target = self.folder(kind, key)
-        aside = target.with_name(f".{key}.{os.getpid()}")
+        temporary = target.with_name(f".{key}.{os.getpid()}")
         try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / _TENSORS)
-            body = {**about, "key": key, "tensors_sha256": _sha256(aside / _TENSORS)}
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / _TENSORS)
+            body = {**about, "key": key, "tensors_sha256": _sha256(temporary / _TENSORS)}
             text = json.dumps({"schema": SCHEMA, "checksum": hash_json(body), "about": body}, indent=1)
-            (aside / _ABOUT).write_text(text, encoding="utf-8")
-            for path in aside.iterdir():
-                _sync(path)
+            (temporary / _ABOUT).write_text(text, encoding="utf-8")
+            for path in temporary.iterdir():
+                _flush_to_disk(path)
             if target.is_dir():
                 for name in (_TENSORS, _ABOUT):
-                    (aside / name).replace(target / name)
+                    (temporary / name).replace(target / name)
             else:
                 target.unlink(missing_ok=True)
-                aside.rename(target)
+                temporary.rename(target)
         except (OSError, SafetensorError) as error:
             raise BenchError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
-    def about(self, kind: str, key: str) -> dict[str, Any] | None:
-        """Return what is noted of a poison or a surrogate, None where there is none.
+    def read_about(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Return what is known about stored tensors; None if they are missing.
 
         Raises:
-            DamagedError: when its note is damaged or its tensors are missing.
+            DamagedError: when about.json is damaged or the tensors are missing.
         """
         folder = self.folder(kind, key)
         if not folder.exists():
@@ -160,24 +164,24 @@ class Store:
         try:
             content = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
             about: dict[str, Any] = content["about"]
-            sound = content["schema"] == SCHEMA and content["checksum"] == hash_json(about)
+            is_valid = content["schema"] == SCHEMA and content["checksum"] == hash_json(about)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{folder / _ABOUT} is damaged: {error}") from error
-        if not sound:
+        if not is_valid:
             raise DamagedError(f"{folder / _ABOUT} is damaged: its checksum does not match")
-        if about.get("key", key) != key:  # older ones do not have it
-            raise DamagedError(f"{folder / _ABOUT} is of another key, {about['key']}")
+        if about.get("key", key) != key:  # earlier versions did not store it
+            raise DamagedError(f"{folder / _ABOUT} belongs to another key, {about['key']}")
         if not (folder / _TENSORS).exists():
             raise DamagedError(f"{folder / _TENSORS} is missing")
         return about
 
     def verify(self, kind: str, key: str) -> bool:
-        """Return whether a poison or a surrogate is there, every byte as it was written.
+        """Return whether a poison, a surrogate or a purified set is stored, and check every byte of it.
 
         Raises:
             DamagedError: when it is damaged.
         """
-        about = self.about(kind, key)
+        about = self.read_about(kind, key)
         if about is None:
             return False
         path = self.folder(kind, key) / _TENSORS
@@ -186,7 +190,7 @@ class Store:
         return True
 
     def load(self, kind: str, key: str, prefix: str = "") -> "dict[str, Tensor]":
-        """Return the tensors of a poison or a surrogate whose names begin with a prefix, without it."""
+        """Return the stored tensors whose names begin with a prefix, under names without the prefix."""
         from safetensors import SafetensorError, safe_open
 
         path = self.folder(kind, key) / _TENSORS
@@ -197,15 +201,15 @@ class Store:
         except (OSError, SafetensorError) as error:
             raise DamagedError(f"{path} is damaged: {error}") from error
 
-    def checkpoint(self, key: str) -> Path:
-        """Return the file that says how far the crafting of a poison has come."""
-        return self.checkpoints / f"{_checked(key)}.pt"
+    def checkpoint_path(self, key: str) -> Path:
+        """Return the file with the state of an unfinished crafting."""
+        return self.checkpoints / f"{_check_key(key)}.pt"
 
 
-def _checked(key: str) -> str:
-    """Return a key that names a file of ours; any other word could lead out of the folder."""
+def _check_key(key: str) -> str:
+    """Return a key that is safe in a path; any other text could lead out of the folder."""
     if not _KEY.fullmatch(key):
-        raise BenchError(f"{key!r} is no key: a key has hexadecimal digits alone")
+        raise BenchError(f"{key!r} is not a key: a key has only hexadecimal digits")
     return key
 
 
@@ -214,6 +218,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def _flush_to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -254,7 +254,7 @@ def finished(out: Path) -> dict[Path, Stamp]:
                 continue
             key = name.removesuffix(".json")
             if kind == RECORDS:
-                assert store.read(key) is not None
+                assert store.read_record(key) is not None
             else:
                 assert store.verify(kind, key)
             stamp = store.stamp(kind, key)

@@ -268,12 +268,12 @@ def test_leftovers_are_swept_only_where_no_other_run_is(out: Path) -> None:
     other.start()
     try:
         assert ready.wait(chaos.PATIENCE_S)
-        with ItemLocks(Store(out).locks, Store(out).sweep):
+        with ItemLocks(Store(out).locks, Store(out).remove_leftovers):
             assert left.exists()
     finally:
         release.set()
         other.join()
-    with ItemLocks(Store(out).locks, Store(out).sweep):
+    with ItemLocks(Store(out).locks, Store(out).remove_leftovers):
         assert not left.exists()
 
 
@@ -495,7 +495,7 @@ def test_damage_of_any_stored_file_is_found(
 @pytest.mark.parametrize("harm", HARMS)
 def test_damage_of_a_checkpoint_is_found(out: Path, harm: Callable[[Path, random.Random], None]) -> None:
     identity = {"data": "x", "device": "cpu"}
-    path = Store(out).checkpoint("ab")
+    path = Store(out).checkpoint_path("ab")
     FileCheckpoint(path, identity, every_s=0).save(lambda: {"done": 1})
     assert FileCheckpoint(path, identity).load() == {"done": 1}
     harm(path, random.Random(1))

@@ -70,8 +70,8 @@ def test_nothing_is_known_of_an_empty_folder(tmp_path: Path) -> None:
 
 def test_cells_take_what_their_like_took(tmp_path: Path) -> None:
     plan, store = tiny.plan(matrix=MATRIX), Store(tmp_path)
-    store.write(record(cell(plan, "clean"), craft=100, load=1, train=2, score=3))
-    store.write(record(cell(plan, "random"), craft=7, load=1, train=6, score=3))
+    store.write_record(record(cell(plan, "clean"), craft=100, load=1, train=2, score=3))
+    store.write_record(record(cell(plan, "random"), craft=7, load=1, train=6, score=3))
     # Four cells are left, at the mean of 6 and 10 s without the crafting; nothing was timed of tap.
     assert expected(plan, tmp_path)["cells"] == (4, 4 * 8, 0)
     assert expected(plan, tmp_path, jobs=4)["cells"] == (4, 8, 0)
@@ -84,7 +84,7 @@ def test_poisons_and_surrogates_take_what_theirs_took(tmp_path: Path) -> None:
     for attack, craft in (("clean", 1), ("random", 2), ("tap", 30)):
         for defense in MATRIX["defense"]:
             surrogate = {"surrogate": 50.0} if attack == "tap" else {}
-            store.write(record(cell(plan, attack, defense), craft=craft, train=1, **surrogate))
+            store.write_record(record(cell(plan, attack, defense), craft=craft, train=1, **surrogate))
     more = tiny.plan(matrix={**MATRIX, "seed": [1, 2]})
     assert expected(more, tmp_path, jobs=2) == {
         "surrogates": (2, 50, 0),
@@ -95,7 +95,7 @@ def test_poisons_and_surrogates_take_what_theirs_took(tmp_path: Path) -> None:
 
 def test_another_backbone_is_another_matter(tmp_path: Path) -> None:
     plan = tiny.plan(matrix={"backbone": ["small", "small(width=4)"]})
-    Store(tmp_path).write(record(plan.cells[0], craft=1, train=1))
+    Store(tmp_path).write_record(record(plan.cells[0], craft=1, train=1))
     assert expected(plan, tmp_path)["cells"] == (3, 1, 2)
     assert expected(tiny.plan(), tmp_path)["cells"] == (1, 1, 0)
 
@@ -103,7 +103,7 @@ def test_another_backbone_is_another_matter(tmp_path: Path) -> None:
 def test_failed_and_damaged_records_tell_nothing(tmp_path: Path) -> None:
     plan, store = tiny.plan(), Store(tmp_path)
     failed = Record(**{**vars(record(plan.cells[0])), "status": "failed"})
-    store.write(failed)
+    store.write_record(failed)
     (store.records / f"{plan.cells[1].key}.json").write_text("{")
     assert expected(plan, tmp_path) == {"surrogates": (0, 0, 0), "poisons": (2, 0, 2), "cells": (2, 0, 2)}
 
@@ -111,12 +111,12 @@ def test_failed_and_damaged_records_tell_nothing(tmp_path: Path) -> None:
 def test_what_was_timed_on_another_machine_tells_nothing(tmp_path: Path) -> None:
     plan, store = tiny.plan(matrix={"seed": range(5)}), Store(tmp_path)
     here, *others = plan.cells
-    store.write(record(here, craft=1, train=8))
+    store.write_record(record(here, craft=1, train=8))
     for cell, fact in zip(others, ("cpu", "cpus", "device", "device_name"), strict=False):
         elsewhere = record(cell, craft=100, train=100)
-        store.write(replace(elsewhere, environment={**elsewhere.environment, fact: "another"}))
+        store.write_record(replace(elsewhere, environment={**elsewhere.environment, fact: "another"}))
     older = record(others[4], craft=100, train=100)
-    store.write(replace(older, environment={}))
+    store.write_record(replace(older, environment={}))
     again = tiny.plan(matrix={"seed": [5]})
     assert expected(again, tmp_path)["cells"] == (2, 16, 0)
     assert expected(again, tmp_path)["poisons"] == (2, 1, 1)
@@ -129,12 +129,12 @@ def test_purified_sets_are_made_once_for_all_who_train_on_them(tmp_path: Path) -
     for each, purify in zip(plan.cells, (0.5, 50, 10), strict=True):
         shared = {"purified": each.purified.key} if each.purified else {}
         plain = record(each, craft=1, purify=purify, train=3)
-        store.write(replace(plain, environment={**plain.environment, **shared}))
+        store.write_record(replace(plain, environment={**plain.environment, **shared}))
     # One that was written before sets were kept cleaned its own.
     later, older = tiny.plan(matrix={"attack": ["clean"], "defense": learned[:1], "seed": [7, 8]}).cells
-    store.write(record(older, craft=1, purify=900, train=1.5))
+    store.write_record(record(older, craft=1, purify=900, train=1.5))
     same = record(later, craft=1, purify=90, train=4)
-    store.write(replace(same, environment={**same.environment, "purified": "70"}))
+    store.write_record(replace(same, environment={**same.environment, "purified": "70"}))
     more = tiny.plan(matrix={**axes, "seed": [1], "weighting": ["ew", "uw"]})
     found = full(more, tmp_path)
     assert list(found) == ["surrogates", "poisons", "purified", "cells"]

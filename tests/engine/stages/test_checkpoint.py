@@ -135,10 +135,10 @@ def test_an_interrupted_crafting_ends_as_an_unbroken_one(
     store = run_context(tmp_path / "broken").store
     for cut in range(2, total, 2):
         crafted(tmp_path / "broken", cut)
-        assert store.checkpoint(poison.key).exists()
+        assert store.checkpoint_path(poison.key).exists()
     resumed = crafted(tmp_path / "broken", float("inf"))
     assert resumed[0] > 0, "it started anew"
-    assert not store.checkpoint(poison.key).exists()
+    assert not store.checkpoint_path(poison.key).exists()
     unbroken = run_context(tmp_path / "unbroken").store.load(POISONS, poison.key)
     broken = store.load(POISONS, poison.key)
     assert unbroken.keys() == broken.keys()

@@ -154,7 +154,7 @@ def test_a_surrogate_is_trained_again_with_halved_batches(tmp_path: Path) -> Non
     run_context = tiny.run_context(tmp_path)
     (surrogate,) = chosen.surrogates
     train_surrogate(surrogate, run_context, ignore_progress)
-    about = run_context.store.about(SURROGATES, surrogate.key)
+    about = run_context.store.read_about(SURROGATES, surrogate.key)
     assert about is not None
     assert about["environment"]["batch_pieces"] == 2
     assert about["snapshots"] == [1, 2]

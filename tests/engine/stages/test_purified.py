@@ -89,7 +89,7 @@ def test_a_set_that_is_not_what_it_should_be_is_made_again(
     craft_poison(cell.poison, run_context, ignore_progress)
     before = evaluate_cell(cell, run_context, ignore_progress)
     folder = run_context.store.folder(PURIFIED, purified.key)
-    about = run_context.store.about(PURIFIED, purified.key)
+    about = run_context.store.read_about(PURIFIED, purified.key)
     assert about is not None
     if how == "damaged":
         (folder / "tensors.safetensors").write_bytes(b"short")

@@ -27,12 +27,12 @@ def test_snapshots_that_an_earlier_version_stored_are_still_read(tmp_path: Path)
     train_surrogate(surrogate, run_context, ignore_progress)
     before = [net.state_dict() for net in load(surrogate, run_context)]
     store = run_context.store
-    about = store.about(SURROGATES, surrogate.key)
+    about = store.read_about(SURROGATES, surrogate.key)
     assert about is not None
     tensors = store.load(SURROGATES, surrogate.key)
     store.save(SURROGATES, surrogate.key, tensors, {"checkpoints": about.pop("snapshots"), **about})
     after = [net.state_dict() for net in load(surrogate, run_context)]
-    assert "snapshots" not in (store.about(SURROGATES, surrogate.key) or {})
+    assert "snapshots" not in (store.read_about(SURROGATES, surrogate.key) or {})
     assert len(before) == len(after) == 2
     for old, new in zip(before, after, strict=True):
         assert all(torch.equal(old[name], new[name]) for name in old)

@@ -53,7 +53,7 @@ def test_what_is_said_is_kept_with_its_beginning_its_steps_and_its_end(tmp_path:
     assert told == [("epoch", done, 3) for done in range(4)], "steps are passed on"
     assert [str(warning.message) for warning in shown] == ["odd"], "warnings are still shown"
     first, *rest, last = lines(tmp_path)
-    assert re.fullmatch(rf"INFO bench: begins: em · digits \(process {os.getpid()} on \S+\)", first)
+    assert re.fullmatch(rf"INFO bench: started: em · digits \(process {os.getpid()} on \S+\)", first)
     assert re.fullmatch(r"INFO bench: done in \d+\.\d s", last)
     assert [line for line in rest if "odd" not in line] == [
         "INFO bench.training: plain",
@@ -78,7 +78,7 @@ def test_a_failure_is_kept_with_its_traceback_and_a_rerun_goes_below(tmp_path: P
         r"ERROR bench: failed after \d+\.\d s\nTraceback \(most recent call last\):\n  File", text
     )
     assert "ValueError: no  [31mroom" in text, "nothing that steers a terminal"
-    assert text.count("begins: em") == 2
+    assert text.count("started: em") == 2
     assert text.count("done in") == 1
 
 
@@ -172,6 +172,6 @@ def test_every_item_of_a_run_has_a_log_whoever_does_the_work(tmp_path: Path, exe
     assert {path.stem for path in (tmp_path / "logs").glob("*.log")} == {item.key for item in items}
     for item in items:
         first, *_, last = lines(tmp_path, item.key)
-        assert f"begins: {item.label} (process " in first
+        assert f"started: {item.label} (process " in first
         assert (f"process {os.getpid()} on" in first) == isinstance(executor, Inline)
         assert "done in" in last

@@ -33,11 +33,11 @@ def files(store: Store) -> set[str]:
 
 @pytest.mark.parametrize("kind", [POISONS, SURROGATES])
 def test_what_was_saved_is_loaded(store: Store, kind: str) -> None:
-    assert store.about(kind, KEY) is None
+    assert store.read_about(kind, KEY) is None
     assert store.verify(kind, KEY) is False
     store.save(kind, KEY, TENSORS, ABOUT)
     assert store.verify(kind, KEY) is True
-    about = store.about(kind, KEY)
+    about = store.read_about(kind, KEY)
     assert about is not None
     assert {name: about[name] for name in ABOUT} == ABOUT
     loaded = store.load(kind, KEY)
@@ -99,13 +99,15 @@ def test_a_stamp_changes_with_every_replacement(store: Store) -> None:
     assert stamps == [None, None]
     for _ in range(3):
         store.save(POISONS, KEY, TENSORS, ABOUT)
-        store.write(record)
+        store.write_record(record)
         stamps += [store.stamp(POISONS, KEY), store.stamp(RECORDS, KEY)]
     assert len(set(stamps)) == 7
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError()])
-@pytest.mark.parametrize("where", ["safetensors.torch.save_file", "bench.engine.storage.store._sync"])
+@pytest.mark.parametrize(
+    "where", ["safetensors.torch.save_file", "bench.engine.storage.store._flush_to_disk"]
+)
 def test_a_save_that_fails_leaves_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException
 ) -> None:
@@ -135,7 +137,7 @@ def half(tensors, path):
 if sys.argv[2] == "half":
     safetensors.torch.save_file = half
 else:
-    store._sync = die
+    store._flush_to_disk = die
 store.Store(Path(sys.argv[1])).save("poisons", "0123456789abcdef", {"x": torch.ones(9)}, {})
 """
 
@@ -146,7 +148,7 @@ def test_a_save_that_is_killed_leaves_nothing_under_the_final_name(store: Store,
     assert child.wait() == -9
     assert [path.name for path in (store.out / POISONS).iterdir()] == [f".{KEY}.{child.pid}"]
     assert store.verify(POISONS, KEY) is False
-    store.sweep()
+    store.remove_leftovers()
     assert list((store.out / POISONS).iterdir()) == []
 
 
@@ -166,7 +168,7 @@ def test_leftovers_are_swept(store: Store) -> None:
     others = [store.out / POISONS / ".keep", store.records / ".notes.1", store.out / ".run.json.123.tmp"]
     for path in others:
         path.write_text("mine")
-    store.sweep()
+    store.remove_leftovers()
     assert {path.relative_to(store.out) for path in store.out.rglob("*") if path.is_file()} == {
         Path(POISONS, KEY, "tensors.safetensors"),
         Path(POISONS, KEY, "about.json"),
@@ -255,7 +257,7 @@ def test_a_damaged_note_is_named(store: Store, harm: Callable[[Path], None]) -> 
     store.save(POISONS, KEY, TENSORS, ABOUT)
     path = store.out / POISONS / KEY / "about.json"
     harm(path)
-    for look in (store.about, store.verify):
+    for look in (store.read_about, store.verify):
         with pytest.raises(DamagedError) as caught:
             look(POISONS, KEY)
         assert str(path) in str(caught.value)
@@ -265,7 +267,7 @@ def test_a_damaged_note_is_named(store: Store, harm: Callable[[Path], None]) -> 
 def test_a_folder_in_anothers_place_is_damaged(store: Store) -> None:
     store.save(POISONS, KEY, TENSORS, ABOUT)
     store.folder(POISONS, KEY).rename(store.folder(POISONS, "ab"))
-    with pytest.raises(DamagedError, match=f"is of another key, {KEY}"):
+    with pytest.raises(DamagedError, match=f"belongs to another key, {KEY}"):
         store.verify(POISONS, "ab")
 
 
@@ -274,14 +276,14 @@ def test_an_altered_note_is_damaged(store: Store) -> None:
     path = store.out / POISONS / KEY / "about.json"
     path.write_text(path.read_text().replace("8.0", "4.0"))
     with pytest.raises(DamagedError, match="checksum"):
-        store.about(POISONS, KEY)
+        store.read_about(POISONS, KEY)
 
 
 def test_records_are_found_by_their_key(store: Store) -> None:
     record = Record(key=KEY, status="done", suite="tiny", cell={}, victim="v", poison="p", settings={})
-    assert store.read(KEY) is None
-    store.write(record)
-    assert store.read(KEY) == record
+    assert store.read_record(KEY) is None
+    store.write_record(record)
+    assert store.read_record(KEY) == record
     assert files(store) == {f"records/{KEY}.json"}
 
 
@@ -291,12 +293,12 @@ def test_no_key_leads_out_of_the_folder(store: Store, key: str) -> None:
     for attempt in (
         lambda: store.save(POISONS, key, TENSORS, ABOUT),
         lambda: store.load(POISONS, key),
-        lambda: store.about(SURROGATES, key),
-        lambda: store.read(key),
-        lambda: store.write(record),
-        lambda: store.checkpoint(key),
+        lambda: store.read_about(SURROGATES, key),
+        lambda: store.read_record(key),
+        lambda: store.write_record(record),
+        lambda: store.checkpoint_path(key),
     ):
-        with pytest.raises(BenchError, match="is no key") as caught:
+        with pytest.raises(BenchError, match="is not a key") as caught:
             attempt()
         assert "\n" not in str(caught.value)
     assert files(store) == set()
