@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.errors import BenchError
 from bench.files import hash_json
 
-LAYOUT = 2
+LAYOUT_VERSION = 2
 """Version of the folder's layout, part of every key."""
 
 Array = NDArray[Any]
@@ -103,7 +103,7 @@ def cached_arrays(
         BenchError: if the cache cannot be read or written. Errors of ``build`` are passed on, except an
             OSError, which is attributed to the cache. No error leaves files behind.
     """
-    target = cache / f"{dataset}-{hash_json([LAYOUT, dict(identity)])[:16]}"
+    target = cache / f"{dataset}-{hash_json([LAYOUT_VERSION, dict(identity)])[:16]}"
     try:
         contents = _load_intact(target)
         if contents is None:

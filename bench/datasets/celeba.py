@@ -40,7 +40,7 @@ VALIDATION, TEST = 1, 2
 
 @dataclass(frozen=True)
 class CelebA:
-    """Aligned faces with 40 binary attributes; the full set or a subset, at any resolution of 178:218.
+    """Aligned faces with 40 binary attributes; the full set or a subset, at any size.
 
     The central square of every image, 140 of 178×218 px, is cut out and resized. The official training
     partition is the training set, the official test partition the test set; the validation partition is not
@@ -93,12 +93,12 @@ class CelebA:
         if rows.empty:
             raise BenchError(f"none of the images in {folder / IMAGES} is in the lists of {folder}")
         used = rows[rows["partition"] != VALIDATION]
-        test = used["partition"].to_numpy() == TEST
-        if test.all() or not test.any():
-            used, test = rows, self._split_by_identity(folder, rows.index)
+        is_test = used["partition"].to_numpy() == TEST
+        if is_test.all() or not is_test.any():
+            used, is_test = rows, self._split_by_identity(folder, rows.index)
             notes.append(
                 "the official partition leaves a split empty, so the images are split by identity, "
-                f"{test.sum()} of {len(test)} for testing"
+                f"{is_test.sum()} of {len(is_test)} for testing"
             )
         return load_labeled_images(
             cache,
@@ -107,7 +107,7 @@ class CelebA:
             files=files,
             labels=used[attributes.columns] > 0,
             tasks=tuple(Classification(name, ("no", "yes")) for name in map(str, attributes)),
-            test=test,
+            is_test=is_test,
             limit=self.limit,
             seed=self.split_seed,
             decode=DecodeSettings((self.size, self.size), crop=CROP),

@@ -18,9 +18,11 @@ from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
 
 FOLDER: Final = "chestxray14"
 ENTRIES: Final = "Data_Entry_2017*.csv"
-TRAIN: Final = "train_val_list.txt"
-TEST: Final = "test_list.txt"
-LAYOUT: Final = f"{FOLDER}/{ENTRIES}, {TRAIN}, {TEST} and images/*.png (or images_001/images/*.png, ...)"
+TRAIN_LIST: Final = "train_val_list.txt"
+TEST_LIST: Final = "test_list.txt"
+LAYOUT: Final = (
+    f"{FOLDER}/{ENTRIES}, {TRAIN_LIST}, {TEST_LIST} and images/*.png (or images_001/images/*.png, ...)"
+)
 """The expected files under the data root."""
 
 FINDINGS: Final = (
@@ -82,7 +84,7 @@ class ChestXray14:
 
     def missing(self, root: Path | None) -> str | None:
         """Return a sentence on what is missing and where it is expected, None if nothing is."""
-        lists = (TRAIN, TEST) if self.split == "official" else ()
+        lists = (TRAIN_LIST, TEST_LIST) if self.split == "official" else ()
         needed = (f"{FOLDER}/{name}" for name in (ENTRIES, *lists, "images*"))
         return describe_missing_files("chestxray14", root, LAYOUT, *needed)
 
@@ -102,9 +104,9 @@ class ChestXray14:
         if rows.empty:
             raise BenchError(f"none of the {len(files)} images in {folder} is in its lists")
         if official is None:
-            test = draw_test_rows("chestxray14", rows["patients"], self.test_fraction, self.split_seed)
+            is_test = draw_test_rows("chestxray14", rows["patients"], self.test_fraction, self.split_seed)
         else:
-            test = official[rows.index].to_numpy(dtype=bool)
+            is_test = official[rows.index].to_numpy(dtype=bool)
         return load_labeled_images(
             cache,
             "chestxray14",
@@ -112,7 +114,7 @@ class ChestXray14:
             files=files,
             labels=rows[list(FINDINGS)].set_axis(paths[rows.index]),
             tasks=tuple(Classification(name, ("no", "yes"), "auroc") for name in FINDINGS),
-            test=test,
+            is_test=is_test,
             limit=self.limit,
             seed=self.split_seed,
             decode=DecodeSettings((self.size, self.size), mode="L"),
@@ -170,8 +172,8 @@ def read_split(folder: Path) -> pd.Series:
     Raises:
         BenchError: naming the list and the line that is not the name of an image or repeats one.
     """
-    train, test = _read_names(folder / TRAIN), _read_names(folder / TEST)
-    _reject_lines(folder / TEST, test[test.isin(train)], f"is also in {TRAIN}")
+    train, test = _read_names(folder / TRAIN_LIST), _read_names(folder / TEST_LIST)
+    _reject_lines(folder / TEST_LIST, test[test.isin(train)], f"is also in {TRAIN_LIST}")
     return pd.Series([False] * len(train) + [True] * len(test), [*train, *test])
 
 

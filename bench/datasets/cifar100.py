@@ -34,13 +34,13 @@ MD5: Final[dict[str, str]] = {
 
 SIDE: Final = 32
 
-READING: Final = 1
+READING_VERSION: Final = 1
 """Version of the arrays that are made of the files, raised when they change."""
 
 
 @dataclass(frozen=True)
 class CIFAR100:
-    """Photographs of 32×32 px with two tasks: 20 *coarse* classes, each with 5 *fine* classes.
+    """Photographs of 32×32 px with two tasks: 20 coarse classes, each with 5 fine ones.
 
     The published files are pickles, which can run any code: they are read only if they have the published
     checksums, and only arrays and plain values are loaded. Official split.
@@ -76,7 +76,7 @@ class CIFAR100:
         folder = require_files(self.missing(root), root) / FOLDER
         statuses = [(folder / name).stat() for name in MD5]
         identity = {
-            "reading": READING,
+            "reading": READING_VERSION,
             "limit": self.limit,
             "files": [(status.st_size, status.st_mtime_ns) for status in statuses],
         }

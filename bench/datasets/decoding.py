@@ -23,7 +23,7 @@ from bench.datasets.cache import RowWriter, cached_arrays
 from bench.errors import BenchError
 from bench.values import Progress, ignore_progress
 
-DECODING = 2
+DECODING_VERSION = 2
 """Version of the decoding, raised when its pixels change."""
 
 CHUNK = 256
@@ -175,7 +175,7 @@ def load_decoded(
             raise BenchError(f"{folder} has no readable image{first}")
         return asdict(Selection(names, {**selection.skipped, **unreadable}, selection.copies))
 
-    identity = {"decoding": DECODING, "decode": asdict(decode), "order": dict(order), "files": files}
+    identity = {"decoding": DECODING_VERSION, "decode": asdict(decode), "order": dict(order), "files": files}
     arrays, index = cached_arrays(cache, dataset, identity, build)
     return arrays["images"], Selection(**index)
 

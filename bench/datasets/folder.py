@@ -33,7 +33,7 @@ SPLIT_NAMES: Final = ("train", "test")
 MAX_CLASSES: Final = 20
 """Integers with more values than this are a quantity, not classes."""
 
-QUANTILES: Final = (0.2, 0.4, 0.6, 0.8)
+CLASS_QUANTILES: Final = (0.2, 0.4, 0.6, 0.8)
 """Quantiles that divide a quantity into classes."""
 
 BOOLEANS: Final = (("false", "true"), ("no", "yes"))
@@ -44,9 +44,9 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of JPEG and PNG images with a table of labels, ``labels.csv``, one task per column.
+    """A folder of JPEG and PNG images with a table of labels, one task per column.
 
-    The first line of the table names the columns. The first column holds the path of the image below the
+    The first line of the table, ``labels.csv``, names the columns. The first column holds the path of the image below the
     folder. Every other column is a task: two different values make a binary task; every word is a class;
     integers with at most 20 different values are classes in their order; other numbers are divided into five
     classes at the quantiles of the training rows. An empty cell is a missing label. A column ``split`` with
@@ -100,8 +100,8 @@ class Folder:
         if not files:
             raise BenchError(f"none of the images that {folder / TABLE} names is in {folder}")
         rows = table.cells.loc[sorted(file.name for file in files)]
-        test = self._test_rows(table, rows)
-        tasks, labels, notes = _make_tasks(table, rows.drop(columns=SPLIT, errors="ignore"), ~test)
+        is_test = self._test_rows(table, rows)
+        tasks, labels, notes = _make_tasks(table, rows.drop(columns=SPLIT, errors="ignore"), ~is_test)
         return load_labeled_images(
             cache,
             "folder",
@@ -110,7 +110,7 @@ class Folder:
             missing=table.cells.index.difference(rows.index),
             labels=labels,
             tasks=tasks,
-            test=test,
+            is_test=is_test,
             limit=self.limit,
             seed=self.split_seed,
             decode=DecodeSettings((self.size, self.size)),
@@ -119,7 +119,7 @@ class Folder:
             progress=progress,
         )
 
-    def _test_rows(self, table: "Table", rows: pd.DataFrame) -> NDArray[np.bool_]:
+    def _test_rows(self, table: "LabelTable", rows: pd.DataFrame) -> NDArray[np.bool_]:
         """Return which rows [n] are the test split."""
         if SPLIT in rows:
             splits = rows[SPLIT].str.lower()
@@ -132,7 +132,7 @@ class Folder:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class LabelTable:
     """A table of labels.
 
     Attributes:
@@ -150,7 +150,7 @@ class Table:
         return BenchError(f"{self.path}, line {self.lines[name]}, column {column!r}: {problem}")
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> LabelTable:
     """Read a CSV file with the names of the columns in the first line and images in the first column.
 
     Raises:
@@ -175,7 +175,7 @@ def read_table(path: Path) -> Table:
         raise BenchError(f"{path}, line {reader.line_num}: {error}") from error
     if not rows:
         raise BenchError(f"{path} names no image")
-    return Table(path, pd.DataFrame(rows, index=list(lines), columns=header[1:], dtype=object), lines)
+    return LabelTable(path, pd.DataFrame(rows, index=list(lines), columns=header[1:], dtype=object), lines)
 
 
 def _parse_header(path: Path, row: Sequence[str]) -> list[str]:
@@ -219,7 +219,7 @@ def _existing_files(folder: Path, names: Iterable[str]) -> Iterator[File]:
 
 
 def _make_tasks(
-    table: Table, rows: pd.DataFrame, train: NDArray[np.bool_]
+    table: LabelTable, rows: pd.DataFrame, train: NDArray[np.bool_]
 ) -> tuple[tuple[Classification, ...], pd.DataFrame, list[str]]:
     """Return a task and a column of classes for every usable column, and a note on every other one.
 
@@ -248,7 +248,7 @@ class _UnusableColumnError(Exception):
 
 
 def _read_classes(
-    table: Table, cells: pd.Series, train: NDArray[np.bool_]
+    table: LabelTable, cells: pd.Series, train: NDArray[np.bool_]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the names of a column's classes, and the class of every row [n]."""
     labeled = (cells != "").to_numpy()
@@ -264,7 +264,7 @@ def _read_classes(
     return names, classes
 
 
-def _parse_numbers(table: Table, texts: pd.Series) -> NDArray[np.float64] | None:
+def _parse_numbers(table: LabelTable, texts: pd.Series) -> NDArray[np.float64] | None:
     """Return a column's numbers, None if a cell is not a number."""
     try:
         numbers = texts.to_numpy(np.float64)
@@ -296,7 +296,7 @@ def _classify_numbers(
     known = numbers[train]
     if not len(known):
         raise _UnusableColumnError("it has no number in the training rows")
-    edges = np.unique(np.quantile(known, QUANTILES, method="lower"))
+    edges = np.unique(np.quantile(known, CLASS_QUANTILES, method="lower"))
     edges = edges[edges < known.max()]
     if not len(edges):
         raise _UnusableColumnError("nearly all its numbers are the same")

@@ -70,7 +70,7 @@ def load_labeled_images(
     *,
     files: Sequence[File],
     labels: pd.DataFrame,
-    test: NDArray[np.bool_],
+    is_test: NDArray[np.bool_],
     limit: int | None,
     seed: int,
     decode: DecodeSettings,
@@ -88,7 +88,7 @@ def load_labeled_images(
         folder: the folder that names are relative to.
         files: all files; any change of them makes a new cache.
         labels: one row per file, its index, and one column of classes per task.
-        test: which of these rows [n] are the test split.
+        is_test: which of these rows [n] are the test split.
         limit: use so many images, of each split its share; None: all.
         seed: of the images that a limit keeps; a larger limit keeps the same ones and more.
         decode: how each file becomes an image.
@@ -101,7 +101,7 @@ def load_labeled_images(
     Raises:
         BenchError: if a split is empty, no file can be read, or the cache cannot be used.
     """
-    names = labels.index[_select_rows(test, limit, seed)].tolist()
+    names = labels.index[_select_rows(is_test, limit, seed)].tolist()
     images, selection = load_decoded(
         cache,
         dataset,
@@ -113,21 +113,21 @@ def load_labeled_images(
         progress=progress,
     )
     rows = labels.index.get_indexer(pd.Index(selection.names))
-    train = int((~test[rows]).sum())
-    if not 0 < train < len(rows):
+    train_count = int((~is_test[rows]).sum())
+    if not 0 < train_count < len(rows):
         raise BenchError(
-            f"dataset {dataset!r}: of {len(rows)} images {train} are for training: a split is empty"
+            f"dataset {dataset!r}: of {len(rows)} images {train_count} are for training: a split is empty"
         )
     if skipped := dict.fromkeys(missing, "no such file") | selection.skipped:
         notes = [*notes, skipped_note(skipped, len(files) + len(missing))]
     log_notes(dataset, notes)
     targets = {task.name: torch.from_numpy(labels[task.name].to_numpy(np.int64)[rows]) for task in tasks}
-    return MultiTaskData(tasks, *slice_splits(images, targets, train), augmentation, tuple(notes))
+    return MultiTaskData(tasks, *slice_splits(images, targets, train_count), augmentation, tuple(notes))
 
 
-def _select_rows(test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:
+def _select_rows(is_test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:
     """Return the rows to use, the training split first."""
-    counts = share_limit(len(test) - int(test.sum()), int(test.sum()), limit)
-    shuffled = np.random.default_rng(seed).permutation(len(test))
-    parts = (shuffled[~test[shuffled]], shuffled[test[shuffled]])
+    counts = share_limit(int((~is_test).sum()), int(is_test.sum()), limit)
+    shuffled = np.random.default_rng(seed).permutation(len(is_test))
+    parts = (shuffled[~is_test[shuffled]], shuffled[is_test[shuffled]])
     return np.concatenate([np.sort(part[:count]) for part, count in zip(parts, counts, strict=True)])

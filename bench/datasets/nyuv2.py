@@ -14,7 +14,7 @@ from bench.api import MultiTaskData
 from bench.datasets.cache import RowWriter, cached_arrays
 from bench.datasets.data_root import describe_missing_files, require_files
 from bench.datasets.labeled_images import log_notes
-from bench.datasets.nyuv2_layouts import MAT, SPLITS, ArrayLayout, Frame, Layout, MatLayout
+from bench.datasets.nyuv2_layouts import MAT_FILE, SPLITS_FILE, ArrayLayout, Frame, Layout, MatLayout
 from bench.datasets.splits import share_limit
 from bench.errors import BenchError
 from bench.tasks.depth import Depth
@@ -24,8 +24,8 @@ from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_pro
 
 FOLDER: Final = "nyuv2"
 LAYOUT: Final = (
-    f"{FOLDER}/{MAT} and {FOLDER}/{SPLITS}, or (for 13 classes) {FOLDER}/train/image/0.npy and so on: train"
-    " and val, each with image, label, depth and optionally normal,"
+    f"{FOLDER}/{MAT_FILE} and {FOLDER}/{SPLITS_FILE}, or (for 13 classes) {FOLDER}/train/image/0.npy and so"
+    " on: train and val, each with image, label, depth and optionally normal,"
 )
 """The expected files under the data root."""
 
@@ -50,7 +50,7 @@ NAMES_40: Final = (
 FARTHEST: Final = 10.0
 """Range of the depth sensor in meters."""
 
-DECODING: Final = 1
+DECODING_VERSION: Final = 1
 """Version of everything between the files and the cached arrays, raised when values change."""
 
 
@@ -89,7 +89,9 @@ class NYUv2:
         """Return a sentence on what is missing and where it is expected, None if nothing is."""
         if root is not None and self.classes == 13 and ArrayLayout.is_in(root / FOLDER):
             return None
-        return describe_missing_files("nyuv2", root, LAYOUT, f"{FOLDER}/{MAT}", f"{FOLDER}/{SPLITS}")
+        return describe_missing_files(
+            "nyuv2", root, LAYOUT, f"{FOLDER}/{MAT_FILE}", f"{FOLDER}/{SPLITS_FILE}"
+        )
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/nyuv2``; resized images and maps are kept under ``cache`` and memory-mapped.
@@ -104,11 +106,11 @@ class NYUv2:
             cache,
             "nyuv2",
             {
-                "decoding": DECODING,
+                "decoding": DECODING_VERSION,
                 "classes": self.classes,
                 "size": [self.height, self.width],
                 "limit": self.limit,
-                "files": layout.list_files(),
+                "files": layout.source_files(),
             },
             lambda built: self._build(built, layout, progress),
         )
@@ -117,8 +119,8 @@ class NYUv2:
             for split in ("train", "test")
         )
         notes = _notes(index, len(train), len(test))
-        if from_arrays and (folder / MAT).is_file():
-            notes.append(f"{MAT} is not used, because the arrays exist too")
+        if from_arrays and (folder / MAT_FILE).is_file():
+            notes.append(f"{MAT_FILE} is not used, because the arrays exist too")
         log_notes("nyuv2", notes)
         tasks = (
             Segmentation("segmentation", NAMES_13 if self.classes == 13 else NAMES_40),

@@ -14,9 +14,9 @@ from bench.datasets.geometry import camera_rays, normals_from_depth
 from bench.errors import BenchError
 from bench.values import MISSING
 
-MAT: Final = "nyu_depth_v2_labeled.mat"
-SPLITS: Final = "splits.mat"
-MAPPING: Final = "classMapping40.mat"
+MAT_FILE: Final = "nyu_depth_v2_labeled.mat"
+SPLITS_FILE: Final = "splits.mat"
+MAPPING_FILE: Final = "classMapping40.mat"
 
 TO_13: Final = np.array(
     [
@@ -90,7 +90,7 @@ class ArrayLayout:
         """Return the axes along which the given normals oppose the depth."""
         return "".join(axis for axis, sign in zip("xyz", self._signs, strict=True) if sign < 0)
 
-    def list_files(self) -> list[File]:
+    def source_files(self) -> list[File]:
         """Return every file with its size and modification time."""
         kinds = ["image", "label", "depth"] + ["normal"] * (not self.derived)
         folders = [f"{split}/{kind}" for split in self._SPLITS.values() for kind in kinds]
@@ -158,20 +158,20 @@ class MatLayout:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._path = folder / MAT
+        self._path = folder / MAT_FILE
         self.derived = True
 
     def reversed_axes(self) -> str:
         """Return no axis, because no normals are given."""
         return ""
 
-    def list_files(self) -> list[File]:
+    def source_files(self) -> list[File]:
         """Return every file with its size and modification time."""
-        return list_files(self._folder, MAT, SPLITS, MAPPING.lower())
+        return list_files(self._folder, MAT_FILE, SPLITS_FILE, MAPPING_FILE.lower())
 
     def frame_numbers(self) -> dict[str, list[int]]:
         """Return the numbers of the frames in ``train`` and ``test``, from 1."""
-        path = self._folder / SPLITS
+        path = self._folder / SPLITS_FILE
         train, test = (sorted(array.ravel().tolist()) for array in _read_mat(path, "trainNdxs", "testNdxs"))
         if len({*train, *test}) < len(train) + len(test):
             raise BenchError(f"{path} lists a frame twice")
@@ -189,7 +189,7 @@ class MatLayout:
                 images, labels, depths = (file[name] for name in ("images", "labels", "depths"))
                 if (last := frame_ids[-1][0]) > len(images):
                     where = f"{self._path}, which has {len(images)} frames"
-                    raise BenchError(f"frame {last} of {self._folder / SPLITS} is not in {where}")
+                    raise BenchError(f"frame {last} of {self._folder / SPLITS_FILE} is not in {where}")
                 class_of = self._class_table(labels, classes)
                 for chunk in _chunks(frame_ids):
                     rows = [number - 1 for number, _ in chunk]
@@ -203,11 +203,12 @@ class MatLayout:
         largest = max(int(labels[start : start + CHUNK].max()) for start in range(0, len(labels), CHUNK))
         to_40 = np.arange(41)
         if largest > 40:
-            path = self._folder / MAPPING
+            path = self._folder / MAPPING_FILE
             if not path.is_file():
                 raise BenchError(
-                    f"the labels of {self._path} are the original ones, up to {largest}; put {MAPPING}, which"
-                    " maps them to 40 classes (see github.com/ankurhanda/nyuv2-meta-data), in the same folder"
+                    f"the labels of {self._path} are the original ones, up to {largest}; put {MAPPING_FILE},"
+                    " which maps them to 40 classes (see github.com/ankurhanda/nyuv2-meta-data), in the same"
+                    " folder"
                 )
             to_40 = np.concatenate([[0], _read_mat(path, "mapClass")[0].ravel()])
             if largest >= len(to_40):

@@ -26,12 +26,12 @@ def draw_test_rows(dataset: str, groups: pd.Series, test_fraction: float, seed: 
     from sklearn.model_selection import GroupShuffleSplit
 
     splitter = GroupShuffleSplit(1, test_size=test_fraction, random_state=seed)
-    test = np.zeros(len(groups), dtype=bool)
+    is_test = np.zeros(len(groups), dtype=bool)
     try:
-        test[next(splitter.split(groups, groups=groups))[1]] = True
+        is_test[next(splitter.split(groups, groups=groups))[1]] = True
     except ValueError as error:
         raise empty_split_error(dataset, test_fraction, f"{groups.nunique()} {groups.name}") from error
-    return test
+    return is_test
 
 
 def empty_split_error(dataset: str, test_fraction: float, total: str) -> BenchError:
@@ -47,10 +47,10 @@ def share_limit(train: int, test: int, limit: int | None) -> tuple[int, int]:
     return limit - limited_test, limited_test
 
 
-def slice_splits(images: Tensor, targets: Mapping[str, Tensor], train: int) -> tuple[Split, Split]:
-    """Return the first ``train`` rows as the training split and the others as the test split, uncopied."""
+def slice_splits(images: Tensor, targets: Mapping[str, Tensor], train_count: int) -> tuple[Split, Split]:
+    """Return the first rows as the training split and the others as the test split, uncopied."""
     first, rest = (
         Split(images[rows], {task: target[rows] for task, target in targets.items()})
-        for rows in (slice(None, train), slice(train, None))
+        for rows in (slice(None, train_count), slice(train_count, None))
     )
     return first, rest

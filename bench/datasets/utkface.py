@@ -119,15 +119,15 @@ class UTKFace:
             progress=progress,
         )
         count = len(selection.names)
-        train = count - round(count * self.test_fraction)
-        if not 0 < train < count:
+        train_count = count - round(count * self.test_fraction)
+        if not 0 < train_count < count:
             raise empty_split_error("utkface", self.test_fraction, f"{count} images")
         notes = _notes(selection, len(files))
         log_notes("utkface", notes)
         labels = [read_labels(name) for name in selection.names]
         targets = {task.name: torch.tensor([label[task.name] for label in labels]) for task in TASKS}
         augmentation = Augmentation(self.crop or round(self.size * 128 / 140), flip=True)
-        return MultiTaskData(TASKS, *slice_splits(images, targets, train), augmentation, notes)
+        return MultiTaskData(TASKS, *slice_splits(images, targets, train_count), augmentation, notes)
 
     def _select(self, folder: Path, files: list[File]) -> Selection:
         """Choose and shuffle the files."""

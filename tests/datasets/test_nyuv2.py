@@ -18,7 +18,7 @@ from bench.catalog.build import build_part
 from bench.datasets import nyuv2_layouts
 from bench.datasets.geometry import camera_rays, normals_from_depth
 from bench.datasets.nyuv2 import NAMES_13, NAMES_40, NYUv2
-from bench.datasets.nyuv2_layouts import CENTER, FOCAL, MAPPING, MAT, SPLITS, TO_13, WIDTH
+from bench.datasets.nyuv2_layouts import CENTER, FOCAL, MAPPING_FILE, MAT_FILE, SPLITS_FILE, TO_13, WIDTH
 from bench.datasets.scenes import Scenes
 from bench.errors import BenchError
 from bench.values import DENSE, MISSING, Recipe, Split
@@ -75,12 +75,14 @@ def write_mat(root: Path, frames: Mapping[str, NDArray[Any]], train: list[int] |
     folder.mkdir(parents=True)
     count = len(frames["image"])
     train = list(range(1, TRAIN + 1)) if train is None else train
-    with h5py.File(folder / MAT, "w") as file:
+    with h5py.File(folder / MAT_FILE, "w") as file:
         file.create_dataset("images", data=frames["image"].transpose(0, 3, 2, 1), chunks=(3, 1, 8, 8))
         file["depths"] = frames["depth"].transpose(0, 2, 1)
         file["labels"] = frames["label"].transpose(0, 2, 1)
     test = sorted({*range(1, count + 1)} - {*train})
-    savemat(folder / SPLITS, {"trainNdxs": np.array(train)[:, None], "testNdxs": np.array(test)[:, None]})
+    savemat(
+        folder / SPLITS_FILE, {"trainNdxs": np.array(train)[:, None], "testNdxs": np.array(test)[:, None]}
+    )
     return root
 
 
@@ -194,8 +196,8 @@ def test_40_classes_are_those_of_the_original_file(mat: Path, frames: Frames) ->
 def test_40_classes_are_not_in_the_arrays(arrays: Path) -> None:
     missing = replace(SMALL, classes=40).missing(arrays)
     assert missing is not None
-    assert MAT in missing
-    with pytest.raises(BenchError, match=MAT):
+    assert MAT_FILE in missing
+    with pytest.raises(BenchError, match=MAT_FILE):
         load(arrays, replace(SMALL, classes=40))
 
 
@@ -204,12 +206,12 @@ def test_with_both_layouts_13_classes_come_from_the_arrays_and_40_from_the_file(
 ) -> None:
     alone = load(arrays)
     write_mat(arrays.parent / "other", frames)
-    for name in (MAT, SPLITS):
+    for name in (MAT_FILE, SPLITS_FILE):
         (arrays.parent / "other" / "nyuv2" / name).rename(arrays / "nyuv2" / name)
     both = load(arrays)
     assert same(both.train, alone.train)
-    assert any(MAT in note and "not used" in note for note in both.notes)
-    assert not any(MAT in note for note in alone.notes)
+    assert any(MAT_FILE in note and "not used" in note for note in both.notes)
+    assert not any(MAT_FILE in note for note in alone.notes)
     assert load(arrays, replace(SMALL, classes=40)).tasks[0].classes == 40
 
 
@@ -243,10 +245,10 @@ def raw_labels(frames: Frames) -> tuple[Frames, NDArray[np.int64]]:
 def test_the_originals_own_labels_need_their_mapping(tmp_path: Path, frames: Frames) -> None:
     raw, mapping = raw_labels(frames)
     root = write_mat(tmp_path, raw)
-    with pytest.raises(BenchError, match=f"up to 89[0-4]; put {MAPPING}, .* in the same folder"):
+    with pytest.raises(BenchError, match=f"up to 89[0-4]; put {MAPPING_FILE}, .* in the same folder"):
         load(root)
     assert not list((root / "cache").glob("*"))
-    savemat(root / "nyuv2" / MAPPING, {"mapClass": mapping[None]})
+    savemat(root / "nyuv2" / MAPPING_FILE, {"mapClass": mapping[None]})
     of_40 = np.concatenate([[0], mapping])[raw["label"]]
     assert np.array_equal(
         load(root, replace(SMALL, classes=40)).train.targets["segmentation"], of_40[:TRAIN] - 1
@@ -257,8 +259,8 @@ def test_the_originals_own_labels_need_their_mapping(tmp_path: Path, frames: Fra
 def test_a_mapping_that_is_too_short_is_named(tmp_path: Path, frames: Frames) -> None:
     raw, mapping = raw_labels(frames)
     root = write_mat(tmp_path, raw)
-    savemat(root / "nyuv2" / MAPPING, {"mapClass": mapping[None, :500]})
-    with pytest.raises(BenchError, match=f"{MAPPING} has 500 labels"):
+    savemat(root / "nyuv2" / MAPPING_FILE, {"mapClass": mapping[None, :500]})
+    with pytest.raises(BenchError, match=f"{MAPPING_FILE} has 500 labels"):
         load(root)
 
 
@@ -412,11 +414,11 @@ def test_notes_are_also_said_as_a_warning(mat: Path, caplog: pytest.LogCaptureFi
 
 def test_what_is_missing_is_said_with_where_it_is_expected(tmp_path: Path, mat: Path) -> None:
     assert "--data-root" in str(SMALL.missing(None))
-    assert str(tmp_path / "nyuv2" / MAT) in str(SMALL.missing(tmp_path))
+    assert str(tmp_path / "nyuv2" / MAT_FILE) in str(SMALL.missing(tmp_path))
     assert SMALL.missing(mat) is None
-    (mat / "nyuv2" / SPLITS).unlink()
-    assert str(mat / "nyuv2" / SPLITS) in str(SMALL.missing(mat))
-    with pytest.raises(BenchError, match=SPLITS):
+    (mat / "nyuv2" / SPLITS_FILE).unlink()
+    assert str(mat / "nyuv2" / SPLITS_FILE) in str(SMALL.missing(mat))
+    with pytest.raises(BenchError, match=SPLITS_FILE):
         load(mat)
 
 
@@ -463,7 +465,7 @@ def test_a_split_without_images_is_an_error(arrays: Path) -> None:
         load(arrays)
 
 
-@pytest.mark.parametrize("name", [MAT, SPLITS])
+@pytest.mark.parametrize("name", [MAT_FILE, SPLITS_FILE])
 @pytest.mark.parametrize("content", [b"", b"no such file at all, but long enough for a header" * 10])
 def test_a_damaged_file_is_named(mat: Path, name: str, content: bytes) -> None:
     (mat / "nyuv2" / name).write_bytes(content)
@@ -474,21 +476,21 @@ def test_a_damaged_file_is_named(mat: Path, name: str, content: bytes) -> None:
 def test_a_file_without_labels_is_named(mat: Path) -> None:
     import h5py
 
-    with h5py.File(mat / "nyuv2" / MAT, "a") as file:
+    with h5py.File(mat / "nyuv2" / MAT_FILE, "a") as file:
         del file["labels"]
-    with pytest.raises(BenchError, match=f"cannot read .*{MAT}.*labels"):
+    with pytest.raises(BenchError, match=f"cannot read .*{MAT_FILE}.*labels"):
         load(mat)
 
 
 @pytest.mark.parametrize(
     ("train", "test", "said"),
     [
-        ([1, 2], [3, 11], f"frame 11 of .*{SPLITS} is not in"),
-        ([1, 2, 3], [3, 4], f"{SPLITS} lists a frame twice"),
+        ([1, 2], [3, 11], f"frame 11 of .*{SPLITS_FILE} is not in"),
+        ([1, 2, 3], [3, 4], f"{SPLITS_FILE} lists a frame twice"),
     ],
 )
 def test_a_list_that_does_not_fit_is_named(mat: Path, train: list[int], test: list[int], said: str) -> None:
-    savemat(mat / "nyuv2" / SPLITS, {"trainNdxs": [[n] for n in train], "testNdxs": [[n] for n in test]})
+    savemat(mat / "nyuv2" / SPLITS_FILE, {"trainNdxs": [[n] for n in train], "testNdxs": [[n] for n in test]})
     with pytest.raises(BenchError, match=said):
         load(mat)
 
