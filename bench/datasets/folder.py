@@ -46,13 +46,13 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class Folder:
     """A folder of JPEG and PNG images with a table of labels, one task per column.
 
-    The first line of the table, ``labels.csv``, names the columns. The first column holds the path of the image below the
-    folder. Every other column is a task: two different values make a binary task; every word is a class;
-    integers with at most 20 different values are classes in their order; other numbers are divided into five
-    classes at the quantiles of the training rows. An empty cell is a missing label. A column ``split`` with
-    ``train`` or ``test`` in every row sets the split; without it the split is random. Rows with a missing or
-    damaged image, and columns with a single value, are left out, with one warning that names them.
-    Copies of an image are kept: `bench data check` counts those that are in both splits.
+    The first line of the table, ``labels.csv``, names the columns. The first column holds the path of the
+    image below the folder. Every other column is a task: two different values make a binary task; every word
+    is a class; integers with at most 20 different values are classes in their order; other numbers are
+    divided into five classes at the quantiles of the training rows. An empty cell is a missing label. A
+    column ``split`` with ``train`` or ``test`` in every row sets the split; without it the split is random.
+    Rows with a missing or damaged image, and columns with a single value, are left out, with one warning that
+    names them. Copies of an image are kept: `bench data check` counts those that are in both splits.
 
     Not from a paper: the training recipe is the paper's for faces.
 
