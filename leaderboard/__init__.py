@@ -1,1 +1,1 @@
-"""From records to tables: pandas only, so that a board renders on a machine without torch."""
+"""Tables, comparisons and figures made from records. They can be made on a machine without torch."""

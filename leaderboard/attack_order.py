@@ -8,6 +8,7 @@ from pandas import DataFrame
 from bench.record import AXES, CLEAN
 from leaderboard.formatting import metric_order
 from leaderboard.rows import NO_DEFENSE, cell_rows, full_protection_rows
+from leaderboard.scores import SETTING_AXES
 
 if TYPE_CHECKING:
     from pandas.api.typing import SeriesGroupBy
@@ -15,15 +16,13 @@ if TYPE_CHECKING:
 DAGGER = "†"
 """Marks an attack of the unbounded track in tables that show both tracks."""
 
-_SETTING = ["dataset", "backbone", "weighting", "regime", "seed"]
-
 _COLUMNS = [*AXES, "key", "bounded", "partial", "paired", "defined", "protection"]
 """Columns of a tidy table that the order of the attacks depends on."""
 
 
 def group_by_setting(cells: DataFrame) -> "SeriesGroupBy[Any, tuple[Hashable, ...]]":
     """Return the defined protections, one group for all cells that differ in the defense only."""
-    return cells[cells["protection"].notna()].groupby(["attack", *_SETTING])["protection"]
+    return cells[cells["protection"].notna()].groupby(["attack", *SETTING_AXES])["protection"]
 
 
 def worst_and_mean_protection(cells: DataFrame) -> DataFrame:

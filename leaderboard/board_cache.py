@@ -15,8 +15,8 @@ BOARD, SEAL = "leaderboard.md", "leaderboard.seal"
 def hash_board_inputs(folder: Path) -> str:
     """Return a hash of what a run's board is made from: its records, its note, and the code of this package.
 
-    The published figures, which are beside the code, are included. Of a record the name, size, inode number
-    and time of modification are hashed: replacing the file changes them.
+    The published scores, a file in this package, are included. Of a record the name, size, inode number and
+    time of modification are hashed: replacing the file changes them.
     """
     files = (folder / "records").glob("*.json")
     states = sorted(

@@ -60,7 +60,7 @@ class Comparison:
         over = f"over {format_count(self.overall.pairs, 'paired cell')}{seeds}"
         if interval and interval.includes_zero:
             return (
-                f"{self.a} and {self.b} cannot be told apart: protection differs by {mean:z.2f} "
+                f"No clear difference between {self.a} and {self.b}: protection differs by {mean:z.2f} "
                 f"[{interval.low:z.2f}, {interval.high:z.2f}] {over}, and the interval includes 0."
             )
         if abs(mean) <= TIE:

@@ -137,14 +137,9 @@ def metric_order(metric: str) -> tuple[int, str]:
     return (list(METRICS).index(metric) if metric in METRICS else len(METRICS)), metric
 
 
-def format_integer(value: float | None) -> str:
-    """Return a quantity rounded to an integer."""
-    return NO_VALUE if is_missing(value) else f"{value:.0f}"
-
-
-def format_steps(value: float | None) -> str:
-    """Return a change of a pixel value in steps of 1/255."""
-    return NO_VALUE if is_missing(value) else f"{value:.3g}"
+def format_value(value: float | None, spec: str) -> str:
+    """Return a value in a format such as ``.3f``."""
+    return NO_VALUE if is_missing(value) else f"{value:{spec}}"
 
 
 def format_count(amount: int, noun: str) -> str:

@@ -9,7 +9,7 @@ from pandas import DataFrame, concat
 
 from bench.errors import BenchError
 from bench.record import AXES, Record
-from leaderboard.scores import add_protection, is_clean
+from leaderboard.scores import add_protection, is_bounded, is_clean, is_partial
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
 """Phases of a cell in their order. They always have columns, even if nothing was measured."""
@@ -160,16 +160,16 @@ def _labels(record: Record) -> tuple[str | int, ...]:
 def _cell_row(record: Record) -> dict[str, Any]:
     """Return the columns that are the same for all tasks of a record."""
     noise: Mapping[str, Any] = record.noise
-    rate, protected = record.settings.get("rate", 1.0), record.settings.get("protected", [])
+    rate = record.settings.get("rate", 1.0)
     cell: dict[str, Any] = {
         **record.cell,
         "key": record.key,
         "victim": record.victim,
         "poison": record.poison,
         "suite": record.suite,
-        "bounded": record.settings.get("epsilon", ...) is not None,
+        "bounded": is_bounded(record),
         "rate": rate,
-        "partial": rate < 1 or bool(protected and set(record.tasks) - set(protected)),
+        "partial": is_partial(record),
         "clean_part": rate < 1 and is_clean(str(record.cell["attack"])),
         **{name: noise.get(name) for name in NOISE},
         "peak_host_mb": _maximum(cost["peak_host_mb"] for cost in record.cost.values()),

@@ -4,11 +4,8 @@ from collections import defaultdict
 from dataclasses import replace
 from statistics import fmean
 
-from bench.record import AXES, CLEAN, Record, Scores
-from leaderboard.scores import is_clean, protection_by_task
-
-SETTING = tuple(axis for axis in AXES if axis not in ("attack", "defense"))
-"""The axes of the settings over which the worst cases of an attack are averaged."""
+from bench.record import CLEAN, Record, Scores
+from leaderboard.scores import SETTING_AXES, is_bounded, is_clean, is_partial, protection_by_task
 
 
 class LiveRanking:
@@ -30,9 +27,10 @@ class LiveRanking:
 
     def add(self, record: Record) -> None:
         """Add a record; adding it again changes nothing."""
-        if record.status != "done" or not _is_ranked(record):
+        attack = str(record.cell["attack"])
+        if record.status != "done" or is_partial(record) or not (is_clean(attack) or is_bounded(record)):
             return
-        if record.cell["attack"] == CLEAN:
+        if attack == CLEAN:
             self._clean[record.victim] = record.scores
             for unpaired in self._unpaired.pop(record.victim, ()):
                 self._add_pair(unpaired, record.scores)
@@ -63,16 +61,9 @@ class LiveRanking:
         protections = protection_by_task(record, clean)
         if not protections:
             return
-        setting = tuple(record.cell[axis] for axis in SETTING)
+        setting = tuple(record.cell[axis] for axis in SETTING_AXES)
         defenses, defense = self._cells[str(record.cell["attack"])][setting], record.cell["defense"]
         # If a cell was finished more than once, with other settings, the last one counts.
         if defense not in defenses or defenses[defense][0] <= record.finished:
             defenses[defense] = record.finished, fmean(protections.values())
             self._is_current = False
-
-
-def _is_ranked(record: Record) -> bool:
-    settings = record.settings
-    if settings.get("rate", 1.0) < 1 or set(record.tasks) - set(settings.get("protected") or record.tasks):
-        return False
-    return is_clean(str(record.cell["attack"])) or settings.get("epsilon", ...) is not None

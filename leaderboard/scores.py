@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
-from bench.record import CLEAN, Record, Scores, TaskInfo, relative_score
+from bench.record import AXES, CLEAN, Record, Scores, TaskInfo, relative_score
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -20,6 +20,21 @@ MIN_HEADROOM = 0.05
 Protection divides by what the clean victim learned. At 0.05 an error of one hundredth of the range already
 moves protection by 0.2; below it the quotient shows the seed and not the attack.
 """
+
+
+SETTING_AXES = tuple(axis for axis in AXES if axis not in ("attack", "defense"))
+"""Axes that are equal for the cells over which a worst case is taken; worst cases are then averaged."""
+
+
+def is_bounded(record: Record) -> bool:
+    """Return whether an attack keeps to a budget."""
+    return record.settings.get("epsilon", ...) is not None
+
+
+def is_partial(record: Record) -> bool:
+    """Return whether an attack protects only some of the images or tasks."""
+    protected = record.settings.get("protected") or record.tasks
+    return record.settings.get("rate", 1.0) < 1 or bool(set(record.tasks) - set(protected))
 
 
 def is_clean(attack: str) -> bool:

@@ -64,7 +64,7 @@ def make_record(
         scores: task → value of its scored metric; of its headline too, where ``raw`` has none.
         tasks: task → what is known of it; by default binary with floor 0.5.
         raw: task → value of its headline metric; the best epoch is 0.05 better, perfect at most.
-        rate: share of the images that are perturbed; such cells share their poison with the whole attack.
+        rate: share of the images that are perturbed; the poison is that of the attack on all images.
         protected: names of the protected tasks; empty: all.
         bounded: the attack keeps to a budget.
         settings: further settings of the cell, over those that ``rate`` and the like give.

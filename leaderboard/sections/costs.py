@@ -5,8 +5,8 @@ from pandas import DataFrame, concat
 from bench.record import POISON_PHASES
 from leaderboard.formatting import (
     drop_empty_columns,
-    format_integer,
     format_number,
+    format_value,
     join_blocks,
     markdown_table,
 )
@@ -66,8 +66,8 @@ def render_costs(frame: DataFrame) -> str:
             "part": row["part"],
             "s": format_number(row["s"]),
             "img/s": format_number(row["images_per_s"]),
-            "host MiB": format_integer(row["host_mb"]),
-            "device MiB": format_integer(row["device_mb"]),
+            "host MiB": format_value(row["host_mb"], ".0f"),
+            "device MiB": format_value(row["device_mb"], ".0f"),
             "measured": str(row["measured"]),
         }
         for row in cost_table(frame).to_dict("records")

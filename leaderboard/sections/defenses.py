@@ -5,7 +5,7 @@ from typing import Any
 
 from pandas import DataFrame, Series
 
-from bench.record import AXES, CLEAN
+from bench.record import CLEAN
 from leaderboard.attack_order import sort_table, unbounded_marker
 from leaderboard.formatting import (
     NO_VALUE,
@@ -21,7 +21,7 @@ from leaderboard.formatting import (
     with_protection,
 )
 from leaderboard.rows import NO_DEFENSE, dataset_names, full_protection_rows, rows_where_axis_varies
-from leaderboard.scores import MIN_HEADROOM, relative_scores
+from leaderboard.scores import MIN_HEADROOM, SETTING_AXES, relative_scores
 from leaderboard.sections.ranking import rank_attacks
 from leaderboard.statistics import TIE
 
@@ -40,8 +40,6 @@ LEGEND = (
     "in bold, is the one with the best score, chosen on the test set: it is an upper bound on what an "
     "exploiter could gain by choosing."
 )
-
-_VICTIM = [axis for axis in AXES if axis not in ("attack", "defense")]
 
 
 def scores_by_defense(frame: DataFrame, dataset: str) -> DataFrame:
@@ -85,7 +83,7 @@ def most_robust_attack(frame: DataFrame, dataset: str) -> tuple[str, float, int]
     """
     rows = _rows_with_relative_scores(frame, dataset)
     rows = rows[rows["bounded"] | (rows["attack"] == CLEAN)]
-    attacks = rows.groupby([*_VICTIM, "defense"])["attack"].transform("nunique")
+    attacks = rows.groupby([*SETTING_AXES, "defense"])["attack"].transform("nunique")
     shared = rows[attacks == rows["attack"].nunique()]
     defenses = set(shared.loc[shared["protection"].notna(), "defense"]) - {NO_DEFENSE}
     ranked = rank_attacks(shared).dropna(subset="rank")
@@ -112,7 +110,7 @@ def _rows_with_relative_scores(frame: DataFrame, dataset: str) -> DataFrame:
 
 
 def _recovery(rows: DataFrame) -> "Series[float]":
-    same_victim = [*_VICTIM, "attack", "task"]
+    same_victim = [*SETTING_AXES, "attack", "task"]
     undefended = rows.loc[rows["defense"] == NO_DEFENSE, [*same_victim, "relative"]]
     defended = rows[(rows["attack"] != CLEAN) & (rows["defense"] != NO_DEFENSE)]
     tasks = defended.merge(undefended, on=same_victim, suffixes=("", "_undefended"))

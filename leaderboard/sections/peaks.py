@@ -1,4 +1,4 @@
-"""The best epoch beside the last one."""
+"""The scores of the last and the best epoch."""
 
 from pandas import DataFrame, concat
 

@@ -1,4 +1,4 @@
-"""Published figures compared with what was measured."""
+"""Published scores compared with measured ones."""
 
 import ast
 import json
@@ -27,17 +27,17 @@ from leaderboard.rows import full_protection_rows, most_frequent
 from leaderboard.statistics import seed_spread
 
 BEST = "best"
-"""Attack of a figure that is a paper's best result; it is compared with the best attack of a board."""
+"""Attack of a score that is the best of a paper; it is compared with the best attack of a board."""
 
 STL = "stl"
-"""The regime of single-task networks, which can be trained for another number of epochs."""
+"""The regime of single-task networks."""
 
 COMPARED = ("epsilon", "epochs", "batch", "learning_rate", "test_images")
 """Settings, besides a part's parameters, in which a measurement can differ from a publication."""
 
 
 @dataclass(frozen=True)
-class Figure:
+class PublishedScore:
     """One published number.
 
     Attributes:
@@ -48,7 +48,7 @@ class Figure:
         metric: the headline metric; the number is its mean over tasks.
         value: the number, in the unit of the records.
         settings: the settings in `COMPARED` that the source gives; ``stl_epochs`` if those differ.
-        note: a sentence that is printed with the figure; may be empty.
+        note: a sentence that is printed with the score; may be empty.
     """
 
     source: str
@@ -65,38 +65,40 @@ class Figure:
 
 
 @cache
-def published_figures() -> tuple[Figure, ...]:
-    """Return every figure of ``published.toml``, in its order."""
+def published_scores() -> tuple[PublishedScore, ...]:
+    """Return every score in ``published.toml``, in its order."""
     content = tomllib.loads((files("leaderboard") / "published.toml").read_text(encoding="utf-8"))
-    return tuple(figure for table in content["table"] for figure in _figures_of_table(table))
+    return tuple(score for table in content["table"] for score in _scores_of_table(table))
 
 
-def _figures_of_table(table: Mapping[str, Any]) -> list[Figure]:
+def _scores_of_table(table: Mapping[str, Any]) -> list[PublishedScore]:
     fields = {key: value for key, value in table.items() if key not in ("regime", "unit", "notes")}
     factor, notes = 0.01 if table.get("unit") == "%" else 1.0, table.get("notes", {})
     return [
-        Figure(**fields, regime=regime, attack=attack, value=factor * value, note=notes.get(regime, ""))
+        PublishedScore(
+            **fields, regime=regime, attack=attack, value=factor * value, note=notes.get(regime, "")
+        )
         for regime, values in table["regime"].items()
         for attack, value in values.items()
     ]
 
 
 def compare_with_published(
-    frame: DataFrame, records: Iterable[Record], figures: Sequence[Figure] | None = None
+    frame: DataFrame, records: Iterable[Record], scores: Sequence[PublishedScore] | None = None
 ) -> DataFrame:
-    """Compare measurements with published figures.
+    """Compare measurements with published scores.
 
-    A figure is compared with the cells of its dataset (whatever the dataset's parameters), attack, regime and
+    A score is compared with the cells of its dataset (whatever the dataset's parameters), attack, regime and
     defense that have its backbone and weighting, or the most frequent ones if those were not run. `BEST` is
-    compared with the bounded attack that leaves the worst score. Figures without such cells are left out.
+    compared with the bounded attack that leaves the worst score. Scores without such cells are left out.
 
     Args:
         frame: from `leaderboard.frame.to_frame`.
         records: those it was made from.
-        figures: by default those of `published_figures`.
+        scores: by default those of `published_scores`.
 
     Returns:
-        One row per figure and setting it was measured in: ``dataset``, ``attack``, ``measured_attack``
+        One row per score and setting it was measured in: ``dataset``, ``attack``, ``measured_attack``
         (differs from ``attack`` for `BEST` only), ``regime``, ``metric``, ``published``, ``measured`` (mean
         over tasks, then over seeds), ``spread`` (standard deviation over seeds), ``difference`` (measured -
         published), ``cells``, ``measured_with`` (in words), ``source``, ``note``.
@@ -105,60 +107,64 @@ def compare_with_published(
     return DataFrame(
         [
             row
-            for figure in (published_figures() if figures is None else figures)
-            for row in _compare_figure(figure, frame, by_key)
+            for score in (published_scores() if scores is None else scores)
+            for row in _compare_score(score, frame, by_key)
         ]
     )
 
 
-def _compare_figure(figure: Figure, frame: DataFrame, records: Mapping[str, Record]) -> list[dict[str, Any]]:
+def _compare_score(
+    published: PublishedScore, frame: DataFrame, records: Mapping[str, Record]
+) -> list[dict[str, Any]]:
     rows = frame[
-        frame["dataset"].map(lambda label: label.partition("(")[0] == figure.dataset).astype(bool)
-        & (frame["regime"] == figure.regime)
-        & (frame["defense"] == figure.defense)
-        & (frame["headline"] == figure.metric)
+        frame["dataset"].map(lambda label: label.partition("(")[0] == published.dataset).astype(bool)
+        & (frame["regime"] == published.regime)
+        & (frame["defense"] == published.defense)
+        & (frame["headline"] == published.metric)
     ]
     measurements = []
     for _, of_dataset in rows.groupby("dataset"):
-        for _, victims in _select_victims(of_dataset, figure).groupby(["backbone", "weighting"]):
-            measured = _measure(victims, figure, records)
-            if figure.attack == BEST and measured:
+        for _, victims in _select_victims(of_dataset, published).groupby(["backbone", "weighting"]):
+            measured = _measure(victims, published, records)
+            if published.attack == BEST and measured:
                 worst = min if (victims["perfect"] > victims["floor"]).all() else max
                 measured = [worst(measured, key=lambda row: row["measured"])]
             measurements += measured
     return [
         {
-            "dataset": figure.dataset,
-            "attack": figure.attack,
-            "regime": figure.regime,
-            "metric": figure.metric,
-            "published": figure.value,
-            "difference": row["measured"] - figure.value,
-            "source": figure.source,
-            "note": figure.note,
+            "dataset": published.dataset,
+            "attack": published.attack,
+            "regime": published.regime,
+            "metric": published.metric,
+            "published": published.value,
+            "difference": row["measured"] - published.value,
+            "source": published.source,
+            "note": published.note,
         }
         | row
         for row in measurements
     ]
 
 
-def _select_victims(rows: DataFrame, figure: Figure) -> DataFrame:
-    """Return the rows with the figure's backbone and weighting, or the most frequent ones if it has none."""
+def _select_victims(rows: DataFrame, published: PublishedScore) -> DataFrame:
+    """Return the rows with the published backbone and weighting, or the most frequent ones if not run."""
     kept = rows
-    for axis, wanted in (("backbone", figure.backbone), ("weighting", figure.weighting)):
+    for axis, wanted in (("backbone", published.backbone), ("weighting", published.weighting)):
         labels = {wanted} if wanted in set(rows[axis]) else most_frequent(rows[axis])
         selected = kept[kept[axis].isin(labels)]
         kept = selected if len(selected) else kept
     return kept
 
 
-def _measure(rows: DataFrame, figure: Figure, records: Mapping[str, Record]) -> list[dict[str, Any]]:
-    if figure.attack == BEST:
+def _measure(
+    rows: DataFrame, published: PublishedScore, records: Mapping[str, Record]
+) -> list[dict[str, Any]]:
+    if published.attack == BEST:
         rows = rows[rows["bounded"] & (rows["attack"] != CLEAN)]
     else:
-        rows = rows[rows["attack"] == figure.attack]
+        rows = rows[rows["attack"] == published.attack]
     cells = rows.groupby("key", sort=False).agg({"attack": "first", "raw": "mean", "seed": "first"}).dropna()
-    cells["measured_with"] = [_describe_setting(records[str(key)], figure) for key in cells.index]
+    cells["measured_with"] = [_describe_setting(records[str(key)], published) for key in cells.index]
     return [
         {
             "measured_attack": attack,
@@ -171,30 +177,26 @@ def _measure(rows: DataFrame, figure: Figure, records: Mapping[str, Record]) -> 
     ]
 
 
-def _describe_setting(record: Record, figure: Figure) -> str:
+def _describe_setting(record: Record, published: PublishedScore) -> str:
     """Return the victim, and every difference from the source's attack, dataset and settings."""
-    published = {str(record.cell["attack"]), figure.dataset}
     labels = [_full_label(record, axis) for axis in ("attack", "dataset", "backbone", "weighting")]
-    parts = [label for label in labels if label not in published]
-    ours = _settings_of_regime(_compared_settings(record), figure.regime)
-    theirs = _settings_of_regime(figure.settings, figure.regime)
+    parts = [label for label in labels if label not in (str(record.cell["attack"]), published.dataset)]
+    ours: dict[str, Any] = {
+        **record.settings.get("recipe", {}),
+        "epsilon": record.settings.get("epsilon"),
+        "test_images": max(info["test"] for info in record.tasks.values()),
+    }
     for name in COMPARED:
-        value, other = ours.get(name), theirs.get(name)
+        # Single-task networks can have a number of epochs of their own.
+        names = ("stl_epochs", name) if name == "epochs" and published.regime == STL else (name,)
+        value, other = (_first_set(settings, names) for settings in (ours, published.settings))
         if value is not None and value != other:
             parts.append(f"{name.replace('_', ' ')} {value:g}" + ("" if other is None else f" ({other:g})"))
     return ", ".join(parts)
 
 
-def _compared_settings(record: Record) -> dict[str, Any]:
-    test_images = max(info["test"] for info in record.tasks.values())
-    recipe = record.settings.get("recipe", {})
-    return {**recipe, "epsilon": record.settings.get("epsilon"), "test_images": test_images}
-
-
-def _settings_of_regime(settings: Mapping[str, Any], regime: str) -> dict[str, Any]:
-    """Return settings with the number of epochs of a network of this regime."""
-    stl_epochs = settings.get("stl_epochs") if regime == STL else None
-    return {**settings, "epochs": stl_epochs or settings.get("epochs")}
+def _first_set(settings: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((settings[name] for name in names if settings.get(name) is not None), None)
 
 
 def _full_label(record: Record, axis: str) -> str:
@@ -223,7 +225,7 @@ def _default_params(axis: str, name: str) -> dict[str, Any]:
 
 
 def render_published(frame: DataFrame, records: Iterable[Record]) -> str:
-    """Return the section in markdown, empty if no published figure was measured."""
+    """Return the section in markdown, empty if no published score was measured."""
     compared = compare_with_published(frame, records)
     if not len(compared):
         return ""
@@ -253,6 +255,6 @@ def render_published(frame: DataFrame, records: Iterable[Record]) -> str:
         f"Means over tasks, without a defense{spread}. Published: {sources}. *Measured with* names the "
         "victim, the attack or dataset if a parameter of theirs is not the default, and every setting that "
         "differs from the publication (with the published value in parentheses). If the images, their "
-        f"number or the training differ, compare the order of the attacks, not the figures.{notes}"
+        f"number or the training differ, compare the order of the attacks, not the numbers.{notes}"
     )
-    return join_blocks("## Comparison with published figures", markdown_table(rows), legend)
+    return join_blocks("## Comparison with published scores", markdown_table(rows), legend)

@@ -10,11 +10,10 @@ from leaderboard.attack_order import DAGGER, group_by_setting, sort_attacks, wor
 from leaderboard.formatting import (
     NO_VALUE,
     drop_empty_columns,
-    format_integer,
     format_number,
     format_protection,
     format_score,
-    format_steps,
+    format_value,
     join_blocks,
     markdown_table,
     metric_label,
@@ -157,9 +156,9 @@ def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[st
         "undefined": str(row["undefined"]),
         "craft s": format_number(row["craft_s"]),
         "craft img/s": format_number(row["craft_images_per_s"]),
-        "host MiB": format_integer(row["craft_host_mb"]),
-        "device MiB": format_integer(row["craft_device_mb"]),
-        "l∞ /255": format_steps(row["linf"]),
+        "host MiB": format_value(row["craft_host_mb"], ".0f"),
+        "device MiB": format_value(row["craft_device_mb"], ".0f"),
+        "l∞ /255": format_value(row["linf"], ".3g"),
     }
     if row["attack"] == CLEAN:
         # It has no worst defense, and the cost of copying images is not a cost of crafting.

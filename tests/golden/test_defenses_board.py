@@ -253,7 +253,7 @@ def test_of_equal_defenses_the_first_by_the_alphabet_is_best() -> None:
         "em": {"none": 0.8, "mixup": 0.7, "jpeg": 0.7, "blur": 0.6},
     }
     found = scores_by_defense(to_frame(cells(scores)), "digits")
-    # Without a defense he would score most, but that is none.
+    # The victim scores most without a defense, but that is not a choice among defenses.
     assert best(found) == {"em": "jpeg"}
 
 

@@ -57,7 +57,7 @@ def rooms() -> list[Record]:
 
 
 def everything() -> list[Record]:
-    """The rooms beside a dataset of classification tasks."""
+    """The rooms and a dataset of classification tasks."""
     scores = {"clean": 0.9, "em": 0.7, "mtl-ue-em": 0.55}
     return [*rooms(), *(make_record({"a": score, "b": score}, attack=a) for a, score in scores.items())]
 

@@ -80,7 +80,9 @@ def test_protection_is_that_of_the_ranking(drawn: dict[str, Figure]) -> None:
     assert list(mean.get_xdata()) == pytest.approx([0.695, 0.02])
 
 
-def test_a_curve_is_the_mean_over_tasks_of_what_was_learned_beside_clean(drawn: dict[str, Figure]) -> None:
+def test_a_curve_is_the_mean_over_tasks_of_what_was_learned_poisoned_and_clean(
+    drawn: dict[str, Figure],
+) -> None:
     draw_figures(board())
     panels = [axes for axes in drawn["curves"].axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == ["digits\nem", "digits\nmtl-ue-em"]

@@ -319,7 +319,7 @@ def test_part_of_the_tasks_by_hand() -> None:
     assert row["others"] == pytest.approx(0.07)
 
 
-def test_an_attack_that_is_told_to_protect_every_task_is_a_whole_one() -> None:
+def test_an_attack_that_protects_every_task_by_name_is_not_partial() -> None:
     names = [make_record({"a": 0.9, "b": 0.9}, attack='em(tasks=["b", "a"])', protected=["b", "a"])]
     frame = to_frame([*digits(), *names])
     assert not frame["partial"].any()
@@ -337,7 +337,7 @@ def test_partial_attacks_change_no_other_table() -> None:
     )
 
 
-def test_the_clean_part_is_shown_nowhere_but_beside_the_attack() -> None:
+def test_the_clean_part_is_shown_only_with_the_attack() -> None:
     board = render_board(everything())
     assert "clean(rate" not in board
     assert "clean(rate=0.5)" not in set(cost_table(to_frame(everything()))["part"])
@@ -352,7 +352,7 @@ def test_a_board_of_partial_attacks_alone_has_no_empty_table() -> None:
     assert titles == ["## Partial protection", "## Noise", "## Costs", "## Notes"]
 
 
-def test_the_noise_of_a_poison_counts_once_and_under_the_whole_attack() -> None:
+def test_the_noise_of_a_poison_counts_once_and_under_the_attack_on_all_images() -> None:
     table = noise_table(to_frame([*digits(), *partial()]))
     assert list(table["attack"].drop_duplicates()) == ["mtl-ue-em", "em", 'em(tasks=["b"])']
     assert value(table, "intra_spread", attack="em", task="a") == pytest.approx(1.1)
@@ -491,7 +491,7 @@ def test_an_interval_with_zero_settles_nothing() -> None:
         records += [make_record({"a": score}, attack=attack, seed=seed) for seed, score in enumerate(pair)]
     # Protection 0.8 and 0.8 against 1.0 and 0.7: -0.2 and 0.1; t(0.975; 1) = 12.706, standard error 0.15.
     assert compare_labels(to_frame(records), "em", "mtl-ue-em").verdict == (
-        "em and mtl-ue-em cannot be told apart: protection differs by -0.05 [-1.96, 1.86] "
+        "No clear difference between em and mtl-ue-em: protection differs by -0.05 [-1.96, 1.86] "
         "over 2 paired cells, 2 seeds, and the interval includes 0."
     )
 
@@ -531,10 +531,12 @@ def test_a_comparison_that_cannot_be_made_is_refused(a: str, b: str, axis: str, 
         compare_labels(to_frame(everything()), a, b, axis)
 
 
-def test_the_leaderboard_needs_no_torch() -> None:
-    program = (
-        "import sys, leaderboard.board, leaderboard.comparison, leaderboard.reference; "
-        "print(sorted({'torch', 'torchvision'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_the_board_needs_no_torch_and_the_live_ranking_no_pandas() -> None:
+    board = "leaderboard.board, leaderboard.comparison, leaderboard.reference"
+    for modules, unwanted in (
+        (board, {"torch", "torchvision", "matplotlib"}),
+        ("leaderboard.live_ranking, leaderboard.board_cache", {"torch", "pandas", "scipy"}),
+    ):
+        program = f"import sys, {modules}; print(sorted({unwanted} & set(sys.modules)))"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"

@@ -22,10 +22,10 @@ LEARNED = {
 
 
 def leader(records: Sequence[Record]) -> tuple[str, float, int] | None:
-    standing = LiveRanking()
+    ranking = LiveRanking()
     for record in records:
-        standing.add(record)
-    return standing.best()
+        ranking.add(record)
+    return ranking.best()
 
 
 def first(records: Sequence[Record]) -> tuple[str, float, int]:
@@ -66,7 +66,7 @@ def test_partial_and_unbounded_attacks_do_not_lead(labels: dict[str, object]) ->
     assert leader([clean, other, em]) == ("em", pytest.approx(0.25), 1)
 
 
-def test_a_record_that_is_told_twice_counts_once_and_the_last_of_a_cell_counts() -> None:
+def test_a_record_that_is_added_twice_counts_once_and_the_last_of_a_cell_counts() -> None:
     clean = make_record({"a": 0.9}, attack="clean")
     old = make_record(
         {"a": 0.6}, attack="em", changes={"finished": "2026-01-01T00:00:00+00:00", "key": "0" * 16}

@@ -208,23 +208,23 @@ def test_a_reference_that_cannot_be_trusted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"cannot read the reference .*smoke\.json: No such file"):
         read_reference(path)
     write_reference(path, summarize_records(run()))
-    whole = path.read_text()
-    path.write_text(whole[:100])
+    content = path.read_text()
+    path.write_text(content[:100])
     with pytest.raises(BenchError, match="is damaged"):
         read_reference(path)
-    path.write_text(whole.replace("0.8", "0.7"))
+    path.write_text(content.replace("0.8", "0.7"))
     with pytest.raises(BenchError, match="is damaged"):
         read_reference(path)
     path.write_text("[]")
     with pytest.raises(BenchError, match="is not a reference"):
         read_reference(path)
-    path.write_text(whole)
+    path.write_text(content)
     _damage(path, schema=99)
     with pytest.raises(BenchError, match="has schema 99, this version reads schema 1"):
         read_reference(path)
 
 
-def test_a_reference_is_only_made_of_a_whole_run() -> None:
+def test_a_reference_is_only_made_of_a_complete_run() -> None:
     with pytest.raises(BenchError, match="this one failed: digits · em"):
         summarize_records([*run(), fail(seed=1)])
     with pytest.raises(BenchError, match="there is none"):
