@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from bench.api import Backbone, DenseBackbone, Task
 from bench.errors import BenchError
 from bench.values import DENSE, Shape
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 REPRESENTATION = 256
 """Width of the shared representation (Yu et al., ICML 2025, appendix)."""
@@ -111,7 +112,7 @@ class PreserveBatchNormStatistics(AbstractContextManager[None]):
     """The running statistics of batch normalization stay as they are; can be entered several times."""
 
     def __init__(self, part: nn.Module) -> None:
-        norms = (module for module in part.modules() if isinstance(module, _BatchNorm))
+        norms = (module for module in part.modules() if isinstance(module, BATCH_NORMS))
         self._momenta = {norm: norm.momentum for norm in norms}
 
     def __enter__(self) -> None:
