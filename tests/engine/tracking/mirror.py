@@ -20,6 +20,7 @@ def make_record(key: str = "a1", suite: str = "smoke", epochs: int = 3, **change
             learning_rate=0.1,
             weights={"age": 0.5},
             scores=scores(epoch / 10),
+            **({"validation": {"age": epoch / 8}} if epoch > 1 else {}),  # type: ignore[typeddict-item]
         )
         for epoch in range(1, epochs + 1)
     ]

@@ -22,7 +22,7 @@ from bench.files import hash_json
 from bench.record import AXES, Epoch, Record, write_record
 from tests.engine.tracking.mirror import all_runs, history, make_failed, make_record, runs_of
 
-# MLflow's own use of SQLAlchemy; said once, when the first store is opened.
+# MLflow's own use of SQLAlchemy; warned about once, when the first store is opened.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
@@ -55,10 +55,10 @@ def test_a_finished_cell_becomes_a_run(uri: str, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     record = make_record(suite="one cell")
-    with Tracker(uri, "one cell", tmp_path / "files", pytest.fail) as tell:
-        tell(RunStarted("one cell", "out", {"cells": (1, 0)}))
-        tell(ItemFinished("poisons", "p", "a poison", 1.0))
-        tell(ItemFinished("cells", record.key, record.label, 20.5, record))
+    with Tracker(uri, "one cell", tmp_path / "files", pytest.fail) as tracker:
+        tracker(RunStarted("one cell", "out", {"cells": (1, 0)}))
+        tracker(ItemFinished("poisons", "p", "a poison", 1.0))
+        tracker(ItemFinished("cells", record.key, record.label, 20.5, record))
     [run] = runs_of(uri, "one cell")
 
     assert run.info.run_name == record.label
@@ -95,6 +95,7 @@ def test_a_finished_cell_becomes_a_run(uri: str, tmp_path: Path) -> None:
     assert history(uri, run, "train/learning_rate") == [(1, 0.1), (2, 0.1), (3, 0.1)]
     assert history(uri, run, "accuracy/age") == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert history(uri, run, "weight/age") == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert history(uri, run, "validation/age") == [(2, 0.25), (3, 0.375)]
     once = {
         name: value for name, value in run.data.metrics.items() if re.match("final|peak|noise|cost", name)
     }
@@ -186,15 +187,6 @@ def test_a_store_that_is_away_is_not_asked_for_the_data_twice(
     assert len(asked) == 1
 
 
-def test_the_curve_on_held_out_images_is_shown(uri: str) -> None:
-    curve = make_record().curve
-    for point in curve[1:]:
-        point["validation"] = {"age": point["epoch"] / 8}
-    rebuild_mirror(uri, [make_record(suite="held out", curve=curve)])
-    [run] = runs_of(uri, "held out")
-    assert history(uri, run, "validation/age") == [(2, 0.25), (3, 0.375)]
-
-
 BOARD = {"board.md": b"# Board", "figures/one.png": b"picture"}
 
 
@@ -210,13 +202,13 @@ def files_of(run: Any) -> dict[str, bytes]:
 
 def test_the_run_above_the_cells_has_the_board(uri: str) -> None:
     records = [make_record("a1", "above"), make_record("b2", "above"), make_record("c3", "aside")]
-    tell = Tracker(uri, "above", None, pytest.fail)
-    tell(RunStarted("above", "out", {"cells": (2, 0)}))
+    tracker = Tracker(uri, "above", None, pytest.fail)
+    tracker(RunStarted("above", "out", {"cells": (2, 0)}))
     assert parent_of(uri, "above").info.status == "RUNNING"
-    for record in records[:2]:
-        tell(ItemFinished("cells", record.key, record.label, 1.0, record))
-    tell(RunFinished(done=2, cached=0, failed=0, seconds=1.0))
-    tell.finish_suite(records, lambda: BOARD)
+    for record in (*records[:2], records[0]):
+        tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
+    tracker(RunFinished(done=2, cached=0, failed=0, seconds=1.0))
+    tracker.finish_suite(records, lambda: BOARD)
 
     parent = parent_of(uri, "above")
     assert (parent.info.run_name, parent.info.status) == ("above", "FINISHED")
@@ -240,25 +232,25 @@ def test_the_run_of_a_suite_that_was_stopped_says_so_and_the_next_goes_on_with_i
     records = [make_record("a1", "stopped"), make_record("b2", "stopped")]
 
     def start(cells: tuple[int, int]) -> Tracker:
-        tell = Tracker(uri, "stopped", None, pytest.fail)
-        tell(RunStarted("stopped", "out", {"cells": cells}))
-        return tell
+        tracker = Tracker(uri, "stopped", None, pytest.fail)
+        tracker(RunStarted("stopped", "out", {"cells": cells}))
+        return tracker
 
     with pytest.raises(KeyboardInterrupt), start((2, 0)):
         raise KeyboardInterrupt
     killed = parent_of(uri, "stopped")
     assert killed.info.status == "KILLED"
 
-    with start((2, 0)) as tell:
+    with start((2, 0)) as tracker:
         assert parent_of(uri, "stopped").info.status == "RUNNING"
-        tell(ItemFinished("cells", "a1", "label", 1.0, records[0]))
-        tell(RunFinished(done=1, cached=0, failed=0, seconds=1.0))
+        tracker(ItemFinished("cells", "a1", "label", 1.0, records[0]))
+        tracker(RunFinished(done=1, cached=0, failed=0, seconds=1.0))
     assert parent_of(uri, "stopped").info.status == "KILLED"
 
-    with start((1, 1)) as tell:
-        tell(ItemFinished("cells", "b2", "label", 1.0, records[1]))
-        tell(RunFinished(done=1, cached=1, failed=0, seconds=1.0))
-    tell.finish_suite(records, dict)
+    with start((1, 1)) as tracker:
+        tracker(ItemFinished("cells", "b2", "label", 1.0, records[1]))
+        tracker(RunFinished(done=1, cached=1, failed=0, seconds=1.0))
+    tracker.finish_suite(records, dict)
     parent = parent_of(uri, "stopped")
     assert (parent.info.run_id, parent.info.status) == (killed.info.run_id, "FINISHED")
 
@@ -294,19 +286,13 @@ def test_a_fault_of_the_board_is_not_said_of_the_store(uri: str) -> None:
 
 
 def test_a_failed_cell_becomes_a_failed_run(uri: str) -> None:
-    assert rebuild_mirror(
-        uri, [make_record("a1", "failing"), dataclasses.replace(make_failed("b2"), suite="failing")]
-    ) == (
-        2,
-        0,
-        0,
-    )
+    assert rebuild_mirror(uri, [make_record("a1", "failing"), make_failed("b2", "failing")]) == (2, 0, 0)
     statuses = {run.data.tags[KEY_TAG]: run.info.status for run in runs_of(uri, "failing")}
     assert statuses == {"a1": "FINISHED", "b2": "FAILED"}
     [failed] = [run for run in runs_of(uri, "failing") if run.data.tags[KEY_TAG] == "b2"]
     assert failed.data.tags["status"] == "failed"
     assert failed.data.tags["error"].startswith("ValueError: no éé")
-    assert rebuild_mirror(uri, [dataclasses.replace(make_failed("b2"), suite="failing")]) == (0, 1, 0)
+    assert rebuild_mirror(uri, [make_failed("b2", "failing")]) == (0, 1, 0)
 
 
 def test_a_curve_longer_than_mlflows_largest_batch_is_whole(uri: str) -> None:
@@ -344,14 +330,6 @@ def test_rebuilding_twice_adds_nothing(uri: str, page: int, monkeypatch: pytest.
     assert rebuild_mirror(uri, records) == (0, 3, 0)
     assert [run.info.run_id for run in runs_of(uri, suite)] == before
     assert len(runs_of(uri, f"other {suite}")) == 1
-
-
-def test_what_the_listener_logged_is_kept_by_a_rebuild(uri: str) -> None:
-    records = [make_record("a1", "listened"), make_record("b2", "listened")]
-    tell = Tracker(uri, "listened", None, pytest.fail)
-    for record in (*records, records[0]):
-        tell(ItemFinished("cells", record.key, record.label, 1.0, record))
-    assert rebuild_mirror(uri, records) == (0, 2, 0)
 
 
 def test_a_run_that_was_cut_off_is_replaced(uri: str) -> None:
@@ -447,43 +425,43 @@ def broken(tmp_path: Path) -> str:
 
 
 def test_a_broken_store_is_told_once_and_the_run_goes_on(broken: str) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     record = make_record()
-    with Tracker(broken, "smoke", None, told.append) as tell:
-        tell(RunStarted("smoke", "out", {"cells": (2, 0)}))
-        tell(ItemFinished("cells", record.key, record.label, 1.0, record))
-        tell(ItemFinished("cells", record.key, record.label, 1.0, record))
-    assert len(told) == 1
-    assert "file is not a database" in told[0]
-    assert "Run `bench track` later to catch up" in told[0]
-    assert "\n" not in told[0]
+    with Tracker(broken, "smoke", None, messages.append) as tracker:
+        tracker(RunStarted("smoke", "out", {"cells": (2, 0)}))
+        tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
+        tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
+    assert len(messages) == 1
+    assert "file is not a database" in messages[0]
+    assert "Run `bench track` later to catch up" in messages[0]
+    assert "\n" not in messages[0]
 
 
 def test_a_store_that_breaks_during_the_run_is_told_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
-    told: list[str] = []
+    messages: list[str] = []
     records = [make_record(key, "breaking") for key in ("a1", "b2", "c3")]
-    tell = Tracker(uri, "breaking", None, told.append)
-    tell(ItemFinished("cells", "a1", "label", 1.0, records[0]))
+    tracker = Tracker(uri, "breaking", None, messages.append)
+    tracker(ItemFinished("cells", "a1", "label", 1.0, records[0]))
 
     def locked(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database is locked")
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", locked)
-        tell(ItemFinished("cells", "b2", "label", 1.0, records[1]))
-    tell(ItemFinished("cells", "c3", "label", 1.0, records[2]))
-    assert len(told) == 1
-    assert "database is locked" in told[0]
+        tracker(ItemFinished("cells", "b2", "label", 1.0, records[1]))
+    tracker(ItemFinished("cells", "c3", "label", 1.0, records[2]))
+    assert len(messages) == 1
+    assert "database is locked" in messages[0]
     assert rebuild_mirror(uri, records) == (1, 1, 1)
 
 
 def test_a_run_with_nothing_to_do_opens_no_store(broken: str) -> None:
-    tell = Tracker(broken, "smoke", None, pytest.fail)
-    tell(RunStarted("smoke", "out", {"cells": (0, 4)}))
-    tell(Notice("all is cached"))
-    tell(ItemFinished("poisons", "p", "a poison", 1.0))
+    tracker = Tracker(broken, "smoke", None, pytest.fail)
+    tracker(RunStarted("smoke", "out", {"cells": (0, 4)}))
+    tracker(Notice("all is cached"))
+    tracker(ItemFinished("poisons", "p", "a poison", 1.0))
 
 
 def test_a_rebuild_in_a_broken_store_is_one_clear_sentence(broken: str) -> None:

@@ -31,7 +31,7 @@ from bench.record import Record, write_record
 from tests.engine import tiny
 from tests.engine.tracking.mirror import make_failed, make_record, runs_of
 
-# MLflow's own use of SQLAlchemy; said once, when the first store is opened.
+# MLflow's own use of SQLAlchemy; warned about once, when the first store is opened.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 PATIENT_S = 120
@@ -151,13 +151,13 @@ def proxy(port: int, serves: float = float("inf"), then: Callable[[], bool] = bo
             thread.join()
 
 
-def listen(tell: Tracker, suite: str, records: Sequence[Record]) -> None:
+def listen(tracker: Tracker, suite: str, records: Sequence[Record]) -> None:
     """Tell what a run of these records would."""
-    with tell:
-        tell(RunStarted(suite, "out", {"cells": (len(records), 0)}))
+    with tracker:
+        tracker(RunStarted(suite, "out", {"cells": (len(records), 0)}))
         for record in records:
-            tell(ItemFinished("cells", record.key, record.label, 1.0, record))
-    tell.finish_suite(records, lambda: BOARD)
+            tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
+    tracker.finish_suite(records, lambda: BOARD)
 
 
 def shown(uri: str, suite: str) -> dict[str, int]:
@@ -198,14 +198,14 @@ def test_a_run_ends_as_ever_without_its_server(
     if fault is mute:
         monkeypatch.setattr(listener, "USUAL_S", 0.1)
         monkeypatch.setattr(listener, "MAX_DELAY_S", 0.1)
-    told: list[str] = []
+    messages: list[str] = []
     with fault() as uri, Inline() as workers:
-        with Tracker(uri, "tiny", None, told.append) as tell:
-            finished = run_plan(tiny.plan(), tiny.run_context(tmp_path), workers, [tell])
-        tell.finish_suite(list(tiny.records(tmp_path).values()), pytest.fail)
+        with Tracker(uri, "tiny", None, messages.append) as tracker:
+            finished = run_plan(tiny.plan(), tiny.run_context(tmp_path), workers, [tracker])
+        tracker.finish_suite(list(tiny.records(tmp_path).values()), pytest.fail)
     assert (finished.done, finished.failed) == (2, 0)
     assert {record.status for record in tiny.records(tmp_path).values()} == {"done"}
-    [sentence] = told
+    [sentence] = messages
     assert said in sentence
     assert sentence.startswith(f"MLflow at {uri} failed: ")
     assert sentence.endswith("Run `bench track` later to catch up")
@@ -222,13 +222,13 @@ def test_a_server_that_is_always_a_little_slow_is_given_up_before_long(
         return True
 
     records = [make_record(f"a{number}", "little slow") for number in range(60)]
-    told: list[str] = []
+    messages: list[str] = []
     with proxy(server, 0, pause) as slow:
-        listen(Tracker(slow.uri, "little slow", None, told.append), "little slow", records)
+        listen(Tracker(slow.uri, "little slow", None, messages.append), "little slow", records)
         settle()
         assert slow.asked < 4 * len(records), "it was not given up"
-    assert len(told) == 1
-    assert "no answer within" in told[0]
+    assert len(messages) == 1
+    assert "no answer within" in messages[0]
 
 
 def settle() -> None:
@@ -246,11 +246,11 @@ def test_answers_that_come_too_late_put_nothing_twice(
     suite = f"late after {serves}"
     records = [make_record(key, suite) for key in ("a1", "b2", "c3")]
     go = threading.Event()
-    told: list[str] = []
+    messages: list[str] = []
     with proxy(server, serves, lambda: go.wait(PATIENT_S)) as slow:
         monkeypatch.setattr(listener, "MAX_DELAY_S", 1.0)
-        listen(Tracker(slow.uri, suite, None, told.append), suite, records)
-        assert len(told) == 1
+        listen(Tracker(slow.uri, suite, None, messages.append), suite, records)
+        assert len(messages) == 1
         go.set()
         settle()
         assert sum(rebuild_mirror(slow.uri, records, make_files=lambda: BOARD)) == 3
@@ -261,24 +261,24 @@ def test_a_server_that_dies_at_any_request_leaves_nothing_twice_and_nothing_out(
     server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    told: list[str] = []
+    messages: list[str] = []
     for serves in range(1, 100, 4):
         suite = f"dies after {serves}"
         records = [make_record("a1", suite, epochs=1), make_failed("b2", suite)]
-        told.clear()
+        messages.clear()
         with proxy(server, serves) as dying:
-            listen(Tracker(dying.uri, suite, None, told.append), suite, records)
+            listen(Tracker(dying.uri, suite, None, messages.append), suite, records)
             dying.serves = float("inf")
-            if told:
+            if messages:
                 assert sum(rebuild_mirror(dying.uri, records, make_files=lambda: BOARD)) == 2
             assert shown(dying.uri, suite) == {"a1": 1, "b2": 1}
             assert artifacts(dying.uri, suite) == BOARD
             assert rebuild_mirror(dying.uri, records, make_files=lambda: BOARD) == (0, 2, 0)
-        if not told:
+        if not messages:
             break
-        assert len(told) == 1
-        assert "onnection" in told[0]
-    assert told == []
+        assert len(messages) == 1
+        assert "onnection" in messages[0]
+    assert messages == []
     assert serves > 16, "it was never cut"
 
 
@@ -305,11 +305,11 @@ out = pathlib.Path(sys.argv[1])
 records = list(read_records(out / "records"))
 print("ready", flush=True)
 sys.stdin.readline()
-with Tracker(default_uri(out), "twins", None, sys.exit) as tell:
-    tell(RunStarted("twins", "out", {"cells": (len(records), 0)}))
+with Tracker(default_uri(out), "twins", None, sys.exit) as tracker:
+    tracker(RunStarted("twins", "out", {"cells": (len(records), 0)}))
     for record in records:
-        tell(ItemFinished("cells", record.key, record.label, 1.0, record))
-tell.finish_suite(records, dict)
+        tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
+tracker.finish_suite(records, dict)
 """
 
 
