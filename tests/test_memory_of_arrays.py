@@ -20,7 +20,7 @@ def test_an_array_that_does_not_fit_is_in_a_file_that_has_no_name(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crowded(monkeypatch, tmp_path)
-    array = memory.zeros((3, 5, 2), dtype)
+    array = memory.allocate_zeros((3, 5, 2), dtype)
     assert (array.shape, array.dtype) == ((3, 5, 2), dtype)
     assert not array.any()
     array[1] = 7
@@ -31,7 +31,7 @@ def test_an_array_that_does_not_fit_is_in_a_file_that_has_no_name(
 
 def test_an_array_that_fits_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.TemporaryFile", lambda: pytest.fail("a file was made"))
-    assert torch.equal(memory.zeros((2, 3), torch.int8), torch.zeros(2, 3, dtype=torch.int8))
+    assert torch.equal(memory.allocate_zeros((2, 3), torch.int8), torch.zeros(2, 3, dtype=torch.int8))
 
 
 def test_a_full_disk_is_said_at_once_and_not_by_a_killed_process(
@@ -39,7 +39,7 @@ def test_a_full_disk_is_said_at_once_and_not_by_a_killed_process(
 ) -> None:
     crowded(monkeypatch, tmp_path)
     with pytest.raises(BenchError, match=r"GiB fits neither in memory nor in .*set TMPDIR"):
-        memory.zeros((2**50,), torch.uint8)
+        memory.allocate_zeros((2**50,), torch.uint8)
 
 
 @pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="control groups are Linux's")
@@ -57,6 +57,6 @@ def test_a_containers_limit_counts_like_the_machines_memory(
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     assert memory._container_limit() == 1000
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    assert len(memory.zeros((250,), torch.uint8)) == 250
+    assert len(memory.allocate_zeros((250,), torch.uint8)) == 250
     with pytest.raises(BenchError, match="neither in memory"):
-        memory.zeros((251,), torch.uint8)
+        memory.allocate_zeros((251,), torch.uint8)

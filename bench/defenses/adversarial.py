@@ -1,4 +1,4 @@
-"""Adversarial training: learn from the worst images within a ball, not from the released ones."""
+"""Adversarial training: learn from the worst images within a ball around the released ones."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +17,11 @@ from bench.values import Batch
 
 @dataclass(frozen=True)
 class Adversarial(NoOp):
-    """Adversarial training: in every step the network sees the images of an ℓ∞ ball that it answers worst.
+    """Adversarial training: in every step the network learns from the worst images within an ℓ∞ ball.
 
-    They are searched for by projected signed gradient ascent on the joint loss, the mean over the tasks, from
-    a start drawn uniformly from the ball. The network is in evaluation mode meanwhile, so that only what it
-    learns from enters its batch statistics.
+    They are found by projected signed gradient ascent on the joint loss, the mean over the tasks, from a
+    start drawn uniformly from the ball. The network is in evaluation mode meanwhile, so that only the final
+    images enter its batch statistics.
 
     Source: Madry et al., ICLR 2018, arXiv:1706.06083; against unlearnable examples Tao et al., NeurIPS 2021,
     arXiv:2102.04716; radius, steps and step size as in Yu et al., ICML 2025 (MTL-UE)
@@ -42,7 +42,7 @@ class Adversarial(NoOp):
         radius, step_size = self.radius / 255, self.step_size / 255
         low, high = (batch.images - radius).clamp(0, 1), (batch.images + radius).clamp(0, 1)
         images = batch.images + radius * (2 * torch.rand_like(batch.images) - 1)
-        with _evaluating(net):
+        with _evaluation_mode(net):
             for _ in range(self.steps):
                 images = images.clamp(low, high).detach().requires_grad_(True)
                 loss = batch_losses(net(images), tasks, batch).mean()
@@ -51,8 +51,8 @@ class Adversarial(NoOp):
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, and afterwards each of its modules back into the mode it was in."""
+def _evaluation_mode(net: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, and restore the mode of each of its modules afterwards."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:

@@ -1,28 +1,23 @@
-"""Fewer levels per channel: the field's two ways of reducing the bit depth, which are not the same."""
+"""Fewer levels per channel: the field's two ways of reducing the bit depth, which differ."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Le
 from jaxtyping import UInt8
 from torch import Tensor
 
 from bench import torchvision_import
-from bench.api import Task
-from bench.defenses.by_chunk import map_by_chunk
-from bench.defenses.no_op import NoOp
-from bench.values import Progress, Split, ignore_progress
+from bench.defenses.by_chunk import ByChunk
 
 
 @dataclass(frozen=True)
-class BitDepth(NoOp):
-    """Every value x in [0, 1] becomes ⌊2ᵇ x⌋ / 2ᵇ: 2ᵇ levels over the range, and white, which stays white.
+class BitDepth(ByChunk):
+    """Every value x in [0, 1] becomes ⌊2ᵇ x⌋ / 2ᵇ: 2ᵇ levels over the range; white stays white.
 
     Source: Yu et al., ICML 2025 (MTL-UE), the public code's ⌊4x⌋ / 4
 
-    Departs from the public code: what comes out is rounded to the nearest of 255 steps.
+    Departs from the public code: the result is rounded to the nearest of 255 steps.
 
     Attributes:
         bits: the exponent b.
@@ -32,31 +27,21 @@ class BitDepth(NoOp):
 
     bits: Annotated[int, Ge(1), Le(7)] = 2
 
-    def purify(
-        self,
-        released: Split,
-        tasks: Sequence[Task],
-        device: torch.device,
-        progress: Progress = ignore_progress,
-    ) -> UInt8[Tensor, "n c h w"]:
+    def change(self, images: UInt8[Tensor, "b c h w"]) -> Tensor:
         """Return the images in fewer levels."""
         levels = 1 << self.bits
-
-        def reduce(values: Tensor) -> Tensor:
-            # Multiplied first: values and product are whole numbers, so that no level is missed by rounding.
-            level: Tensor = (values.float() * levels).div(255, rounding_mode="floor")
-            return level * 255 / levels
-
-        return map_by_chunk(released.images, reduce, device, progress)
+        # Multiplied first: values and product are whole numbers, so no level is missed by rounding.
+        level: Tensor = (images.float() * levels).div(255, rounding_mode="floor")
+        return level * 255 / levels
 
 
 @dataclass(frozen=True)
-class Posterize(NoOp):
-    """Of every value's eight bits the lowest become zero; white is lost: two bits leave 0, 64, 128 and 192.
+class Posterize(ByChunk):
+    """The lowest of every value's eight bits become zero; with two bits left, values are 0, 64, 128 and 192.
 
     Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS, "BDR": two bits)
 
-    Departs from the public code: done once, before training; nothing about it is random.
+    Departs from the public code: done once, before training, and not random.
 
     Attributes:
         bits: bits that are kept.
@@ -66,17 +51,7 @@ class Posterize(NoOp):
 
     bits: Annotated[int, Ge(1), Le(7)] = 2
 
-    def purify(
-        self,
-        released: Split,
-        tasks: Sequence[Task],
-        device: torch.device,
-        progress: Progress = ignore_progress,
-    ) -> UInt8[Tensor, "n c h w"]:
+    def change(self, images: UInt8[Tensor, "b c h w"]) -> Tensor:
         """Return the images with the lower bits cleared."""
-
-        def clear(values: Tensor) -> Tensor:
-            kept: Tensor = torchvision_import.functional.posterize(values, self.bits)
-            return kept
-
-        return map_by_chunk(released.images, clear, device, progress)
+        cleared: Tensor = torchvision_import.functional.posterize(images, self.bits)
+        return cleared

@@ -23,7 +23,7 @@ class Composed:
     Not from a paper.
 
     Raises:
-        BenchError: when more than one of them mixes images: a loss is blended of two.
+        BenchError: when more than one of them mixes images: a loss blends two targets at most.
 
     Attributes:
         parts: the defenses, in order.
@@ -35,7 +35,7 @@ class Composed:
 
     def __post_init__(self) -> None:
         if sum(isinstance(part, Mixing) for part in self.parts) > 1:
-            raise BenchError("a composed defense can mix images once: leave mixup or cutmix away")
+            raise BenchError("a composed defense can mix images once: remove mixup or cutmix")
 
     @property
     def dense(self) -> bool:
@@ -64,13 +64,13 @@ class Composed:
         device: torch.device,
         progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
-        """Return what the last one makes of the images."""
+        """Return the images, cleaned by one after the other."""
         for part in self.parts:
             released = replace(released, images=part.purify(released, tasks, device, progress))
         return released.images
 
     def augment(self, batch: Batch, net: nn.Module, tasks: Sequence[Task]) -> Batch:
-        """Return what the last one makes of the batch."""
+        """Return the batch, changed by one after the other."""
         for part in self.parts:
             batch = part.augment(batch, net, tasks)
         return batch

@@ -16,9 +16,9 @@ from bench.values import Batch
 
 @dataclass(frozen=True)
 class Cutout(NoOp):
-    """One black square per image and step, centered on any pixel, so that a part of it may lie outside.
+    """One black square per image and step, centered on any pixel, so that a part of it may be outside.
 
-    Labels stay; of dense tasks those under the square too.
+    Labels are not changed, those of dense tasks under the square neither.
 
     Source: DeVries & Taylor, 2017, arXiv:1708.04552 (16 of CIFAR-10's 32 pixels)
 
@@ -35,13 +35,13 @@ class Cutout(NoOp):
         images = batch.images
         count, _, height, width = images.shape
         side = round(self.share * min(height, width))
-        rows = _covered(count, height, side, images.device)[:, None, :, None]
-        columns = _covered(count, width, side, images.device)[:, None, None, :]
+        rows = _draw_intervals(count, height, side, images.device)[:, None, :, None]
+        columns = _draw_intervals(count, width, side, images.device)[:, None, None, :]
         return replace(batch, images=images.masked_fill(rows & columns, 0))
 
 
-def _covered(count: int, length: int, side: int, device: torch.device) -> Bool[Tensor, "b length"]:
-    """Draw ``count`` intervals of ``side`` pixels around any of ``length``; return what they cover."""
+def _draw_intervals(count: int, length: int, side: int, device: torch.device) -> Bool[Tensor, "b length"]:
+    """Draw ``count`` intervals of ``side`` pixels around any of ``length``; return the pixels they cover."""
     start = torch.randint(0, length, (count, 1), device=device) - side // 2
     pixels = torch.arange(length, device=device)
     return (pixels >= start) & (pixels < start + side)

@@ -1,4 +1,4 @@
-"""D-VAE: reconstruct the images through a bottleneck too narrow for the noise."""
+"""D-VAE: reconstruct the images through a bottleneck that is too narrow for the noise."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,25 +22,25 @@ from bench.values import MISSING, Batch, Progress, Split, ignore_progress
 _KL_WEIGHT: Final = 0.01
 _CLIP_NORM: Final = 5.0
 
-_FREE: Final = 11 / 60
-"""Share of the epochs in which the noise that is told apart may be of any size."""
+_FREE_SHARE: Final = 11 / 60
+"""Share of the epochs in which the predicted noise may have any size."""
 
 _NOISE_SIZE: Final = 0.002
-"""Mean square, in [0, 1] pixel units, above which it is made smaller after that."""
+"""Mean square of the predicted noise, in [0, 1] pixel units, above which it is penalized after that."""
 
 
 @dataclass(frozen=True)
 class DVAE(NoOp):
-    """D-VAE: a variational autoencoder whose bottleneck drops the noise, which a second decoder tells apart.
+    """D-VAE: a variational autoencoder whose bottleneck removes the noise, which a second decoder predicts.
 
-    The second decoder makes it from the latent code and from an embedding of the labels. Stage 1 trains with
-    a tight bottleneck and subtracts the noise that was told apart; stage 2 trains a new model, with a wider
-    one, on the result, subtracts again and takes the reconstruction of what is left.
+    The second decoder predicts it from the latent code and an embedding of the labels. Stage 1 trains with a
+    narrow bottleneck and subtracts the predicted noise; stage 2 trains a new model with a wider bottleneck on
+    the result, subtracts again and returns the reconstruction of these images.
 
     Source: Yu et al., ICML 2024, arXiv:2405.01460, as its public code (yuyi-sd/D-VAE) has it
 
-    Departs from the paper: the embeddings of a sample's labels are averaged over its tasks. Images are
-    halved once, whatever their size, where it goes deeper on those of 224 pixels. The last, smaller batch is
+    Departs from the paper: the embeddings of a sample's labels are averaged over its tasks. The encoder
+    halves images once, whatever their size; the paper's is deeper for 224 pixels. The last, smaller batch is
     trained on too; values are rounded, not truncated.
 
     Attributes:
@@ -49,7 +49,7 @@ class DVAE(NoOp):
         epochs: passes over the images, in each of the stages.
         learning_rate: Adam's at the start of a cosine schedule.
         batch: images per step.
-        first_rate: nats per position of the latent code that cost nothing in stage 1.
+        first_rate: nats per position of the latent code that are free in stage 1.
         second_rate: the same in stage 2.
     """
 
@@ -96,7 +96,7 @@ class DVAE(NoOp):
         tasks: Sequence[Classification],
         rate: float,
         device: torch.device,
-        tell: Callable[[int], None],
+        report_epoch: Callable[[int], None],
     ) -> "DisentanglingVAE":
         _, channels, height, width = split.images.shape
         classes = sum(task.classes for task in tasks)
@@ -104,18 +104,18 @@ class DVAE(NoOp):
         optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         for epoch in range(self.epochs):
-            tell(epoch)
+            report_epoch(epoch)
             for batch in iterate_batches(split, self.batch, device, shuffle=True):
-                made = model(batch.images, joint_labels(batch, tasks))
-                loss = reconstruction_loss(made, batch.images) + _KL_WEIGHT * made.rate.clamp(min=rate)
-                if epoch >= round(_FREE * self.epochs):
-                    loss = loss + made.noise.square().mean().clamp(min=_NOISE_SIZE)
+                decoded = model(batch.images, joint_labels(batch, tasks))
+                loss = reconstruction_loss(decoded, batch.images) + _KL_WEIGHT * decoded.rate.clamp(min=rate)
+                if epoch >= round(_FREE_SHARE * self.epochs):
+                    loss = loss + decoded.noise.square().mean().clamp(min=_NOISE_SIZE)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
                 optimizer.step()
             schedule.step()
-        tell(self.epochs)
+        report_epoch(self.epochs)
         return model.eval()
 
     @torch.no_grad()
@@ -136,12 +136,12 @@ class DVAE(NoOp):
         return cleaned
 
 
-class Made(NamedTuple):
-    """What the model makes of images.
+class Decoded(NamedTuple):
+    """The model's outputs for images.
 
     Attributes:
         images: their reconstruction, in [0, 1].
-        noise: what was told apart.
+        noise: the predicted noise.
         rate: nats per position of the latent code, a mean over the batch.
     """
 
@@ -174,7 +174,7 @@ class DisentanglingVAE(nn.Module):
         # Row 0 stands for a missing label.
         self.labels = nn.EmbeddingBag(1 + classes, torch.Size(self._code).numel(), mode="mean", padding_idx=0)
 
-    def forward(self, images: Float[Tensor, "b c h w"], labels: Int64[Tensor, "b t"]) -> Made:
+    def forward(self, images: Float[Tensor, "b c h w"], labels: Int64[Tensor, "b t"]) -> Decoded:
         """Return reconstruction, noise and rate, at a latent code that is drawn."""
         features = self.encoder(images)
         mean, log_variance = self.mean(features), self.log_variance(features)
@@ -182,19 +182,19 @@ class DisentanglingVAE(nn.Module):
         code = self.widen(mean + torch.randn_like(mean) * (log_variance / 2).exp())
         embedded = self.labels(labels).view(len(labels), *self._code)
         noise = self._cut(self.noise_decoder(code + embedded))
-        return Made(self._cut(self.decoder(code)), noise, divergence.mean())
+        return Decoded(self._cut(self.decoder(code)), noise, divergence.mean())
 
     def _cut(self, images: Tensor) -> Tensor:
         """Cut off what is decoded beyond an odd height or width."""
         return images[..., : self._height, : self._width]
 
     def subtract(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the images without the noise that is told apart."""
-        return (images - cast("Made", self(images, labels)).noise).clamp(0, 1)
+        """Return the images minus the predicted noise."""
+        return (images - cast("Decoded", self(images, labels)).noise).clamp(0, 1)
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the reconstruction of the images without that noise."""
-        return cast("Made", self(self.subtract(images, labels), labels)).images
+        """Return the reconstruction of the images minus that noise."""
+        return cast("Decoded", self(self.subtract(images, labels), labels)).images
 
 
 def _halving(width: int) -> nn.Module:
@@ -225,7 +225,7 @@ def joint_labels(batch: Batch, tasks: Sequence[Classification]) -> Int64[Tensor,
     return torch.stack(columns, dim=1)
 
 
-def reconstruction_loss(made: Made, images: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """Return the squared error of the reconstruction, without and with the noise that is told apart."""
-    with_noise = (made.images + made.noise).clamp(0, 1)
-    return functional.mse_loss(made.images, images) + functional.mse_loss(with_noise, images)
+def reconstruction_loss(decoded: Decoded, images: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """Return the squared error of the reconstruction, without and with the predicted noise."""
+    with_noise = (decoded.images + decoded.noise).clamp(0, 1)
+    return functional.mse_loss(decoded.images, images) + functional.mse_loss(with_noise, images)

@@ -10,15 +10,16 @@ from bench.defenses.no_op import NoOp
 
 @dataclass(frozen=True)
 class EarlyStopping(NoOp):
-    """Early stopping: the network of the epoch that is best on released images it was not trained on.
+    """Early stopping: use the network of the epoch with the best score on held-out released images.
 
-    Best is the largest mean over the tasks of how far the scored metric is from the floor to perfect, the
-    earliest of equals. The exploiter has no clean images, so what is held out carries the same noise.
+    The score is the mean over the tasks of the scored metric's share of the way from floor to perfect; of
+    equal epochs the earliest is used. The exploiter has no clean images, so the held-out ones carry the same
+    noise.
 
     Source: the peak over the epochs of Sandoval-Segura et al., 2022, arXiv:2204.08615
 
-    Departs from the paper: it takes the best epoch on the clean test set, which nobody has who trains; a
-    record has that as its ``peak``.
+    Departs from the paper: it takes the best epoch on the clean test set, which an exploiter does not have; a
+    record has that score as its ``peak``.
 
     Attributes:
         share: of the released images, held out.

@@ -1,4 +1,4 @@
-"""Grayscale: drop the colors a perturbation may hide in."""
+"""Grayscale: remove the colors, in which a perturbation may hide."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,11 +44,11 @@ class Grayscale(NoOp):
         if channels != 3:
             raise BenchError(f"defense 'grayscale' takes images of 1 or 3 channels, not {channels}")
 
-        def weigh(values: Tensor) -> Tensor:
-            # Of floats: on integers torchvision truncates, and white would come back as 254.
+        def compute_luma(values: Tensor) -> Tensor:
+            # On integers torchvision truncates, and white would become 254.
             luma: Tensor = torchvision_import.functional.rgb_to_grayscale(
                 values.float(), num_output_channels=3
             )
             return luma
 
-        return map_by_chunk(images, weigh, device, progress)
+        return map_by_chunk(images, compute_luma, device, progress)

@@ -1,4 +1,4 @@
-"""JPEG: compress away what the eye does not see."""
+"""JPEG: compression removes what people do not see."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ from bench.values import Progress, Split, ignore_progress
 
 @dataclass(frozen=True)
 class JPEG(NoOp):
-    """Each released image once through a JPEG file in memory; the codec is Pillow's, chroma is 4:2:0.
+    """Each released image is compressed as JPEG and decoded once; the codec is Pillow's, chroma is 4:2:0.
 
     Source: Liu et al., ICML 2023, arXiv:2301.13838 (ISS, quality 10)
 
@@ -42,7 +42,7 @@ class JPEG(NoOp):
         device: torch.device,
         progress: Progress = ignore_progress,
     ) -> UInt8[Tensor, "n c h w"]:
-        """Return the images as they come back from the codec.
+        """Return the decoded images.
 
         Raises:
             BenchError: when they have neither one channel nor three.

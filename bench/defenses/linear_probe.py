@@ -1,4 +1,4 @@
-"""Linear probe: learn what to look at from clean images, and only what it means from the released ones."""
+"""Linear probe: learn features from a few clean images, and only the heads from the released ones."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -12,9 +12,9 @@ from bench.defenses.no_op import NoOp
 class LinearProbe(NoOp):
     """Linear probe: heads on released images, above shared parameters trained on a few clean originals.
 
-    An exploiter who owns some of the images, and so their clean originals, trains a network on these alone
-    (with equal weights and without a defense), freezes all below the heads and trains new heads on the
-    released rest. A stronger assumption than that of other defenses: compare it with them as such.
+    An exploiter who owns some of the images has their clean originals. A network is trained on these alone
+    (with equal weights and without a defense), all its parameters below the heads are frozen, and new heads
+    are trained on the other, released images. This assumes more than other defenses do: compare with care.
 
     Source: frozen features against unlearnable examples as in "When Priors Backfire" (BAIT), 2026,
     arXiv:2603.04731; last layers trained again as in Sandoval-Segura et al., NeurIPS 2023, arXiv:2305.19254

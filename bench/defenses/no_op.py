@@ -1,4 +1,4 @@
-"""What a defense does not do unless it says so."""
+"""The base of defenses: it does nothing, and a defense overrides what it does."""
 
 from collections.abc import Sequence
 from typing import ClassVar

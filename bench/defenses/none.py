@@ -8,7 +8,7 @@ from bench.defenses.no_op import NoOp
 
 @dataclass(frozen=True)
 class NoDefense(NoOp):
-    """Nothing is done; the counterpart every defense is compared with.
+    """Nothing is done: the reference for every defense.
 
     Source: the undefended victim of Yu et al., ICML 2025 (MTL-UE)
     """

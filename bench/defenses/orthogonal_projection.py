@@ -1,4 +1,4 @@
-"""Orthogonal projection: take out of the images what a linear model reads labels off."""
+"""Orthogonal projection: remove from the images what a linear model can read the labels from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,24 +23,24 @@ from bench.values import Progress, Split, ignore_progress
 class OrthogonalProjection(NoOp):
     """Orthogonal projection: linear models learn the tasks from pixels, and their directions are removed.
 
-    One model without bias per task, a row of weights per output (so one for a binary task). Every image is
-    projected onto what is orthogonal to all rows, around the mean image. It works where the noise is a linear
-    shortcut that is the same, or nearly so, in all images of a class.
+    There is one model without bias per task, with a row of weights per output (one row for a binary task).
+    Every image is projected, around the mean image, onto the subspace orthogonal to all rows. It works if the
+    noise is a linear shortcut that is nearly the same in all images of a class.
 
     Source: Sandoval-Segura et al., NeurIPS 2023, arXiv:2305.19254, section 4.4; SGD, its schedule and batch
     as in its public code (psandovalsegura/learn-from-unlearnable)
 
-    Departs from the paper: images are centered at the mean image before they are learned from and projected,
-    since without a bias the rows are mostly that image, and what is left without it does not fit into 8 bits:
-    a third of the values and more would be cut off. The order is drawn anew for every pass, and victims do
-    not augment more than usual.
+    Departs from the paper: images are centered at the mean image before training and projection. Without a
+    bias the rows are mostly that image, and the images without it do not fit into 8 bits: a third of the
+    values or more would be clipped. The order is drawn anew for every pass, and victims do not augment more
+    than usual.
 
     Attributes:
         epochs: passes over the released images; the learning rate is divided by ten after half and after
             three quarters of them.
         learning_rate: SGD's, without momentum.
-        batch: images per step; the source's, for 50,000 images. Fewer images need smaller batches, since the
-            models learn little in a few dozen steps.
+        batch: images per step; the default is the paper's, for 50,000 images. Fewer images need smaller
+            batches, since the models learn little in a few dozen steps.
     """
 
     epochs: Annotated[int, Ge(1)] = 20
@@ -114,5 +114,5 @@ def mean_image(images: UInt8[Tensor, "n c h w"], device: torch.device) -> Float[
 
 
 def project(images: Float[Tensor, "n p"], basis: Float[Tensor, "p r"]) -> Float[Tensor, "n p"]:
-    """Return what of every row is orthogonal to all columns of an orthonormal basis."""
+    """Return the part of every row that is orthogonal to all columns of an orthonormal basis."""
     return images - (images @ basis) @ basis.T

@@ -21,9 +21,9 @@ BINS: Final = 31
 
 @dataclass(frozen=True)
 class RandomAugment(NoOp):
-    """Operations drawn for each image and step: moves, turns, shears, tones, colors; torchvision's fourteen.
+    """Random operations for each image and step: shifts, rotations, shears, tones, colors; 14 in all.
 
-    Some move what the image shows, so that a dense task's map would no longer belong to it.
+    They are torchvision's. Some move the image's content, so that a dense task's map would no longer fit it.
 
     Source: Cubuk et al., NeurIPS 2020, arXiv:1909.13719
 
@@ -50,11 +50,11 @@ class RandomAugment(NoOp):
         library = torchvision_import.transforms.RandAugment(self.operations, self.magnitude, BINS)
         images = (batch.images * 255).round().to(torch.uint8)
         for _ in range(self.operations):
-            images = _operate(library, images)
+            images = _apply_random_operation(library, images)
         return replace(batch, images=images.float() / 255)
 
 
-def _operate(library: Any, images: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
+def _apply_random_operation(library: Any, images: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
     """Return the images after one of the library's operations, drawn for each on its own.
 
     Those with the same draw are computed together.

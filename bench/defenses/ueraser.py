@@ -1,6 +1,6 @@
-"""UEraser: strong augmentation, of which a network is shown what it does worst on."""
+"""UEraser: strong augmentation, and of several versions of an image the one with the largest loss."""
 
-# ruff: noqa: E402 - kornia imports torchvision, so its door comes first
+# ruff: noqa: E402 - kornia imports torchvision, which bench.torchvision_import has to import first
 from bench import torchvision_import
 
 torchvision_import.import_torchvision()
@@ -29,13 +29,13 @@ class UEraserLite(NoOp):
     """Fractal brightness and contrast, shuffled channels, and one operation of TrivialAugment, in every step.
 
     The operations are kornia's: fractals and channels are drawn per image, TrivialAugment's operation per
-    batch, its strength per image. Some move what the image shows, so that a dense task's map would no longer
-    belong to it.
+    batch, its strength per image. Some move the image's content, so that a dense task's map would no longer
+    fit it.
 
     Source: Qin et al., 2023, arXiv:2303.15127 (UEraser-Lite)
 
-    Departs from the public code: no JPEG is added where the attack is known to call for it; a suite composes
-    ``jpeg+ueraser-lite`` without knowing.
+    Departs from the public code: it adds JPEG against attacks that are known to need it; here a suite
+    composes ``jpeg+ueraser-lite`` without knowing the attack.
 
     Attributes:
         probability: of a change of brightness, and of one of contrast.
@@ -65,19 +65,19 @@ class UEraserLite(NoOp):
 
 @dataclass(frozen=True)
 class UEraser(UEraserLite):
-    """UEraser-Lite, but early in training several times, and of every image the version of the largest loss.
+    """UEraser-Lite several times early in training, keeping of every image the version with the largest loss.
 
-    The loss is the mean over the tasks, whatever their weights. The network is in training mode as it is
-    chosen, on a copy of its running statistics.
+    The loss is the mean over the tasks, whatever their weights. It is computed in training mode, on a copy of
+    the network's running statistics.
 
     Source: Qin et al., 2023, arXiv:2303.15127 (UEraser: five repeats in the first 50 of 300 epochs)
 
-    Departs from the public code: the versions chosen are trained on as one batch, with its own batch
-    statistics; and no JPEG is added where the attack is known to call for it.
+    Departs from the public code: the chosen versions are one training batch, with its own batch statistics;
+    no JPEG is added against attacks that are known to need it.
 
     Attributes:
         repeats: versions of every image (K).
-        share: of the epochs, from the first on, in which there are several.
+        share: of the epochs, from the first on, with several versions.
     """
 
     version: ClassVar[int] = 1
@@ -89,10 +89,10 @@ class UEraser(UEraserLite):
         """Return the batch with changed images."""
         images = self._change(batch.images)
         if batch.progress < self.share:
-            worst = _losses(net, tasks, batch, images)
+            worst = _sample_losses(net, tasks, batch, images)
             for _ in range(self.repeats - 1):
                 others = self._change(batch.images)
-                losses = _losses(net, tasks, batch, others)
+                losses = _sample_losses(net, tasks, batch, others)
                 worse = losses > worst
                 images = torch.where(worse[:, None, None, None], others, images)
                 worst = torch.where(worse, losses, worst)
@@ -101,12 +101,12 @@ class UEraser(UEraserLite):
 
 @dataclass(frozen=True)
 class UEraserMax(UEraser):
-    """UEraser with several versions of every image to the end of the training.
+    """UEraser with several versions of every image until the end of training.
 
     Source: Qin et al., 2023, arXiv:2303.15127 (UEraser-Max)
 
     Attributes:
-        share: of the epochs, from the first on, in which there are several.
+        share: of the epochs, from the first on, with several versions.
     """
 
     version: ClassVar[int] = 1
@@ -115,10 +115,10 @@ class UEraserMax(UEraser):
 
 
 @torch.no_grad()
-def _losses(
+def _sample_losses(
     net: nn.Module, tasks: Sequence[Task], batch: Batch, images: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
-    """Return every sample's loss, the mean over the tasks, without leaving a trace in the network."""
+    """Return every sample's loss, the mean over the tasks; the network is not changed."""
     copies = {name: buffer.clone() for name, buffer in net.named_buffers()}
     outputs = functional_call(net, copies, (images,))
 

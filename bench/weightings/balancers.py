@@ -1,15 +1,17 @@
-"""What a balancer need not say if it has nothing to learn and nothing to remember."""
+"""Bases of balancers: one without state, and one for weighted sums of the losses."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from bench.api import Step
 
 
 class StatelessBalancer:
-    """No parameters, and no memory of past steps and epochs."""
+    """A balancer without parameters and without memory of past steps and epochs."""
 
     def parameters(self) -> Sequence[nn.Parameter]:
         """Return none."""
@@ -20,3 +22,22 @@ class StatelessBalancer:
 
     def finish_epoch(self, losses: Float[Tensor, " t"]) -> None:
         """Do nothing."""
+
+
+class WeightedBalancer(StatelessBalancer, ABC):
+    """A balancer that back-propagates a weighted sum of the losses.
+
+    A task without a label in the batch has weight 0, and the other tasks are balanced without it.
+    """
+
+    def backward(self, step: Step) -> Float[Tensor, " t"]:
+        """Back-propagate the weighted sum and return the weights."""
+        losses = step.losses.detach()
+        weights = torch.zeros_like(losses)
+        weights[step.labeled] = self.weigh(losses[step.labeled], step.labeled)
+        (weights * step.losses).sum().backward()
+        return weights
+
+    @abstractmethod
+    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+        """Return the weights of the m tasks that have a label in the batch, from their losses."""

@@ -10,16 +10,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bench.api import Balancer, Task
-from bench.weightings.weighted_balancer import WeightedBalancer
+from bench.weightings.balancers import WeightedBalancer
 
 
 @dataclass(frozen=True)
 class DynamicWeightAverage:
     """Dynamic weight average (DWA): a task whose loss falls slowly gets more weight.
 
-    The weights sum to the number of tasks K: K softmax(r / T), where r is a task's mean loss over the last
-    epoch divided by that over the epoch before; in the first two epochs each is 1. Written here because the
-    training loop has the epochs' means, which TorchJD's gathers itself.
+    The weights are K softmax(r / T) for K tasks, so they sum to K. Here r is a task's mean loss over the last
+    epoch, divided by that over the epoch before; in the first two epochs every weight is 1. TorchJD's version
+    computes the epochs' means itself, which the training loop already has.
 
     Source: Liu et al., CVPR 2019, arXiv:1803.10704
 
@@ -32,10 +32,10 @@ class DynamicWeightAverage:
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return a balancer that remembers the mean losses of two epochs."""
-        return _Dynamic(self.temperature)
+        return _DWABalancer(self.temperature)
 
 
-class _Dynamic(WeightedBalancer):
+class _DWABalancer(WeightedBalancer):
     def __init__(self, temperature: float) -> None:
         self._temperature = temperature
         self._epochs: list[Tensor] = []
@@ -49,5 +49,5 @@ class _Dynamic(WeightedBalancer):
         return (len(ratios) * (ratios / self._temperature).softmax(0))[labeled]
 
     def finish_epoch(self, losses: Float[Tensor, " t"]) -> None:
-        """Remember the epoch's mean losses, and forget those of the one before last."""
+        """Keep the mean losses of the last two epochs."""
         self._epochs = [*self._epochs, losses][-2:]

@@ -14,7 +14,7 @@ from bench.weightings.balancers import StatelessBalancer
 
 @dataclass(frozen=True)
 class EqualWeights:
-    """Equal weights (linear scalarisation): the mean of the tasks' losses.
+    """Equal weights (linear scalarization): the mean of the tasks' losses.
 
     Source: Yu et al., ICML 2025 (MTL-UE), section 5.1, "LS"; called EW in LibMTL, which sums instead
     """
@@ -23,10 +23,10 @@ class EqualWeights:
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return the balancer, which has no state."""
-        return _Mean()
+        return _EqualBalancer()
 
 
-class _Mean(StatelessBalancer):
+class _EqualBalancer(StatelessBalancer):
     def backward(self, step: Step) -> Float[Tensor, " t"]:
         """Back-propagate the mean loss; every weight is 1/t."""
         step.losses.mean().backward()

@@ -9,18 +9,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bench.api import Balancer, Task
-from bench.weightings.weighted_balancer import WeightedBalancer
+from bench.weightings.balancers import WeightedBalancer
 
 SMALLEST = 1e-8
-"""A loss below counts as this much: the geometric mean has no gradient where a loss is 0."""
+"""Smaller losses are raised to this value: the geometric mean has no gradient if a loss is 0."""
 
 
 @dataclass(frozen=True)
 class GeometricMean:
     """Geometric loss strategy (GLS): the geometric mean of the tasks' losses.
 
-    Its gradient weighs each of the n losses by mean / (n · loss), so a task's scale does not matter. Written
-    here: it is one line, and TorchJD takes a second to import.
+    Its gradient weighs each of the n losses by mean / (n · loss), so a task's scale does not matter. It is
+    one line here, and TorchJD takes a second to import.
 
     Source: Chennupati et al., CVPR Workshops 2019, arXiv:1904.08492
     """
@@ -29,10 +29,10 @@ class GeometricMean:
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return the balancer, which has no state."""
-        return _Geometric()
+        return _GLSBalancer()
 
 
-class _Geometric(WeightedBalancer):
+class _GLSBalancer(WeightedBalancer):
     def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
         """Return the derivatives of the geometric mean by the losses."""
         losses = losses.clamp(min=SMALLEST)

@@ -18,9 +18,9 @@ from bench.weightings.task_gradients import backward_features, feature_gradients
 class GradDrop:
     """Gradient sign dropout: at every feature only gradients of one sign pass, drawn by how much each has.
 
-    It acts on the gradients of what all heads read, where a feature's sign is decided for the whole batch;
-    heads get their own task's gradient. A task's weight is the share of its features that passed. Written
-    here because the library of the other gradient weightings has the draw alone, without the layer around it.
+    It acts on the gradients of the shared features; a feature's sign is the same for the whole batch. Heads
+    get their own task's gradient. A task's weight is the share of its features that passed. The library of
+    the other gradient weightings has only the draw, not the layer around it.
 
     Source: Chen et al., NeurIPS 2020, arXiv:2010.06808, Alg. 1
 
@@ -33,10 +33,10 @@ class GradDrop:
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return the balancer, which draws from torch's global generator."""
-        return _Dropping(self.leak)
+        return _GradDropBalancer(self.leak)
 
 
-class _Dropping(StatelessBalancer):
+class _GradDropBalancer(StatelessBalancer):
     def __init__(self, leak: float) -> None:
         self._leak = leak
 
@@ -44,12 +44,12 @@ class _Dropping(StatelessBalancer):
         """Back-propagate what passes, and return the share of each task's features that does."""
         gradients = feature_gradients(step)
         pushes = (gradients * step.features.detach().sign()).sum(1)
-        passed = self._leak + (1 - self._leak) * _drawn(pushes)
+        passed = self._leak + (1 - self._leak) * _draw_passing(pushes)
         backward_features(step, (gradients * passed[:, None]).sum(0))
         return passed.flatten(1).mean(1)
 
 
-def _drawn(pushes: Float[Tensor, "t d ..."]) -> Float[Tensor, "t d ..."]:
+def _draw_passing(pushes: Float[Tensor, "t d ..."]) -> Float[Tensor, "t d ..."]:
     """Return 1 where a task's push has the sign that was drawn for the feature, else 0."""
     purity = (1 + pushes.sum(0) / pushes.abs().sum(0)) / 2
     upward = purity > torch.rand_like(purity)

@@ -1,7 +1,7 @@
-"""Weightings of the tasks' gradients: the adapter to TorchJD, which has the rules.
+"""Weightings of the tasks' gradients: an adapter to TorchJD, which has the rules.
 
-Every rule here turns the products of the tasks' gradients with each other into one weight per gradient. The
-shared parameters get the weighted sum, each head its own task's gradient, unweighted.
+Every rule maps the inner products of the tasks' gradients to one weight per gradient. The shared parameters
+get the weighted sum, each head its own task's gradient, unweighted.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ from bench.weightings.task_gradients import (
 )
 
 Rule = Callable[[Float[Tensor, "t t"]], Float[Tensor, " t"]]
-"""From the gradients' products with each other to the gradients' weights."""
+"""Maps the inner products of the gradients to their weights."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class GradientWeighting(ABC):
     """What all weightings of gradients have in common.
 
     Attributes:
-        gradients: which ones are weighed: those of all shared parameters, at one pass through the encoder per
-            task; or those of the features alone, at one pass in all, an approximation that some papers make.
+        gradients: which gradients are weighed: those of all shared parameters, with one backward pass per
+            task; or those of the features only, with one pass in all, an approximation some papers make.
     """
 
     gradients: Literal["parameters", "features"] = "parameters"
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
-        """Return a balancer; where a rule has a memory, it is the balancer's."""
-        return _Gradients(self.rule, self.gradients == "features")
+        """Return a balancer, which holds the memory of rules that have one."""
+        return _GradientBalancer(self.rule, self.gradients == "features")
 
     @abstractmethod
     def rule(self, count: int) -> Rule:
-        """Return the rule for so many gradients, with an empty memory."""
+        """Return the rule for ``count`` gradients, with an empty memory."""
 
 
-class _Gradients(StatelessBalancer):
-    """Weighs gradients that are not zero: a task without a label, or without anything to learn, is left out.
+class _GradientBalancer(StatelessBalancer):
+    """Weighs the gradients that are not zero; those of tasks without a label are.
 
-    Tasks that are weighed together for the first time start a rule of their own.
+    Every set of tasks that are weighed together has its own rule.
     """
 
     def __init__(self, rule: Callable[[int], Rule], features: bool) -> None:
@@ -79,29 +79,29 @@ class _Gradients(StatelessBalancer):
             if together not in self._rules:
                 self._rules[together] = self._rule(len(together))
             weights[members] = self._rules[together](products[members][:, members]).to(weights.dtype)
-        else:  # nothing to weigh, or a training that has diverged, which is to be seen in the network
+        else:  # no gradient, or a diverged training, which the network shows
             weights[:] = 1 / len(weights)
         return weights.to(gradients.device)
 
 
-def _unit(products: Float[Tensor, "t t"]) -> Float[Tensor, "t t"]:
-    """Scale gradients so that their squared norms are 1 on average: libraries' thresholds are absolute."""
+def _scale_to_unit(products: Float[Tensor, "t t"]) -> Float[Tensor, "t t"]:
+    """Scale gradients so that their mean squared norm is 1: libraries' thresholds are absolute."""
     return products / products.diagonal().mean()
 
 
-def _factor(products: Float[Tensor, "t t"]) -> Float[Tensor, "t r"]:
-    """Return as many vectors as gradients, of as few dimensions as can be, that have the same products."""
+def _factorize(products: Float[Tensor, "t t"]) -> Float[Tensor, "t r"]:
+    """Return vectors with the same inner products, one per gradient, of as few dimensions as possible."""
     values, vectors = torch.linalg.eigh(products)
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     factor: Tensor = vectors[:, kept] * values[kept].sqrt()
     return factor
 
 
-def _fair(products: Float[Tensor, "t t"], alpha: float) -> Float[Tensor, " t"]:
+def _fair_weights(products: Float[Tensor, "t t"], alpha: float) -> Float[Tensor, " t"]:
     """Return the weights w > 0 with products · w = w^(-1/alpha).
 
-    They are sought as multiples of what each gradient's weight were without the others, since the solver
-    stops early where gradients' norms are far apart.
+    The solver looks for multiples of the weight each gradient would have alone, since it stops early if the
+    gradients' norms differ much.
     """
     alone = products.diagonal().pow(-alpha / (1 + alpha))
     relative = alone[:, None].pow(1 / alpha) * products * alone
@@ -178,7 +178,7 @@ class GradVac(GradientWeighting):
     def rule(self, count: int) -> Rule:
         """Return TorchJD's rule, which draws from torch's global generator."""
         weigh = aggregation.GradVacWeighting(self.decay)
-        return lambda products: weigh(_unit(products))
+        return lambda products: weigh(_scale_to_unit(products))
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class CAGrad(GradientWeighting):
     def rule(self, count: int) -> Rule:
         """Return TorchJD's rule, which solves a cone program."""
         weigh = aggregation.CAGradWeighting(self.radius)
-        return lambda products: weigh(_unit(products))
+        return lambda products: weigh(_scale_to_unit(products))
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class NashMTL(GradientWeighting):
         """Return the rule."""
 
         def weigh(products: Float[Tensor, "t t"]) -> Float[Tensor, " t"]:
-            weights: Tensor = _fair(products, 1.0) * products.norm().sqrt()
+            weights: Tensor = _fair_weights(products, 1.0) * products.norm().sqrt()
             length = (weights @ products @ weights).clamp(min=self.max_norm**2).sqrt()
             return weights * (self.max_norm / length)
 
@@ -267,7 +267,7 @@ class FairGrad(GradientWeighting):
 
     def rule(self, count: int) -> Rule:
         """Return TorchJD's rule, a least-squares solver."""
-        return lambda products: _fair(products, self.alpha)
+        return lambda products: _fair_weights(products, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class ConFIG(GradientWeighting):
         """Return TorchJD's rule, on vectors of few dimensions: turning gradients turns the step along."""
 
         def weigh(products: Float[Tensor, "t t"]) -> Float[Tensor, " t"]:
-            factor = _factor(products)
+            factor = _factorize(products)
             step: Tensor = aggregation.ConFIG()(factor)
             weights: Tensor = torch.linalg.pinv(factor.T) @ step
             return weights
@@ -305,4 +305,4 @@ class UPGrad(GradientWeighting):
     def rule(self, count: int) -> Rule:
         """Return TorchJD's rule, a quadratic program per task."""
         weigh = aggregation.UPGradWeighting()
-        return lambda products: weigh(_unit(products))
+        return lambda products: weigh(_scale_to_unit(products))

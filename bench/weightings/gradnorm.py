@@ -15,15 +15,15 @@ from bench.weightings.balancers import StatelessBalancer
 
 @dataclass(frozen=True)
 class GradNorm:
-    """GradNorm: learned weights bring the norm of each task's gradient to what its rate of learning asks for.
+    """GradNorm: learned weights bring each task's gradient norm to a target set by its rate of learning.
 
     The norms are those in the last shared layer. A task's target is the mean norm times r^α, where r is the
     task's loss relative to its first one, divided by the mean of that over the tasks. The weights start at 1,
-    follow the targets with an Adam of their own, and are scaled to sum to the number of tasks.
+    follow the targets with their own Adam, and are scaled to sum to the number of tasks.
 
     Source: Chen et al., ICML 2018, arXiv:1711.02257, Alg. 1; Adam and its learning rate: appendix A
 
-    Departs from the paper: weights are kept from going below 0.
+    Departs from the paper: weights cannot go below 0.
 
     Attributes:
         asymmetry: the α: how strongly tasks that lag behind are pulled.
@@ -37,10 +37,10 @@ class GradNorm:
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return a balancer with one weight per task."""
         weights = torch.ones(len(tasks), device=device)
-        return _Normed(weights, torch.optim.Adam([weights], lr=self.learning_rate), self.asymmetry)
+        return _GradNormBalancer(weights, torch.optim.Adam([weights], lr=self.learning_rate), self.asymmetry)
 
 
-class _Normed(StatelessBalancer):
+class _GradNormBalancer(StatelessBalancer):
     def __init__(
         self, weights: Float[Tensor, " t"], optimizer: torch.optim.Optimizer, asymmetry: float
     ) -> None:
@@ -57,19 +57,19 @@ class _Normed(StatelessBalancer):
                 (gradient,) = torch.autograd.grad(step.losses[task], layer, retain_graph=True)
                 norms[task] = gradient.norm()
         (used * step.losses).sum().backward()
-        self._follow(norms, step.losses.detach())
+        self._move_weights(norms, step.losses.detach())
         return used
 
-    def _follow(self, norms: Float[Tensor, " t"], losses: Float[Tensor, " t"]) -> None:
-        """Take one step toward the targets; tasks without a gradient have none and do not count."""
+    def _move_weights(self, norms: Float[Tensor, " t"], losses: Float[Tensor, " t"]) -> None:
+        """Take one step toward the targets; tasks without a gradient do not count."""
         self._first = torch.where(self._first > 0, self._first, losses)
-        known = (norms > 0) & (self._first > 0)
-        if not known.any():
+        counted = (norms > 0) & (self._first > 0)
+        if not counted.any():
             return
         weighted = self._weights * norms
         rates = losses / self._first
-        targets = weighted[known].mean() * (rates / rates[known].mean()) ** self._asymmetry
-        self._weights.grad = torch.where(known, norms * (weighted - targets).sign(), 0.0)
+        targets = weighted[counted].mean() * (rates / rates[counted].mean()) ** self._asymmetry
+        self._weights.grad = torch.where(counted, norms * (weighted - targets).sign(), 0.0)
         self._optimizer.step()
         self._weights.clamp_(min=0)
         self._weights.mul_(len(self._weights) / self._weights.sum())

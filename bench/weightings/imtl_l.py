@@ -16,9 +16,8 @@ from bench.weightings.balancers import StatelessBalancer
 class ImpartialLosses:
     """Impartial multi-task learning's loss balance (IMTL-L): learned scales bring all losses to one size.
 
-    The loss is Σ exp(s) L - s; the scales s start at 0 and are trained along by the network's optimizer. At
-    fixed losses s settles where every exp(s) L is 1. Written here because TorchJD's wants a label of every
-    task.
+    The loss is Σ exp(s) L - s; the scales s start at 0 and are trained by the network's optimizer. At fixed
+    losses s converges to where every exp(s) L is 1. TorchJD's version needs a label of every task.
 
     Source: Liu et al., ICLR 2021, "Toward Impartial Multi-task Learning"
     """
@@ -27,10 +26,10 @@ class ImpartialLosses:
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return a balancer with one scale per task."""
-        return _Scaled(torch.zeros(len(tasks), device=device))
+        return _IMTLLBalancer(torch.zeros(len(tasks), device=device))
 
 
-class _Scaled(StatelessBalancer):
+class _IMTLLBalancer(StatelessBalancer):
     def __init__(self, log_scales: Float[Tensor, " t"]) -> None:
         self._log_scales = nn.Parameter(log_scales)
 

@@ -9,16 +9,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bench.api import Balancer, Task
-from bench.weightings.weighted_balancer import WeightedBalancer
+from bench.weightings.balancers import WeightedBalancer
 
 
 @dataclass(frozen=True)
 class RandomWeights:
     """Random loss weighting (RLW): in every step new weights, the softmax of normal numbers.
 
-    The weights sum to 1, so that on average they are equal weights. MTL-UE's code writes the same loss as the
-    mean of the losses, each times K softmax. Written here: it is one line, and TorchJD takes a second to
-    import.
+    The weights sum to 1, so on average they are equal weights. MTL-UE's code writes the same loss as the mean
+    of the losses, each times K softmax. It is one line here, and TorchJD takes a second to import.
 
     Source: Lin et al., TMLR 2022, arXiv:2111.10603, Alg. 2
     """
@@ -27,10 +26,10 @@ class RandomWeights:
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return the balancer, which draws from torch's global generator."""
-        return _Random()
+        return _RLWBalancer()
 
 
-class _Random(WeightedBalancer):
+class _RLWBalancer(WeightedBalancer):
     def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
         """Draw the weights."""
         return torch.randn_like(losses).softmax(0)

@@ -1,4 +1,4 @@
-"""The gradient of every task, and what may take the place of their sum."""
+"""The gradient of every task, and how to replace their sum by another gradient."""
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from bench.api import Step
 
 
 def feature_gradients(step: Step) -> Float[Tensor, "t b ..."]:
-    """Return the gradient of every task's loss with respect to what all heads read."""
+    """Return the gradient of every task's loss with respect to the shared features."""
     losses = step.losses.unbind()
     return torch.stack([torch.autograd.grad(loss, step.features, retain_graph=True)[0] for loss in losses])
 
@@ -23,8 +23,8 @@ def backward_features(step: Step, gradient: Float[Tensor, "b ..."]) -> None:
 def parameter_gradients(step: Step) -> Float[Tensor, "t p"]:
     """Back-propagate each task's own gradient into its head, and return its gradients of shared parameters.
 
-    It takes one backward pass per task, the least there is. Passes are not run in parallel, which takes the
-    memory of as many networks and is no faster where one fills the processor.
+    It takes one backward pass per task, the minimum. Passes are not run in parallel: that takes the memory of
+    as many networks, and is no faster if one pass uses the whole processor.
     """
     sizes = [parameter.numel() for parameter in step.shared]
     gradients = step.losses.new_zeros(len(step.losses), sum(sizes))

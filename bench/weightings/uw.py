@@ -16,9 +16,8 @@ from bench.weightings.balancers import StatelessBalancer
 class UncertaintyWeights:
     """Uncertainty weighting (UW): a learned variance exp(s) per task; the loss is Σ L / (2 exp(s)) + s / 2.
 
-    The log-variances s are trained along by the network's optimizer. At fixed losses s settles at log L,
-    where every task's share of the loss is the same. Written here because TorchJD's wants a label of every
-    task.
+    The log-variances s are trained by the network's optimizer. At fixed losses s converges to log L, where
+    every task has the same share of the loss. TorchJD's version needs a label of every task.
 
     Source: Kendall et al., CVPR 2018, arXiv:1705.07115; start value and form: public code of Yu et al.,
     ICML 2025 (MTL-UE)
@@ -35,10 +34,10 @@ class UncertaintyWeights:
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return a balancer with one log-variance per task."""
-        return _Uncertain(torch.full((len(tasks),), self.start_value, device=device))
+        return _UWBalancer(torch.full((len(tasks),), self.start_value, device=device))
 
 
-class _Uncertain(StatelessBalancer):
+class _UWBalancer(StatelessBalancer):
     def __init__(self, log_variances: Float[Tensor, " t"]) -> None:
         self._log_variances = nn.Parameter(log_variances)
 

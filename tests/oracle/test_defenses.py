@@ -274,7 +274,7 @@ def test_resize_agrees_with_pillow_computing_with_floats(
 def test_a_set_is_cleaned_in_pieces_that_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     images = draw_images(7, 3)
     whole = {name: cleaned(name, images) for name in NAMES}
-    monkeypatch.setattr(by_chunk, "VALUES", 2 * images[0].numel())
+    monkeypatch.setattr(by_chunk, "CHUNK_VALUES", 2 * images[0].numel())
     steps: list[tuple[str, int, int]] = []
     for name, wanted in whole.items():
         assert torch.equal(cleaned(name, images), wanted)

@@ -72,7 +72,7 @@ def test_what_is_no_composition_is_refused(text: str) -> None:
         ("defense", "jpeg(qality=3)+cutmix", r"unknown parameter of defense 'jpeg': 'qality'.*'quality'\?"),
         ("defense", "cutmix+jpeg(quality=0)", "defense 'jpeg': quality = 0 is refused"),
         ("defense", "jpeg(3)+cutmix", r"cannot read '3' in 'jpeg\(3\)'; write key=value"),
-        ("defense", "mixup+jpeg+cutmix", "mix images once: leave mixup or cutmix away"),
+        ("defense", "mixup+jpeg+cutmix", "mix images once: remove mixup or cutmix"),
         ("attack", "em+tap", r"attack 'em\+tap' is refused: only a defense can be composed"),
         ("backbone", "small+smal", "unknown backbone 'smal'; did you mean 'small'"),
     ],
