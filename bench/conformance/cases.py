@@ -1,4 +1,4 @@
-"""The kinds of training sets that an attack is checked on."""
+"""The kinds of training sets that attacks and defenses are checked on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ DENSE_TASKS = (
     Depth("how far", 0.0, 1.0),
     Normals("turned where"),
 )
-"""The dense tasks of a training set that has some."""
+"""The dense tasks of a case with dense tasks."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Case:
     """A kind of training set.
 
     Attributes:
-        channels: of the images.
-        height: of the images.
-        width: of the images.
-        classes: number of classes of every task.
+        channels: channels of the images.
+        height: height of the images.
+        width: width of the images.
+        classes: number of classes of every classification task.
         missing: share of the labels that are missing, drawn at random.
         unlabeled: tasks that have no label at all, as if they were not to be protected.
-        augmentation: what victims are expected to do.
-        dense: beside these there are a segmentation, a depth and a normals task.
+        augmentation: what victims are expected to do to the images.
+        dense: whether there is a segmentation, a depth and a normals task, too.
         count: number of images.
     """
 
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks."""
+        """The classification tasks and, if it is dense, the dense ones."""
         labels = tuple(
             Classification(f"task {i}", tuple(f"class {c}" for c in range(classes)))
             for i, classes in enumerate(self.classes)
@@ -68,9 +68,9 @@ class Case:
         targets = {}
         for number, task in enumerate(self.tasks):
             target = _random_target(task, (count, self.height, self.width), draw)
-            without = torch.rand(count, generator=draw) < (number in self.unlabeled or self.missing)
+            hidden = torch.rand(count, generator=draw) < (number in self.unlabeled or self.missing)
             targets[task.name] = torch.where(
-                without.view(-1, *[1] * (target.ndim - 1)), task.without_labels(target), target
+                hidden.view(-1, *[1] * (target.ndim - 1)), task.without_labels(target), target
             )
         return Split(images, targets)
 
@@ -80,14 +80,14 @@ def _random_target(task: Task, size: tuple[int, int, int], draw: torch.Generator
     count, height, width = size
     if task.kind == "classification":
         return torch.randint(0, task.classes, (count,), generator=draw)
-    without = torch.rand(count, 1, height, width, generator=draw) < 0.1
+    hidden = torch.rand(count, 1, height, width, generator=draw) < 0.1
     if task.kind == "segmentation":
         labels = torch.randint(0, task.classes, size, generator=draw)
-        return labels.masked_fill(without[:, 0], MISSING).to(torch.int8)
+        return labels.masked_fill(hidden[:, 0], MISSING).to(torch.int8)
     values = torch.rand(count, task.outputs, height, width, generator=draw)
     if task.kind == "normals":
         values = functional.normalize(values - values.new_tensor([0.5, 0.5, 1.1])[:, None, None], dim=1)
-    return values.masked_fill(without, float("nan"))
+    return values.masked_fill(hidden, float("nan"))
 
 
 PLAIN_CASE, GRAY_CASE, HALF_MISSING_CASE, ODD_SIZE_CASE = (
@@ -118,5 +118,14 @@ CASES: Mapping[str, Case] = {
 }
 """The kinds of training sets by name."""
 
+ALL_CASES = tuple(CASES)
+
 LABELED_CASES = tuple(name for name, case in CASES.items() if case.missing < 1)
-"""Those with labels."""
+"""The cases with labels."""
+
+
+def skip_dense_case(part: object, case: str) -> str | None:
+    """Return why a part that cannot work with dense tasks is not checked on them; None if it is."""
+    if CASES[case].dense and not getattr(part, "dense", False):
+        return "it does not work with dense tasks, and says so"
+    return None

@@ -1,4 +1,4 @@
-"""An attack on trial: kinds of training sets, and the attack's crafting on each of them."""
+"""An attack under test, and its crafting on the kinds of training sets."""
 
 import dataclasses
 import tempfile
@@ -12,34 +12,26 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from bench.api import Attack, CraftContext, Noise
-from bench.catalog.build import build_part, load_part_class
+from bench.catalog.build import build_part
 from bench.catalog.choice import Choice
-from bench.catalog.table import locate_part
-from bench.conformance.cases import CASES, Case
-from bench.conformance.quick import build_quick_part
+from bench.conformance.cases import CASES, Case, skip_dense_case
+from bench.conformance.part import CPU, ContractError, NoResultError, PartUnderTest
 from bench.engine.planning.partial_protection import PARTIAL_PARAMETERS
 from bench.engine.stages.apply_poison import quantize_delta
 from bench.engine.stages.checkpoint import FileCheckpoint
 from bench.engine.stages.context import seeded
 from bench.engine.stages.surrogate import equidistant_epochs
-from bench.errors import BenchError
 from bench.training.augmentation import cropped_shape
 from bench.training.loaders import make_batch
 from bench.training.net import MultiTaskNet
 from bench.values import EPSILON, Batch
 
-CPU = torch.device("cpu")
-
 SNAPSHOTS = 3
-"""Snapshots of the surrogate; they are untrained, and their weights differ."""
+"""Number of snapshots of the surrogate; they are untrained, and their weights differ."""
 
 
-class ContractError(Exception):
-    """A breach of the contract: one sentence on what is wrong."""
-
-
-class CraftFailedError(Exception):
-    """There is no poison to look at, since crafting failed."""
+class CraftFailedError(NoResultError):
+    """There is no poison to check, since crafting failed."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -47,36 +39,38 @@ class CraftFailedError(Exception):
 
 
 class _Interruption(BaseException):
-    """Breaks a crafting off; no error that an attack would think of catching."""
+    """Stops a crafting; not an Exception, since an attack may catch those."""
 
 
 class RecordingCheckpoint:
-    """A checkpoint that counts, and may break a crafting off.
+    """A checkpoint that counts how often it is saved, and may stop the crafting.
 
     Attributes:
         saves: how often a state was offered.
     """
 
-    def __init__(self, kept: dict[str, Any] | None = None, stop: int = 0, path: Path | None = None) -> None:
-        """Start from a kept state; keep the ``stop``-th in a file, as the engine does, and break off."""
+    def __init__(
+        self, state: dict[str, Any] | None = None, stop_at: int = 0, path: Path | None = None
+    ) -> None:
+        """Resume from a state, or write the state number ``stop_at`` to a file, as the engine does, and stop."""
         self.saves = 0
-        self._kept, self._stop, self._path = kept, stop, path
+        self._state, self._stop_at, self._path = state, stop_at, path
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state to start from."""
-        return self._kept
+        """Return the state to resume from."""
+        return self._state
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Count, and keep the state if it is the one."""
+        """Count the state, and write it if it is the one to stop at."""
         self.saves += 1
-        if self._path is not None and self.saves == self._stop:
+        if self._path is not None and self.saves == self._stop_at:
             try:
                 FileCheckpoint(self._path, {}, every_s=0.0).save(state)
             except TypeError as error:
                 raise _Interruption from error
             raise _Interruption
-        if self._kept is not None:
-            state()  # to be asked for it must not change what follows
+        if self._state is not None:
+            state()  # asking for the state must not change the poison
 
 
 _PROCESS_STATE: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = (
@@ -91,30 +85,30 @@ _PROCESS_STATE: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ..
     ),
     ("how NumPy treats errors", np.geterr, lambda treatment: np.seterr(**treatment)),
 )
-"""What all parts of a run share: a name, how to get it, how to set it."""
+"""The settings that all code of a process shares: a name, how to get it, how to set it."""
 
 
 def restore_process_state(before: Sequence[Any]) -> list[str]:
-    """Give what is shared the values it had before; return the names of what was different."""
-    different = []
+    """Set the shared settings to earlier values; return the names of those that differed."""
+    changed = []
     for (name, get, set_), value in zip(_PROCESS_STATE, before, strict=True):
         now = get()
         if not (torch.equal(now, value) if isinstance(value, Tensor) else now == value):
-            different.append(name)
+            changed.append(name)
             set_(value)
-    return different
+    return changed
 
 
 class CraftRun:
-    """One crafting: the attacker's means, and what came of it.
+    """One crafting: what the attacker was given, and the result.
 
     Attributes:
         train: the training set, after the crafting.
-        surrogates: the snapshots, after the crafting; none where the attack needs none.
-        weights: theirs from before.
-        context: the attacker's means.
-        steps: everything that was said of the progress.
-        disturbed: what the crafting changed of what all parts of a run share; it was put back.
+        surrogates: the snapshots, after the crafting; empty if the attack needs none.
+        weights: their weights before it.
+        context: the attacker's context.
+        steps: every report of the progress.
+        disturbed: the shared settings of the process that the crafting changed; they were restored.
         noise: what the attack returned.
         change: the change of every pixel as it would be released, in steps of 1/255.
     """
@@ -142,7 +136,7 @@ class CraftRun:
         def snapshots(count: int) -> Sequence[nn.Module]:
             if not self.surrogates:
                 raise ContractError("it asks for snapshots, for which it must set needs_surrogate = True")
-            return [self.surrogates[place - 1] for place in equidistant_epochs(SNAPSHOTS, count)]
+            return [self.surrogates[epoch - 1] for epoch in equidistant_epochs(SNAPSHOTS, count)]
 
         self.context = CraftContext(
             tasks=case.tasks,
@@ -163,7 +157,7 @@ class CraftRun:
             self.disturbed = restore_process_state(before)
 
     def batch(self, rows: Int64[Tensor, " b"] | None = None) -> Batch:
-        """Return some rows of the training set, or all of it, as an attack sees them."""
+        """Return some rows of the training set, or all of it, as a batch."""
         return make_batch(self.train, torch.arange(len(self.train)) if rows is None else rows, CPU)
 
 
@@ -176,82 +170,68 @@ def attack_budget(attack: Attack) -> int | None:
     return EPSILON if getattr(attack, "bounded", True) else None
 
 
-class AttackUnderTest:
-    """An attack on trial: it is crafted on a kind of training set once, however many checks look at it.
-
-    Attributes:
-        choice: the attack's name and parameters.
-        kind: its class.
-        attack: the attack.
-    """
+class AttackUnderTest(PartUnderTest):
+    """An attack that is crafted on every kind of training set once, for all the checks."""
 
     def __init__(self, choice: Choice | str) -> None:
-        """Build the attack with its quick parameters, unless the choice has others.
-
-        Which images and tasks it is to protect is no business of the attack's, and left out.
+        """Build the attack, without ``rate`` and ``tasks``, which the engine sees to.
 
         Raises:
-            BenchError: for an unknown name or parameter, and for what is no dataclass.
+            BenchError: for an unknown name or parameter, and if the attack is not a dataclass.
         """
         choice = Choice.parse(choice) if isinstance(choice, str) else choice
-        self.choice = Choice(
-            choice.name, tuple(item for item in choice.params if item[0] not in PARTIAL_PARAMETERS)
-        )
-        self.kind = load_part_class("attack", self.choice.name)
-        if not (isinstance(self.kind, type) and dataclasses.is_dataclass(self.kind)):
-            where = locate_part("attack", self.choice.name)
-            raise BenchError(
-                f"attack {self.choice.name!r}: {where} is no dataclass, which every part must be"
-            )
-        self.attack: Attack = build_quick_part("attack", self.choice)
-        self._made: dict[str, tuple[CraftRun | Exception, RecordingCheckpoint]] = {}
+        params = tuple(item for item in choice.params if item[0] not in PARTIAL_PARAMETERS)
+        super().__init__("attack", dataclasses.replace(choice, params=params))
+        self._runs: dict[str, tuple[CraftRun | Exception, RecordingCheckpoint]] = {}
 
-    def crafting(self, case: str) -> CraftRun:
-        """Return the crafting on a kind of training set.
+    def reason_to_skip(self, case: str) -> str | None:
+        """Return why no check applies to a case of dense tasks; None if they do."""
+        return skip_dense_case(self.part, case)
+
+    def craft_once(self, case: str) -> CraftRun:
+        """Return the crafting with seed 0, which is made at the first call.
 
         Raises:
-            UncraftedError: when it failed.
+            CraftFailedError: when it failed.
         """
-        made, _ = self._once(case)
-        if isinstance(made, Exception):
-            raise CraftFailedError(made)
-        return made
+        run, _ = self._run_once(case)
+        if isinstance(run, Exception):
+            raise CraftFailedError(run)
+        return run
 
-    def saves(self, case: str) -> int:
-        """Return how often the crafting offered its state to the checkpoint."""
-        return self._once(case)[1].saves
+    def count_saves(self, case: str) -> int:
+        """Return how often that crafting offered its state to the checkpoint."""
+        return self._run_once(case)[1].saves
 
-    def _once(self, case: str) -> tuple[CraftRun | Exception, RecordingCheckpoint]:
-        if case not in self._made:
-            notes = RecordingCheckpoint()
+    def _run_once(self, case: str) -> tuple[CraftRun | Exception, RecordingCheckpoint]:
+        if case not in self._runs:
+            checkpoint = RecordingCheckpoint()
             try:
-                self._made[case] = self.again(case, notes), notes
-            except Exception as error:  # whatever an attack raises is a finding
-                self._made[case] = error, notes
-        return self._made[case]
+                self._runs[case] = self.craft(case, checkpoint), checkpoint
+            except Exception as error:  # any error is a failure of the attack
+                self._runs[case] = error, checkpoint
+        return self._runs[case]
 
-    def again(self, case: str, checkpoint: RecordingCheckpoint | None = None, seed: int = 0) -> CraftRun:
-        """Craft anew; all else is crafted with seed 0."""
-        return CraftRun(
-            self.attack, self.choice.label, CASES[case], checkpoint or RecordingCheckpoint(), seed
-        )
+    def craft(self, case: str, checkpoint: RecordingCheckpoint | None = None, seed: int = 0) -> CraftRun:
+        """Craft the poison again."""
+        return CraftRun(self.part, self.choice.label, CASES[case], checkpoint or RecordingCheckpoint(), seed)
 
-    def resumed(self, case: str, stop: int) -> CraftRun:
-        """Craft until the ``stop``-th state is kept, throw all else away, and go on from there.
+    def craft_with_a_kill(self, case: str, stop_at: int) -> CraftRun:
+        """Stop a crafting at its checkpoint number ``stop_at``, and resume from what was written.
 
         Raises:
-            BrokenError: when there is no such state, or it cannot be read back.
+            ContractError: when there is no such checkpoint, or it cannot be read back.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "checkpoint.pt"
             try:
-                self.again(case, RecordingCheckpoint(stop=stop, path=path))
-            except _Interruption as broken:
-                if broken.__cause__ is not None:
-                    raise ContractError(str(broken.__cause__)) from broken
-                kept = FileCheckpoint(path, {}).load()
+                self.craft(case, RecordingCheckpoint(stop_at=stop_at, path=path))
+            except _Interruption as stopped:
+                if stopped.__cause__ is not None:
+                    raise ContractError(str(stopped.__cause__)) from stopped
+                state = FileCheckpoint(path, {}).load()
             else:
-                raise ContractError(f"crafted again, it saves its state less than {stop} times")
-        if kept is None:
+                raise ContractError(f"crafted again, it saves its state fewer than {stop_at} times")
+        if state is None:
             raise ContractError("the state it saves cannot be read back")
-        return self.again(case, RecordingCheckpoint(kept))
+        return self.craft(case, RecordingCheckpoint(state))

@@ -1,4 +1,4 @@
-"""Run the checks on an attack and report what failed."""
+"""Run the checks of a part and report what failed."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -6,87 +6,87 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.conformance.cases import CASES
-from bench.conformance.checks import CHECKS, Check, describe_error
-from bench.conformance.craft_run import AttackUnderTest, CraftFailedError
+from bench.conformance.part import Check, NoResultError, PartUnderTest
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one check on one kind of training set.
+    """The result of one check on one case.
 
     Attributes:
         check: the check's name.
-        case: the kind of training set; empty where the check needs none.
-        failure: what is wrong; None where nothing is.
-        beside: why the check does not apply; None where it does.
+        case: the case; empty if the check needs none.
+        failure: what is wrong; None if nothing is.
+        not_applicable: why the check does not apply; None if it does.
     """
 
     check: str
     case: str
     failure: str | None = None
-    beside: str | None = None
+    not_applicable: str | None = None
 
 
-NOT_DENSE = "it makes no noise for dense tasks, and says so"
-
-UNCRAFTED = "there is nothing to check where it cannot be crafted"
+NO_RESULT = "there is nothing to check"
 
 
-def run_checks(trial: AttackUnderTest, checks: Sequence[Check] = CHECKS) -> Iterator[Verdict]:
-    """Yield the verdict of every check on every kind of training set, in order."""
+def run_checks(tested: PartUnderTest, checks: Sequence[Check]) -> Iterator[Verdict]:
+    """Yield the verdict of every check on every one of its cases, in order."""
     for check in checks:
         for case in check.cases or ("",):
-            yield _run_check(trial, check, case)
+            yield _run_check(tested, check, case)
 
 
-def _run_check(trial: AttackUnderTest, check: Check, case: str) -> Verdict:
-    if case and CASES[case].dense and not getattr(trial.attack, "dense", False):
-        return Verdict(check.name, case, beside=NOT_DENSE)
+def _run_check(tested: PartUnderTest, check: Check, case: str) -> Verdict:
+    if case and (reason := tested.reason_to_skip(case)) is not None:
+        return Verdict(check.name, case, not_applicable=reason)
     with torch.random.fork_rng(devices=[]):
         try:
-            return Verdict(check.name, case, beside=check.run(trial, case))
-        except CraftFailedError:
-            return Verdict(check.name, case, beside=UNCRAFTED)
-        except Exception as error:  # whatever an attack raises is a finding
-            return Verdict(check.name, case, failure=describe_error(error, trial))
+            return Verdict(check.name, case, not_applicable=check.run(tested, case))
+        except NoResultError:
+            return Verdict(check.name, case, not_applicable=NO_RESULT)
+        except Exception as error:  # any error is a failure of the part
+            return Verdict(check.name, case, failure=tested.describe_error(error))
 
 
-def render_verdicts(attack: str, verdicts: Sequence[Verdict]) -> str:
-    """Return a table of the checks, what does not apply, all that is wrong, and the sum of it."""
+def render_verdicts(part: str, verdicts: Sequence[Verdict], case_name: str) -> str:
+    """Return a table of the checks, the reasons why some do not apply, every failure, and a summary."""
     from tabulate import tabulate
 
     by_check: defaultdict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         by_check[verdict.check].append(verdict)
-    rows = [(check, *_summarize(found)) for check, found in by_check.items()]
+    rows = [(check, *_summarize(of_check)) for check, of_check in by_check.items()]
     failed = sum(verdict.failure is not None for verdict in verdicts)
-    judged = sum(verdict.beside is None for verdict in verdicts)
-    last = f"{failed} of {judged} checks failed" if failed else f"all {judged} checks passed"
-    table = tabulate(rows, ("check", "training sets", "result"), "github", colalign=("left", "right", "left"))
-    return "\n\n".join([table, *_remarks(verdicts), f"{attack}: {last}"])
+    applied = sum(verdict.not_applicable is None for verdict in verdicts)
+    summary = f"{failed} of {applied} checks failed" if failed else f"all {applied} checks passed"
+    table = tabulate(rows, ("check", case_name, "result"), "github", colalign=("left", "right", "left"))
+    return "\n\n".join([table, *_notes(verdicts), *_failures(verdicts, case_name), f"{part}: {summary}"])
 
 
-def _summarize(found: Sequence[Verdict]) -> tuple[str, str]:
-    """Return on how many training sets a check was made, and what came of it."""
-    judged = sum(verdict.beside is None for verdict in found)
-    failed = sum(verdict.failure is not None for verdict in found)
-    if not found[0].case:
-        return "", "FAILED" if failed else "passed"
-    made = f"{judged}" if judged in (0, len(found)) else f"{judged} of {len(found)}"
-    return made, f"FAILED on {failed}" if failed else "passed" if judged else "does not apply"
+def _summarize(verdicts: Sequence[Verdict]) -> tuple[str, str]:
+    """Return the number of cases that a check was run on, and its result."""
+    applied = sum(verdict.not_applicable is None for verdict in verdicts)
+    failed = sum(verdict.failure is not None for verdict in verdicts)
+    if not verdicts[0].case:
+        return "", "FAILED" if failed else "passed" if applied else "does not apply"
+    count = f"{applied}" if applied in (0, len(verdicts)) else f"{applied} of {len(verdicts)}"
+    return count, f"FAILED on {failed}" if failed else "passed" if applied else "does not apply"
 
 
-def _remarks(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield every reason why a check does not apply, then everything that is wrong, each once."""
-    for check, beside in dict.fromkeys((v.check, v.beside) for v in verdicts if v.beside is not None):
-        if beside != UNCRAFTED:
-            yield f"note: {check}: does not apply, since {beside}"
-    made = Counter(verdict.check for verdict in verdicts)
+def _notes(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Yield every reason why a check does not apply, once."""
+    for check, reason in dict.fromkeys((v.check, v.not_applicable) for v in verdicts):
+        if reason not in (None, NO_RESULT):
+            yield f"note: {check}: does not apply, since {reason}"
+
+
+def _failures(verdicts: Sequence[Verdict], case_name: str) -> Iterator[str]:
+    """Yield everything that is wrong, once, with the cases it is wrong on."""
+    counts = Counter(verdict.check for verdict in verdicts)
     failed: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.failure is not None:
             failed[verdict.check, verdict.failure].append(verdict.case)
     for (check, failure), cases in failed.items():
-        where = "all training sets" if 1 < len(cases) == made[check] else ", ".join(cases)
+        where = f"all {case_name}" if 1 < len(cases) == counts[check] else ", ".join(cases)
         yield f"FAILED: {check}\n  {failure}" + (f"\n  on: {where}" if any(cases) else "")
