@@ -1,45 +1,77 @@
 """``bench conform``."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bench.catalog.choice import Choice
+from bench.catalog.table import catalog_axes, catalog_entries
 from bench.cli import completion
+from bench.cli.options import DataRootOption
+from bench.errors import unknown_name_error
 
 
 def conform(
-    attack: Annotated[
+    axis: Annotated[
         str,
         typer.Argument(
-            metavar="ATTACK",
-            help="The attack, written as in suites. It is crafted about twenty times on 40 small images; "
-            "small parameters make that quick: 'em(rounds=2, steps=2, surrogate_steps=2)'.",
-            autocompletion=lambda incomplete: completion.complete_part("attack", incomplete),
+            help="dataset, attack, backbone, weighting, defense or regime. It can be left out where the name "
+            "says it.",
+            metavar="[AXIS]",
+            autocompletion=completion.complete_axis_or_part,
         ),
     ],
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="The part, written as in suites: em, or with values 'em(rounds=2, steps=2)'. A slow part "
+            "has quick parameters for this, unless you give others.",
+            metavar="NAME",
+            show_default=False,
+            autocompletion=completion.complete_part_of_axis,
+        ),
+    ] = None,
+    data_root: DataRootOption = None,
 ) -> None:
-    """Run the contract tests on an attack, also on one from your own package, and show what fails.
+    """Run the contract tests on a part, also on one from your own package, and show what fails.
 
     Exit code 1 if a test fails.
     """
+    if name is None:
+        axis, name = _axis_of(axis), axis
+    elif axis not in catalog_axes():
+        raise unknown_name_error("axis", axis, catalog_axes())
+    if not _conforms(axis, name, data_root):
+        sys.exit(1)
+
+
+def _axis_of(name: str) -> str:
+    """Return the axis that has a part of this name; attack if none has."""
+    choice = Choice.parse(name)
+    first = choice.parts[0].name if choice.parts else choice.name
+    axes = ("attack", *catalog_axes())
+    return next((axis for axis in axes if first in catalog_entries(axis)), "attack")
+
+
+def _conforms(axis: str, name: str, data_root: Path | None) -> bool:
+    """Run the checks, print the verdicts, and return whether the part passes."""
     import torch
     from rich.console import Console
     from rich.progress import Progress
 
-    from bench.conformance.checks import TOTAL
-    from bench.conformance.craft_run import AttackUnderTest
+    from bench.conformance.contracts import CONTRACTS, put_under_test
     from bench.conformance.report import render_verdicts, run_checks
 
     torch.set_num_threads(1)
-    tested = AttackUnderTest(attack)
+    tested, contract = put_under_test(axis, name, data_root), CONTRACTS[axis]
     verdicts = []
     screen = Console(stderr=True)
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        bar = progress.add_task(attack, total=TOTAL)
-        for verdict in run_checks(tested):
+        bar = progress.add_task(name, total=contract.verdict_count)
+        for verdict in run_checks(tested, contract.checks):
             verdicts.append(verdict)
             progress.update(bar, advance=1, description=verdict.check)
-    print(render_verdicts(tested.choice.label, verdicts))
-    if any(verdict.failure for verdict in verdicts):
-        sys.exit(1)
+    print(render_verdicts(tested, verdicts, contract.case_name))
+    return not any(verdict.failure for verdict in verdicts)

@@ -125,10 +125,14 @@ def ignores_other_images(tested: AttackUnderTest, case: str) -> None:
     if not _is_close(_delta_of(run.noise, run.batch()), together):
         raise ContractError("called twice with the same batch, delta() returns two different δ")
     for rows in torch.randperm(len(run.train), generator=torch.Generator().manual_seed(1)).split(7):
-        few = _delta_of(run.noise, run.batch(rows.clone()))  # a copy: an attack that writes to it fails another check
+        few = _delta_of(
+            run.noise, run.batch(rows.clone())
+        )  # a copy: an attack that writes to it fails another check
         if not _is_close(few, together[rows]):
             largest = 255 * float((few - together[rows]).abs().max())
-            raise ContractError(f"δ of an image differs by up to {largest:.2g}/255 with the rest of its batch")
+            raise ContractError(
+                f"δ of an image differs by up to {largest:.2g}/255 with the rest of its batch"
+            )
 
 
 def needs_no_gradient(tested: AttackUnderTest, case: str) -> None:
@@ -144,12 +148,14 @@ def reports_progress_in_order(tested: AttackUnderTest, case: str) -> None:
     for what, done, total in tested.craft_once(case).steps:
         before, total_before = last.get(what, (0, total))
         if not 0 <= before <= done <= total == total_before:
-            raise ContractError(f"its progress goes from {what} {before}/{total_before} to {what} {done}/{total}")
+            raise ContractError(
+                f"its progress goes from {what} {before}/{total_before} to {what} {done}/{total}"
+            )
         last[what] = (done, total)
 
 
 def resumes_after_a_kill(tested: AttackUnderTest, case: str) -> str | None:
-    """Resume from the first, the middle and the last checkpoint, and compare with an uninterrupted crafting."""
+    """Resume from the first, middle and last checkpoint; compare with an uninterrupted crafting."""
     change, saves = tested.craft_once(case).change, tested.count_saves(case)
     if not saves and getattr(tested.kind, "resumable", False):
         raise ContractError("it says resumable = True, but saves no checkpoint")
@@ -179,7 +185,7 @@ def serves_unseen_images(tested: AttackUnderTest, case: str) -> str | None:
         raise ContractError("restored from its state(), the noise differs")
     unseen = CASES[case].split(more=12, seed=1)
     try:
-        quantize_delta_of(restored, unseen, attack_budget(tested.part), CPU, tested.choice.label)
+        quantize_delta(restored, unseen, attack_budget(tested.part), CPU, tested.choice.label)
     except Exception as error:  # any error is a failure of the attack
         raise ContractError(f"for images it was not crafted on: {tested.describe_error(error)}") from error
     return None

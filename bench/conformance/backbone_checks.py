@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.api import DenseBackbone, Task
-from bench.conformance.part import Check, ContractError, PartUnderTest
 from bench.catalog.choice import Choice
+from bench.conformance.part import Check, ContractError, PartUnderTest
 from bench.errors import BenchError
 from bench.tasks.classification import Classification
 from bench.tasks.depth import Depth
@@ -53,7 +53,8 @@ class BackboneUnderTest(PartUnderTest):
 def trains_every_parameter(tested: BackboneUnderTest, case: str) -> None:
     """Check a step on labels of two and of four classes, for a dense one on maps too."""
     torch.manual_seed(0)
-    shape, tasks = SHAPES[case], (*LABELS, *MAPS) if tested.part.dense else LABELS
+    shape = SHAPES[case]
+    tasks: tuple[Task, ...] = (*LABELS, *MAPS) if tested.part.dense else LABELS
     net = MultiTaskNet(tested.part, tasks, shape)
     for module in net.modules():  # some start with blocks that do nothing, and so have no gradient yet
         if isinstance(module, nn.BatchNorm2d):

@@ -52,7 +52,7 @@ class RecordingCheckpoint:
     def __init__(
         self, state: dict[str, Any] | None = None, stop_at: int = 0, path: Path | None = None
     ) -> None:
-        """Resume from a state, or write the state number ``stop_at`` to a file, as the engine does, and stop."""
+        """Resume from a state, or write state number ``stop_at`` to a file, as the engine does, and stop."""
         self.saves = 0
         self._state, self._stop_at, self._path = state, stop_at, path
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bench.catalog.build import build_part
 from bench.conformance.cases import (
     CASES,
     DENSE_CASE,
@@ -13,12 +14,11 @@ from bench.conformance.cases import (
     Case,
     skip_dense_case,
 )
-from bench.catalog.build import build_part
 from bench.conformance.part import CPU, Check, ContractError, PartUnderTest
 from bench.engine.stages.context import seeded
 from bench.training.loaders import make_batch
 from bench.training.net import MultiTaskNet
-from bench.values import DENSE, Batch, Targets
+from bench.values import Batch, Targets
 
 IMAGES = 8
 """Number of images that a batch has."""
@@ -68,11 +68,13 @@ def augments_images(tested: DefenseUnderTest, case: str) -> None:
         raise ContractError("augment() changes the index of the batch")
     if not 0 <= augmented.share <= 1:
         raise ContractError(f"augment() returns a share of {augmented.share}")
-    if not _are_equal(augmented.targets, batch.targets):
-        raise ContractError("augment() changes the targets; those of a second image belong into `mixed`")
-    if augmented.mixed is not None:
+    for targets in (augmented.targets, augmented.mixed or augmented.targets):
+        if targets.keys() != batch.targets.keys():
+            raise ContractError("augment() returns targets of other tasks")
         for name, target in batch.targets.items():
-            _check_mixed_target(augmented.mixed[name], target)
+            _check_mixed_target(targets[name], target)
+    if not _are_equal(_labels_of(augmented.targets), _labels_of(batch.targets)):
+        raise ContractError("augment() changes labels; those of a second image belong in the batch's `mixed`")
 
 
 def _check_mixed_target(mixed: Tensor, target: Tensor) -> None:
@@ -110,6 +112,10 @@ def augment_batch(tested: DefenseUnderTest, case: Case) -> tuple[Batch, Batch]:
     if not torch.equal(again.images, augmented.images) or again.share != augmented.share:
         raise ContractError("with the same seed, augment() returns a different batch")
     return batch, augmented
+
+
+def _labels_of(targets: Targets) -> Targets:
+    return {name: target for name, target in targets.items() if target.ndim == 1}
 
 
 def _are_equal(targets: Targets, fresh: Targets) -> bool:

@@ -57,6 +57,7 @@ class PartUnderTest:
         choice: the part's name and parameters.
         part: the part.
         kind: its class.
+        quick_params: the quick parameters that it was built with.
     """
 
     axis: str
@@ -76,7 +77,10 @@ class PartUnderTest:
                 raise BenchError(
                     f"{axis} {self.choice.name!r}: {where} is not a dataclass, which every part must be"
                 )
-        self.part: Any = build_quick_part(axis, self.choice)
+        chosen = dict(self.choice.params)
+        quick = quick_params(axis, self.choice)
+        self.quick_params = {name: value for name, value in quick.items() if name not in chosen}
+        self.part: Any = build_part(axis, self.choice, self.quick_params)
         self.kind: Any = type(self.part)
 
     def reason_to_skip(self, case: str) -> str | None:

@@ -48,7 +48,7 @@ def _run_check(tested: PartUnderTest, check: Check, case: str) -> Verdict:
             return Verdict(check.name, case, failure=tested.describe_error(error))
 
 
-def render_verdicts(part: str, verdicts: Sequence[Verdict], case_name: str) -> str:
+def render_verdicts(tested: PartUnderTest, verdicts: Sequence[Verdict], case_name: str) -> str:
     """Return a table of the checks, the reasons why some do not apply, every failure, and a summary."""
     from tabulate import tabulate
 
@@ -60,7 +60,14 @@ def render_verdicts(part: str, verdicts: Sequence[Verdict], case_name: str) -> s
     applied = sum(verdict.not_applicable is None for verdict in verdicts)
     summary = f"{failed} of {applied} checks failed" if failed else f"all {applied} checks passed"
     table = tabulate(rows, ("check", case_name, "result"), "github", colalign=("left", "right", "left"))
-    return "\n\n".join([table, *_notes(verdicts), *_failures(verdicts, case_name), f"{part}: {summary}"])
+    return "\n\n".join(
+        [
+            table,
+            *_notes(tested, verdicts),
+            *_failures(verdicts, case_name),
+            f"{tested.choice.label}: {summary}",
+        ]
+    )
 
 
 def _summarize(verdicts: Sequence[Verdict]) -> tuple[str, str]:
@@ -73,11 +80,17 @@ def _summarize(verdicts: Sequence[Verdict]) -> tuple[str, str]:
     return count, f"FAILED on {failed}" if failed else "passed" if applied else "does not apply"
 
 
-def _notes(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield every reason why a check does not apply, once."""
-    for check, reason in dict.fromkeys((v.check, v.not_applicable) for v in verdicts):
-        if reason not in (None, NO_RESULT):
-            yield f"note: {check}: does not apply, since {reason}"
+def _notes(tested: PartUnderTest, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Yield the parameters that were chosen to be quick, and every reason why a check does not apply."""
+    if tested.quick_params:
+        params = ", ".join(f"{name}={value}" for name, value in tested.quick_params.items())
+        yield f"note: checked with its quick parameters {params}; yours come before them"
+    checks: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for verdict in verdicts:
+        if verdict.not_applicable not in (None, NO_RESULT):
+            checks[str(verdict.not_applicable)][verdict.check] = None
+    for reason, names in checks.items():
+        yield f"note: {', '.join(names)}: does not apply, since {reason}"
 
 
 def _failures(verdicts: Sequence[Verdict], case_name: str) -> Iterator[str]:

@@ -45,7 +45,9 @@ def trains_one_task_as_if_alone(tested: PartUnderTest, _: str) -> None:
     step, net = make_step(TASKS[1:2], 0)
     alone = _flatten(torch.autograd.grad(step.losses.sum(), net.shared_parameters(), retain_graph=True))
     _start(tested, TASKS[1:2]).backward(step)
-    trained = _flatten([p.grad if p.grad is not None else torch.zeros_like(p) for p in net.shared_parameters()])
+    trained = _flatten(
+        [p.grad if p.grad is not None else torch.zeros_like(p) for p in net.shared_parameters()]
+    )
     if float(torch.cosine_similarity(trained, alone, dim=0)) < 0.9999:
         raise ContractError("with one task, the shared parameters do not get the direction of its gradient")
 
@@ -89,7 +91,7 @@ def make_step(
     if unlabeled is not None:
         targets[tasks[unlabeled].name][:] = MISSING
     features = net.encode(torch.rand(8, 3, 16, 16))
-    losses = losses_of_outputs(net.answer(features, (16, 16)), tasks, targets)
+    losses = losses_of_outputs(net.apply_heads(features, (16, 16)), tasks, targets)
     labeled = torch.tensor([number != unlabeled for number in range(len(tasks))])
     return Step(losses, labeled, features, net.shared_parameters(), losses.detach), net
 

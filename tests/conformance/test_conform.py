@@ -25,11 +25,16 @@ from bench.conformance.cases import (
     ODD_SIZE_CASE,
     PLAIN_CASE,
 )
-from bench.conformance.checks import CHECKS, TOTAL
-from bench.conformance.craft_run import AttackUnderTest, ContractError
+from bench.conformance.contracts import CONTRACTS
+from bench.conformance.craft_run import AttackUnderTest
+from bench.conformance.part import ContractError
 from bench.conformance.report import Verdict, run_checks
 from bench.errors import BenchError
 from bench.values import Batch, Split
+
+CONTRACT = CONTRACTS["attack"]
+
+CHECKS, TOTAL = CONTRACT.checks, CONTRACT.verdict_count
 
 COUNT = itertools.count(1)
 """Different whenever it is asked: no seed governs it."""
@@ -200,9 +205,17 @@ def zeros(train: Split, context: CraftContext) -> Noise:
     return Table(0 * rows(train))
 
 
-@fault("is the same again with the same seed", r"crafted again with the same seed, \d.*% of all values")
+@fault(
+    "is the same again with the same seed", r"crafted again with the same seed, \d.*% of all values differ"
+)
 def unseeded(train: Split, context: CraftContext) -> Noise:
     draw = torch.Generator().manual_seed(next(COUNT))
+    return Table((torch.rand(train.images.shape, generator=draw) - 0.5) / 16)
+
+
+@fault("differs with another seed", "with another seed the poison is the same.*deterministic: ClassVar")
+def ignores_the_seed(train: Split, context: CraftContext) -> Noise:
+    draw = torch.Generator().manual_seed(1)
     return Table((torch.rand(train.images.shape, generator=draw) - 0.5) / 16)
 
 
@@ -256,7 +269,7 @@ def writes_targets(train: Split, context: CraftContext) -> Noise:
     return Asked(rows(train), delta)
 
 
-OTHERS = "asks no other image of the batch"
+OTHERS = "ignores the other images of the batch"
 
 
 @fault(OTHERS, r"δ of an image differs by up to [\d.]+/255 with the rest of its batch")
@@ -270,7 +283,7 @@ def place_in_the_batch(train: Split, context: CraftContext) -> Noise:
     return Asked(noise, lambda own, _: noise[: len(own)])
 
 
-@fault(OTHERS, "delta\\(\\) returns two things")
+@fault(OTHERS, "delta\\(\\) returns two different δ")
 def drawn_when_asked(train: Split, context: CraftContext) -> Noise:
     return Asked(rows(train), lambda own, _: (torch.rand(own.shape) - 0.5) / 16)
 
@@ -280,20 +293,20 @@ def graph(train: Split, context: CraftContext) -> Noise:
     return Table(rows(train).requires_grad_(True))
 
 
-@fault("tells its progress in order", r"from step 2/3 to step 1/3")
+@fault("reports its progress in order", r"from step 2/3 to step 1/3")
 def backwards(train: Split, context: CraftContext) -> Noise:
     for done in (1, 2, 1):
         context.progress("step", done, 3)
     return Table(rows(train))
 
 
-@fault("tells its progress in order", r"to step 4/3")
+@fault("reports its progress in order", r"to step 4/3")
 def beyond_the_end(train: Split, context: CraftContext) -> Noise:
     context.progress("step", 4, 3)
     return Table(rows(train))
 
 
-@fault("tells its progress in order", r"from step 1/3 to step 2/4")
+@fault("reports its progress in order", r"from step 1/3 to step 2/4")
 def another_end(train: Split, context: CraftContext) -> Noise:
     context.progress("step", 1, 3)
     context.progress("other", 0, 9)
@@ -330,15 +343,15 @@ def checkpointed(train: Split, context: CraftContext) -> Noise:
     return stepwise(train, context)
 
 
-KILLED = "goes on after a kill"
+KILLED = "resumes after a kill"
 
 
-@fault(KILLED, "broken off at checkpoint 1 of 3, it goes on to another poison")
+@fault(KILLED, "resumed from checkpoint 1 of 3, the attack produced a different poison")
 def forgets_chance(train: Split, context: CraftContext) -> Noise:
     return stepwise(train, context, random=lambda: torch.Generator().get_state())
 
 
-@fault(KILLED, "broken off at checkpoint 1 of 3, it goes on to another poison")
+@fault(KILLED, "resumed from checkpoint 1 of 3, the attack produced a different poison")
 def draws_when_noted(train: Split, context: CraftContext) -> Noise:
     return stepwise(train, context, extra=lambda: torch.rand(1))
 
@@ -348,10 +361,10 @@ def notes_an_object(train: Split, context: CraftContext) -> Noise:
     return stepwise(train, context, extra=lambda: Table(torch.zeros(1)))
 
 
-UNSEEN = "serves images it has not seen"
+UNSEEN = "serves unseen images"
 
 
-@fault(UNSEEN, "restored from its state.*the noise is another")
+@fault(UNSEEN, "restored from its state.*the noise differs")
 def another_noise(train: Split, context: CraftContext) -> Noise:
     noise = Pattern(rows(train)[0])
     noise.state = lambda: {"pattern": 0.5 * noise.pattern}  # type: ignore[method-assign]
@@ -371,7 +384,7 @@ def only_its_own(train: Split, context: CraftContext) -> Noise:
 
 
 @dataclass(frozen=True)
-class OnTrial:
+class Faulty:
     """An attack with a fault.
 
     Not from a paper: a test.
@@ -397,7 +410,7 @@ class OnTrial:
 
 
 @dataclass(frozen=True)
-class WithSurrogate(OnTrial):
+class WithSurrogate(Faulty):
     """An attack with a fault, and a trained surrogate.
 
     Not from a paper: a test.
@@ -407,7 +420,7 @@ class WithSurrogate(OnTrial):
 
 
 @dataclass(frozen=True)
-class Unbounded(OnTrial):
+class Unbounded(Faulty):
     """An attack without a budget.
 
     Not from a paper: a test.
@@ -415,6 +428,36 @@ class Unbounded(OnTrial):
 
     bounded: ClassVar[bool] = False
     dense: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Deterministic(Faulty):
+    """An attack that says that it draws nothing at random, but does.
+
+    Not from a paper: a test.
+    """
+
+    deterministic: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Resumable(Faulty):
+    """An attack that says that it saves checkpoints, but does not.
+
+    Not from a paper: a test.
+    """
+
+    resumable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Quick(Faulty):
+    """An attack with quick parameters.
+
+    Not from a paper: a test.
+    """
+
+    quick_params: ClassVar[dict[str, object]] = {"fault": "zeros"}
 
 
 @dataclass(frozen=True)
@@ -468,14 +511,14 @@ class FieldForVersion:
 
 
 @dataclass(frozen=True)
-class VersionZero(OnTrial):
+class VersionZero(Faulty):
     """Not from a paper."""
 
     version: ClassVar[int] = 0
 
 
 @dataclass(frozen=True)
-class TakenName(OnTrial):
+class TakenName(Faulty):
     """Not from a paper.
 
     Attributes:
@@ -486,7 +529,7 @@ class TakenName(OnTrial):
 
 
 @dataclass(frozen=True)
-class Endless(OnTrial):
+class Endless(Faulty):
     """Not from a paper.
 
     Attributes:
@@ -497,17 +540,17 @@ class Endless(OnTrial):
 
 
 @dataclass(frozen=True)
-class Silent(OnTrial):
+class Silent(Faulty):
     pass
 
 
 @dataclass(frozen=True)
-class Sourceless(OnTrial):
+class Sourceless(Faulty):
     """It does something."""
 
 
 @dataclass(frozen=True)
-class Undescribed(OnTrial):
+class Undescribed(Faulty):
     """Not from a paper."""
 
     strength: float = 1.0
@@ -525,21 +568,21 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
     """Put a class on the shelf for one test, and return its name."""
 
     def put(kind: type) -> str:
-        monkeypatch.setitem(CATALOG["attack"], "on-trial", f"{__name__}:{kind.__name__}")
+        monkeypatch.setitem(CATALOG["attack"], "faulty", f"{__name__}:{kind.__name__}")
         catalog_entries.cache_clear()
-        return "on-trial"
+        return "faulty"
 
     yield put
     catalog_entries.cache_clear()
 
 
 def failures(name: str) -> list[Verdict]:
-    return [verdict for verdict in run_checks(AttackUnderTest(name)) if verdict.failure is not None]
+    return [verdict for verdict in run_checks(AttackUnderTest(name), CHECKS) if verdict.failure is not None]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_found_where_it_is_and_nowhere_else(register: Register, fault: str) -> None:
-    kind = WithSurrogate if fault in ("writes_weights", "writes_means") else OnTrial
+    kind = WithSurrogate if fault in ("writes_weights", "writes_means") else Faulty
     found = failures(f"{register(kind)}(fault={fault})")
     _, check, sentence, on = FAULTS[fault]
     assert {(verdict.check, verdict.case) for verdict in found} == {(check, case) for case in on}
@@ -550,15 +593,15 @@ def test_every_fault_is_found_where_it_is_and_nowhere_else(register: Register, f
 
 
 @pytest.mark.parametrize("fault", SOUND)
-@pytest.mark.parametrize("kind", [OnTrial, WithSurrogate, Unbounded])
+@pytest.mark.parametrize("kind", [Faulty, WithSurrogate, Unbounded])
 def test_what_is_sound_passes_every_check_in_order(register: Register, kind: type, fault: str) -> None:
-    verdicts = list(run_checks(AttackUnderTest(f"{register(kind)}(fault={fault})")))
+    verdicts = list(run_checks(AttackUnderTest(f"{register(kind)}(fault={fault})"), CHECKS))
     assert [verdict for verdict in verdicts if verdict.failure is not None] == []
     wanted = [(check.name, case) for check in CHECKS for case in check.cases or ("",)]
     assert [(verdict.check, verdict.case) for verdict in verdicts] == wanted
     assert len(verdicts) == TOTAL
-    beside = {verdict.check for verdict in verdicts if verdict.beside is not None}
-    assert beside == {KILLED, UNSEEN} - {{"checkpointed": KILLED, "pattern": UNSEEN}.get(fault, "")}
+    not_applicable = {verdict.check for verdict in verdicts if verdict.not_applicable is not None}
+    assert not_applicable == {KILLED, UNSEEN} - {{"checkpointed": KILLED, "pattern": UNSEEN}.get(fault, "")}
 
 
 @pytest.mark.parametrize(
@@ -569,10 +612,12 @@ def test_what_is_sound_passes_every_check_in_order(register: Register, kind: typ
         (FieldForVersion, "is a frozen dataclass", r"no class variable version: ClassVar\[int\]"),
         (VersionZero, "is a frozen dataclass", "its version is 0; the first one is 1"),
         (TakenName, "is a frozen dataclass", "'rate' has the name of one that every attack takes"),
-        (Endless, "is a frozen dataclass", "cannot be written into a poison's key"),
+        (Endless, "can be written into a key", "cannot be written into a key"),
         (Silent, "says what it is and where it is from", "it has no docstring"),
         (Sourceless, "says what it is and where it is from", "no line 'Source: ...'"),
         (Undescribed, "says what it is and where it is from", "parameter 'strength' is not described"),
+        (Deterministic, "differs with another seed", "the poison differs, although it says deterministic"),
+        (Resumable, KILLED, "it says resumable = True, but saves no checkpoint"),
         (Unrestorable, UNSEEN, r"the attack has no restore\(state, context, shape\)"),
     ],
 )
@@ -585,31 +630,39 @@ def test_a_part_that_is_no_part_is_told_why(
     assert all(re.search(sentence, verdict.failure or "") for verdict in found)
 
 
+def test_quick_parameters_come_below_those_of_the_choice(register: Register) -> None:
+    name = register(Quick)
+    assert AttackUnderTest(name).part.fault == "zeros"
+    assert AttackUnderTest(f"{name}(fault=table)").part.fault == "table"
+    assert "note: checked with its quick parameters fault=zeros" in command(name)[1]
+    assert "quick parameters" not in command(f"{name}(fault=table)")[1]
+
+
 def test_a_written_index_is_found(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
     def delta(own: Tensor, batch: Batch) -> Tensor:
         batch.index[-1:] = 0
         return own
 
     monkeypatch.setitem(SOUND, "table", lambda train, _: Asked(rows(train), delta))
-    sentences = {verdict.failure for verdict in failures(register(OnTrial))}
+    sentences = {verdict.failure for verdict in failures(register(Faulty))}
     assert "delta() writes to the index of its batch" in sentences
 
 
 def test_a_crafting_that_saves_less_the_second_time(register: Register) -> None:
-    trial = AttackUnderTest(f"{register(OnTrial)}(fault=checkpointed)")
-    with pytest.raises(ContractError, match="crafted again, it saves its state less than 4 times"):
-        trial.resumed(PLAIN_CASE, 4)
+    tested = AttackUnderTest(f"{register(Faulty)}(fault=checkpointed)")
+    with pytest.raises(ContractError, match="crafted again, it saves its state fewer than 4 times"):
+        tested.craft_with_a_kill(PLAIN_CASE, 4)
 
 
 def test_what_a_crafting_disturbs_is_put_back(register: Register) -> None:
-    made = AttackUnderTest(f"{register(OnTrial)}(fault=switches)").crafting(PLAIN_CASE)
+    made = AttackUnderTest(f"{register(Faulty)}(fault=switches)").craft_once(PLAIN_CASE)
     assert len(made.disturbed) == 2
     assert torch.is_grad_enabled()
     assert np.geterr()["divide"] == "warn"
 
 
 def test_what_is_no_dataclass_at_all_is_refused(register: Register) -> None:
-    with pytest.raises(BenchError, match="NoDataclass is no dataclass, which every part must be"):
+    with pytest.raises(BenchError, match="NoDataclass is not a dataclass, which every part must be"):
         AttackUnderTest(register(NoDataclass))
 
 
@@ -623,27 +676,27 @@ def test_an_attack_is_crafted_on_a_training_set_once(
         return table(train, context)
 
     monkeypatch.setitem(SOUND, "table", counting)
-    list(run_checks(AttackUnderTest(register(OnTrial))))
+    list(run_checks(AttackUnderTest(register(Faulty)), CHECKS))
     again = next(check.cases for check in CHECKS if check.name == "is the same again with the same seed")
-    assert len(seen) == len(CASES) + len(again)
+    assert len(seen) == len(CASES) + len(again) + 1  # with another seed
 
 
 def test_an_attack_is_held_to_the_budget_unless_it_is_unbounded(register: Register) -> None:
     beyond = {
-        kind: AttackUnderTest(f"{register(kind)}(fault=far_beyond_the_budget)").crafting(PLAIN_CASE)
-        for kind in (OnTrial, Unbounded)
+        kind: AttackUnderTest(f"{register(kind)}(fault=far_beyond_the_budget)").craft_once(PLAIN_CASE)
+        for kind in (Faulty, Unbounded)
     }
-    assert beyond[OnTrial].change.abs().max() == 8
-    assert beyond[OnTrial].context.epsilon == 8 / 255
+    assert beyond[Faulty].change.abs().max() == 8
+    assert beyond[Faulty].context.epsilon == 8 / 255
     assert beyond[Unbounded].change.abs().max() > 200
     assert beyond[Unbounded].context.epsilon == 1
 
 
 def test_parameters_of_every_attack_are_not_the_attacks(register: Register) -> None:
-    register(OnTrial)
-    assert AttackUnderTest('on-trial(rate=0.5, tasks=["left"], fault=zeros)').attack == OnTrial(fault="zeros")
+    register(Faulty)
+    assert AttackUnderTest('faulty(rate=0.5, tasks=["left"], fault=zeros)').part == Faulty(fault="zeros")
     with pytest.raises(BenchError, match="'falt'; did you mean 'fault'"):
-        AttackUnderTest("on-trial(falt=zeros)")
+        AttackUnderTest("faulty(falt=zeros)")
 
 
 # The command
@@ -661,18 +714,18 @@ def row(text: str, check: str) -> list[str]:
 
 
 def test_the_command_says_that_all_is_well(register: Register) -> None:
-    code, text = command(register(OnTrial))
+    code, text = command(register(Faulty))
     assert code == 0
     assert row(text, "is a frozen dataclass") == ["", "passed"]
     assert row(text, CRAFTED) == [str(len(CASES)), "passed"]
     assert row(text, "changes something") == [str(len(LABELED_CASES)), "passed"]
     assert row(text, UNSEEN) == ["0", "does not apply"]
-    assert "note: serves images it has not seen: does not apply, since its noise has no state()" in text
-    assert text.splitlines()[-1] == f"on-trial: all {TOTAL - 6} checks passed"
+    assert "note: serves unseen images: does not apply, since its noise has no state()" in text
+    assert text.splitlines()[-1] == f"faulty: all {TOTAL - 6} checks passed"
 
 
 def test_the_command_says_what_fails_where(register: Register) -> None:
-    code, text = command(f"{register(OnTrial)}(fault=missing_labels)")
+    code, text = command(f"{register(Faulty)}(fault=missing_labels)")
     assert code == 1
     assert row(text, CRAFTED) == [str(len(CASES)), "FAILED on 3"]
     assert row(text, "keeps the budget") == [f"{len(CASES) - 3} of {len(CASES)}", "passed"]
@@ -684,10 +737,10 @@ def test_the_command_says_what_fails_where(register: Register) -> None:
 
 
 def test_what_fails_everywhere_is_told_in_short(register: Register) -> None:
-    _, text = command(f"{register(OnTrial)}(fault=zeros)")
+    _, text = command(f"{register(Faulty)}(fault=zeros)")
     assert "FAILED: changes something\n  it changes no pixel of any image\n  on: all training sets" in text
-    _, text = command(f"{register(OnTrial)}(fault=forgets_chance)")
-    assert "to another poison\n  on: all training sets\n" in text
+    _, text = command(f"{register(Faulty)}(fault=forgets_chance)")
+    assert "a different poison\n  on: all training sets\n" in text
 
 
 def test_a_fault_of_the_part_itself_has_no_training_set(register: Register) -> None:

@@ -22,7 +22,7 @@ from bench.catalog.build import build_part
 from bench.catalog.table import CATALOG
 from bench.conformance.cases import CASES, PLAIN_CASE, Case
 from bench.conformance.craft_run import AttackUnderTest
-from bench.conformance.quick import build_quick_part
+from bench.conformance.part import build_quick_part
 from bench.engine.stages.context import describe_environment, with_run_context
 from bench.engine.stages.device import deterministic_algorithms
 from bench.engine.stages.noise_report import noise_report
@@ -139,11 +139,11 @@ def test_no_defense_computes_what_cuda_refuses(name: str) -> None:
 
 @pytest.mark.parametrize("name", CATALOG["attack"])
 def test_no_attack_computes_what_cuda_refuses(name: str) -> None:
-    trial = AttackUnderTest(name)
+    tested = AttackUnderTest(name)
     with nothing_refused():
-        trial.crafting(PLAIN_CASE)
+        tested.craft_once(PLAIN_CASE)
         if build_part("attack", name).dense:
-            trial.crafting(next(key for key, case in CASES.items() if case.dense))
+            tested.craft_once(next(key for key, case in CASES.items() if case.dense))
 
 
 def test_the_noise_report_computes_nothing_that_cuda_refuses() -> None:
