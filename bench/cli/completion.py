@@ -21,15 +21,14 @@ def complete_axis_or_suite(incomplete: str) -> list[str]:
     return [name for name in (*catalog_axes(), "suite") if name.startswith(incomplete)]
 
 
-<<<<<<< HEAD
 def complete_what_to_show(incomplete: str) -> list[str]:
     """Return what `bench show` can show: the parts of an axis, and ``suite-schema``."""
     return [name for name in (*catalog_axes(), "suite-schema") if name.startswith(incomplete)]
-=======
+
+
 def complete_axis_or_part(incomplete: str) -> list[str]:
     """Return what may come first after `bench conform`: the axes and the attacks."""
     return [*complete_axis(incomplete), *complete_part("attack", incomplete)]
->>>>>>> facb938 (The checks of every axis are in bench/conformance, and bench conform takes a part of any axis)
 
 
 def complete_dataset(incomplete: str) -> list[str]:

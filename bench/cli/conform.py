@@ -17,9 +17,9 @@ def conform(
     axis: Annotated[
         str,
         typer.Argument(
-            help="dataset, attack, backbone, weighting, defense or regime. It can be left out where the name "
-            "says it.",
-            metavar="[AXIS]",
+            help="dataset, attack, backbone, weighting, defense or regime. The name alone is enough if the "
+            "catalog has it.",
+            metavar="AXIS",
             autocompletion=completion.complete_axis_or_part,
         ),
     ],
