@@ -5,15 +5,15 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Something the user can put right, said in one sentence that names what and where.
+    """An error that the user can fix. Its message is one sentence that names what is wrong, and where.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 def unknown_name_error(what: str, name: str, known: Iterable[str]) -> BenchError:
-    """Return the error for a name that is not among the known ones, with the nearest as a hint."""
+    """Return the error for a name that is not among the known ones. It suggests the most similar one."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}."
+    similar = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {similar[0]!r}?" if similar else f"there are: {', '.join(names) or 'none'}."
     return BenchError(f"unknown {what} {name!r}; {hint}")

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old file or the new one, and hashes of what is in them."""
+"""Atomic file writes, and hashes."""
 
 import contextlib
 import hashlib
@@ -10,28 +10,28 @@ from bench.errors import BenchError
 
 
 def hash_json(value: object) -> str:
-    """Return the SHA-256 of a JSON value in its canonical spelling."""
+    """Return the SHA-256 of a JSON value in canonical form."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file aside and rename it, so that a reader sees the old file or the new one.
+    """Write a temporary file and rename it, so that a reader sees either the old file or the new one.
 
     Raises:
-        BenchError: when the folder cannot be written to.
+        BenchError: if the folder cannot be written to.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # below a file there is nothing to remove
-            aside.unlink()
+        with contextlib.suppress(OSError):  # it does not exist if its folder is a file
+            temporary.unlink()
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Record: what the engine writes for each cell and the leaderboard reads. Standard library only."""
+"""The record of a cell, which the engine writes and the leaderboard reads. Standard library only."""
 
 import json
 import re
@@ -11,39 +11,39 @@ from bench.errors import BenchError
 from bench.files import hash_bytes, hash_json, write_atomically
 
 RECORD_SCHEMA = 2
-"""Version of a record file's layout; raised when a field changes its meaning. Files of 1 are read as well."""
+"""Version of the file layout, raised when a field changes its meaning. Files of version 1 are read too."""
 
 _HEADER = re.compile(rb'\{"schema": %d, "checksum": "([0-9a-f]{64})", "record":\n' % RECORD_SCHEMA)
 
 _CURVE, _END = b',\n"curve":\n', b"\n}\n"
-"""What stands between the parts of a file; in JSON no string and nothing nested begins a line like this."""
+"""Separators of a file's parts. Indented JSON contains no such line inside of a value."""
 
 PROTOCOL = 1
-"""Version of the rules that make scores comparable; records of two protocols never share a table."""
+"""Version of the rules that make scores comparable. Records of different protocols never share a table."""
 
 POISON_PHASES = ("surrogate", "craft")
-"""Phases measured once per poison and repeated in the record of every cell that trains on it."""
+"""Phases that are measured once per poison. The record of every cell that trains on it repeats them."""
 
 AXES = ("dataset", "attack", "backbone", "weighting", "defense", "regime", "seed")
-"""The axes of the matrix, in the order in which everything lists them."""
+"""The axes of the matrix, in the order of every listing."""
 
 CLEAN = "clean"
-"""The attack that changes nothing: the reference of every victim."""
+"""The attack that changes nothing. Every victim is compared with its clean counterpart."""
 
 Scores = dict[str, dict[str, float | None]]
-"""Task → metric → value; None where a metric is undefined on this test split."""
+"""Task → metric → value; None if a metric is undefined on this test split."""
 
 
 class TaskInfo(TypedDict):
-    """What a table must know of a task.
+    """What a table needs to know about a task.
 
     Attributes:
         kind: ``classification``, ``segmentation``, ``depth`` or ``normals``.
         classes: number of classes, for classification and segmentation.
-        derived: the truth was computed from that of another task, as normals from depth; False where absent.
+        derived: the truth is computed from another task's, as normals from depth; False if absent.
         headline: the metric the field reports for it.
         scored: the metric protection is computed from.
-        floor: metric → what an answer that knows nothing of the image scores.
+        floor: metric → the score of an answer that ignores the image.
         perfect: metric → the best possible value.
         test: labeled test samples.
     """
@@ -72,13 +72,13 @@ class Epoch(TypedDict):
 
     Attributes:
         epoch: its number, from 1 on.
-        train_loss: loss on the training set; None where it was not finite.
-        learning_rate: that of its steps.
+        train_loss: loss on the training set; None if it was not finite.
+        learning_rate: the learning rate of its steps.
         weights: task → its mean weight.
         scores: test scores.
-        validation: task → where its scored metric on held-out released images stands between the floor (0)
-            and perfect (1); only for a defense that picks the epoch by them, for each network that of the
-            best mean over its tasks, the earliest of equals.
+        validation: task → its scored metric on held-out released images, scaled from the floor (0) to
+            perfect (1); only for a defense that picks the epoch by it. Each network uses the epoch with the
+            best mean over its tasks, the earliest if several are equal.
     """
 
     epoch: int
@@ -90,17 +90,17 @@ class Epoch(TypedDict):
 
 
 class TaskNoise(TypedDict):
-    """What a poison's δ, as released, says of one task, over the images that have its label.
+    """What the released δ of a poison reveals about one task, over the images that have its label.
 
     Attributes:
         intra_spread: the root of the mean squared ℓ2 distance of an image's δ from the mean δ of its class,
             averaged over the classes, in [0, 1] pixel units; 0 for one pattern per class.
         inter_distance: the ℓ2 distance between the mean δ of two classes, averaged over all pairs of classes,
             in the same unit; None with fewer than two classes.
-        linear_accuracy: accuracy of a linear classifier that was fitted to δ alone, on images it has not
-            seen; None where it has fewer than two classes to learn.
+        linear_accuracy: accuracy of a linear classifier that was fitted to δ alone, on held-out images;
+            None with fewer than two classes.
         linear_balanced_accuracy: the mean of its recall over the classes.
-        linear_floor: accuracy of always answering the commonest class.
+        linear_floor: accuracy of always answering the most frequent class.
     """
 
     intra_spread: float | None
@@ -111,16 +111,16 @@ class TaskNoise(TypedDict):
 
 
 class NoiseReport(TypedDict, total=False):
-    """What is known of a poison's δ as released; absent entries were not measured.
+    """Measures of the released δ of a poison; absent entries were not measured.
 
     Attributes:
         linf: the largest change of a pixel value, in steps of 1/255.
         l2: the mean ℓ2 norm of an image's δ, in [0, 1] pixel units.
         l0: the share of pixel values that changed.
-        psnr: peak signal-to-noise ratio in dB; None where nothing changed.
-        clamped: the share of pixel values the attack wanted outside the budget; None without a budget.
-        ssim: the mean structural similarity of clean and released images, 1 where nothing changed.
-        tasks: classification task → `TaskNoise`; empty where nothing changed.
+        psnr: peak signal-to-noise ratio in dB; None if nothing changed.
+        clamped: the share of pixel values that the attack put outside the budget; None without a budget.
+        ssim: the mean structural similarity of clean and released images, 1 if nothing changed.
+        tasks: classification task → `TaskNoise`; empty if nothing changed.
     """
 
     linf: float | None
@@ -133,7 +133,7 @@ class NoiseReport(TypedDict, total=False):
 
 
 class Cost(TypedDict):
-    """What a phase cost: wall seconds, images through it per second, peaks of memory in MiB."""
+    """The cost of a phase: wall seconds, throughput, and peak memory in MiB."""
 
     seconds: float
     images_per_s: float | None
@@ -151,10 +151,10 @@ class Failure(TypedDict):
 
 @dataclass(frozen=True)
 class Record:
-    """Everything known of one cell.
+    """Everything known about one cell.
 
     Attributes:
-        key: hash of every setting that can change the cell's result; also the file's name.
+        key: hash of every setting that can change the cell's result; also the name of the file.
         status: ``done`` or ``failed``; only ``done`` is ever reused.
         suite: name of the suite it was run for.
         cell: axis → label, for every axis in `AXES`; the seed is an int, the others are strings such as
@@ -163,18 +163,18 @@ class Record:
             clean counterpart of a cell is the one with the same victim and the attack ``clean``.
         poison: key of the poison trained on.
         settings: every setting, resolved: axis → {name, version, params}, recipe, surrogate, ``epsilon``
-            (None in the unbounded track), ``rate`` (share of the images that are perturbed, 1 where absent)
-            and ``protected`` (names of the protected tasks, all where empty or absent).
+            (None in the unbounded track), ``rate`` (share of the images that are perturbed, 1 if absent)
+            and ``protected`` (names of the protected tasks, all if empty or absent).
         tasks: task → `TaskInfo`.
-        scores: scores after the last epoch, the headline of the field; of a defense that picks the epoch,
-            after that one.
-        peak: per task and metric the best value over all epochs (an oracle's early stopping).
+        scores: scores after the last epoch, as the field reports them; after the chosen epoch for a defense
+            that chooses one.
+        peak: per task and metric, the best value over all epochs (early stopping by an oracle).
         curve: one `Epoch` per epoch.
-        noise: what is known of δ as released.
-        cost: phase → `Cost`; ``surrogate`` and ``craft`` are those of the shared poison, measured once.
+        noise: measures of the released δ.
+        cost: phase → `Cost`; ``surrogate`` and ``craft`` belong to the shared poison, measured once.
         environment: versions, device, threads, machine, a hash of the data, the augmentation its labels
             allow, and ``source``: the commit of the code and whether it was ``clean``; no entry without git.
-        error: set where the status is ``failed``.
+        error: set if the status is ``failed``.
         finished: UTC time, ISO 8601.
     """
 
@@ -198,12 +198,12 @@ class Record:
 
     @property
     def shared_phases(self) -> tuple[str, ...]:
-        """The phases spent once for several cells: the poison's, and cleaning where its result is shared."""
+        """Phases spent once for several cells: those of the poison, and purifying if its result is shared."""
         return (*POISON_PHASES, "purify") if "purified" in self.environment else POISON_PHASES
 
     @property
     def own_seconds(self) -> float:
-        """The seconds that the cell itself took, without the shared phases."""
+        """The seconds that the cell took without the shared phases."""
         return sum(cost["seconds"] for phase, cost in self.cost.items() if phase not in self.shared_phases)
 
     @property
@@ -215,27 +215,27 @@ class Record:
 def write_record(folder: Path, record: Record) -> Path:
     """Write a record to ``folder/KEY.json`` and return the path.
 
-    The file is one JSON value. Its checksum is that of all bytes after the first line, and the learning
-    curve, which is most of it, comes last: so it is checked without being parsed, and read without its curve.
+    The file is one JSON value. The checksum covers all bytes after the first line, so a file is verified
+    without being parsed. The learning curve, which is most of it, comes last, so it can be skipped.
     """
     body = asdict(record)
     curve = body.pop("curve")
-    content = b"".join((_spell(body), _CURVE, _spell(curve), _END))
+    content = b"".join((_encode_json(body), _CURVE, _encode_json(curve), _END))
     header = f'{{"schema": {RECORD_SCHEMA}, "checksum": "{hash_bytes(content)}", "record":\n'
     path = folder / f"{record.key}.json"
     write_atomically(path, header.encode() + content)
     return path
 
 
-def _spell(value: object) -> bytes:
+def _encode_json(value: object) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False).encode()
 
 
 def read_record(path: Path, *, curve: bool = True) -> Record:
-    """Read one record, with or without its learning curve; the whole file is checked either way.
+    """Read one record, with or without its learning curve; the whole file is verified in both cases.
 
     Raises:
-        BenchError: when the file is truncated, altered, of another schema or not a record at all.
+        BenchError: if the file is truncated, altered, of another schema or no record.
     """
     try:
         content = path.read_bytes()
@@ -243,8 +243,10 @@ def read_record(path: Path, *, curve: bool = True) -> Record:
         raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
     try:
         header = _HEADER.match(content)
-        body = _parse(content[header.end() :], header[1], curve) if header else _parse_schema_1(content)
-    except _NoRecordError as error:
+        body = (
+            _decode_record(content[header.end() :], header[1], curve) if header else _decode_schema_1(content)
+        )
+    except _NotARecordError as error:
         raise BenchError(f"{path} {error}") from error
     except (ValueError, RecursionError) as error:
         raise BenchError(f"{path} is damaged: {error}") from error
@@ -253,31 +255,31 @@ def read_record(path: Path, *, curve: bool = True) -> Record:
     return Record(**body) if curve else Record(**{**body, "curve": []})
 
 
-class _NoRecordError(Exception):
-    """What a file is instead of a record."""
+class _NotARecordError(Exception):
+    """Says why a file is not a record."""
 
 
-def _parse(content: bytes, checksum: bytes, curve: bool) -> object:
-    """Return the fields in what follows the first line of a file."""
+def _decode_record(content: bytes, checksum: bytes, curve: bool) -> object:
+    """Return the fields in the bytes after the first line of a file."""
     if hash_bytes(content).encode() != checksum:
-        raise _NoRecordError("is damaged: its checksum does not match")
+        raise _NotARecordError("is damaged: its checksum does not match")
     summary, _, rest = content.removesuffix(_END).partition(_CURVE)
     body: object = json.loads(summary)
     return body | {"curve": json.loads(rest) if curve else []} if isinstance(body, dict) else body
 
 
-def _parse_schema_1(content: bytes) -> object:
-    """Return the fields in a file of schema 1, whose checksum is that of the record's canonical spelling."""
-    found = json.loads(content)
-    if not isinstance(found, Mapping) or "record" not in found:
-        raise _NoRecordError("is not a record")
-    schema = found.get("schema")
+def _decode_schema_1(content: bytes) -> object:
+    """Return the fields in a file of schema 1. Its checksum covers the record as canonical JSON."""
+    document = json.loads(content)
+    if not isinstance(document, Mapping) or "record" not in document:
+        raise _NotARecordError("is not a record")
+    schema = document.get("schema")
     if schema not in (1, RECORD_SCHEMA):
-        raise _NoRecordError(f"has schema {schema}, this version reads schemas 1 and {RECORD_SCHEMA}")
-    # Of the present schema nothing gets here but what another program has spelled anew.
-    if schema != 1 or found.get("checksum") != hash_json(found["record"]):
-        raise _NoRecordError("is damaged: its checksum does not match")
-    body: object = found["record"]
+        raise _NotARecordError(f"has schema {schema}, this version reads schemas 1 and {RECORD_SCHEMA}")
+    # A file of the present schema gets here only if another program has rewritten it.
+    if schema != 1 or document.get("checksum") != hash_json(document["record"]):
+        raise _NotARecordError("is damaged: its checksum does not match")
+    body: object = document["record"]
     return body
 
 
@@ -285,7 +287,7 @@ _FIELDS = {field.name for field in fields(Record)}
 
 
 def read_records(folder: Path, *, curve: bool = True) -> Iterator[Record | BenchError]:
-    """Yield every record of a folder in the order of its keys, or the error for a file that is not one."""
+    """Yield the records of a folder, sorted by key; for a file that is no record, the error."""
     for path in sorted(folder.glob("*.json")):
         try:
             yield read_record(path, curve=curve)
@@ -293,15 +295,15 @@ def read_records(folder: Path, *, curve: bool = True) -> Iterator[Record | Bench
             yield error
 
 
-def write_note(folder: Path, suite: str, left_out: Sequence[str]) -> None:
-    """Note in ``folder/run.json`` which suite was run last and what it left out, for the report."""
+def write_run_summary(folder: Path, suite: str, left_out: Sequence[str]) -> None:
+    """Write to ``folder/run.json`` which suite ran last and what it left out, for the report."""
     write_atomically(
         folder / "run.json", json.dumps({"suite": suite, "left_out": list(left_out)}, indent=1) + "\n"
     )
 
 
-def read_note(folder: Path) -> list[str]:
-    """Return what the last run left out, one sentence each; nothing where there is no sound note."""
+def read_left_out(folder: Path) -> list[str]:
+    """Return what the last run left out, one sentence each; nothing if ``run.json`` is missing or damaged."""
     try:
         left_out = json.loads((folder / "run.json").read_text(encoding="utf-8"))["left_out"]
         return [str(sentence) for sentence in left_out]

@@ -5,12 +5,12 @@ humanize spells "4 minutes and 10 seconds" and "31.24 seconds", which is too lon
 
 
 def to_one_line(text: str) -> str:
-    """Return a text with blanks for what is not printable, lest it break the line or steer the terminal."""
+    """Replace what is not printable by blanks: it could break the line or control the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def to_printable(text: str) -> str:
-    """Return a text in which nothing but its line ends is not printable."""
+    """Replace what is not printable by blanks, except for the ends of lines."""
     return "\n".join(map(to_one_line, text.split("\n")))
 
 

@@ -18,12 +18,12 @@ from bench.record import (
     Failure,
     Record,
     TaskInfo,
-    read_note,
+    read_left_out,
     read_record,
     read_records,
     relative_score,
-    write_note,
     write_record,
+    write_run_summary,
 )
 from tests.records import cost
 
@@ -313,15 +313,15 @@ def test_a_digest_is_of_the_content_and_not_of_its_spelling() -> None:
 
 
 def test_notes_of_what_was_left_out(tmp_path: Path) -> None:
-    assert read_note(tmp_path) == []
-    write_note(tmp_path, "tiny", ["dataset 'utkface' is not there"])
-    assert read_note(tmp_path) == ["dataset 'utkface' is not there"]
+    assert read_left_out(tmp_path) == []
+    write_run_summary(tmp_path, "tiny", ["dataset 'utkface' is not there"])
+    assert read_left_out(tmp_path) == ["dataset 'utkface' is not there"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"left_out": 3}', '{"left_out": null}'])
 def test_a_damaged_note_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    assert read_note(tmp_path) == []
+    assert read_left_out(tmp_path) == []
 
 
 # -- what a cell took ---------------------------------------------------------------------------------------

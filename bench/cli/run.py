@@ -78,7 +78,7 @@ def run(
     from bench.engine.monitoring.status import publish_status
     from bench.engine.tracking.listener import Tracker
     from bench.engine.tracking.mlflow_store import default_uri
-    from bench.record import write_note
+    from bench.record import write_run_summary
     from leaderboard.board_cache import hash_board_inputs, read_cached_board, write_cached_board
     from leaderboard.live_ranking import LiveRanking
 
@@ -86,7 +86,7 @@ def run(
     plan, context = plan_run(
         suite, only, set_, out, data_root, cache, device, threads, deterministic, on_cluster
     )
-    write_note(context.out, plan.suite, plan.left_out)
+    write_run_summary(context.out, plan.suite, plan.left_out)
     with ExitStack() as stack:
         progress = RunProgress(LiveRanking())
         display = stack.enter_context(show_progress(progress))

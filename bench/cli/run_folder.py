@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.files import write_atomically
-from bench.record import Record, read_note, read_record, read_records
+from bench.record import Record, read_left_out, read_record, read_records
 
 RUNS = Path("runs")
 """The folder of all runs, unless --out says otherwise: RUNS/SUITE is one run."""
@@ -74,7 +74,7 @@ def render_run_board(folder: Path, records: Sequence[Record]) -> str:
     """Return the leaderboard of a run as Markdown."""
     from leaderboard.board import render_board
 
-    return render_board(records, left_out=read_note(folder))
+    return render_board(records, left_out=read_left_out(folder))
 
 
 def collect_artifacts(folder: Path, records: Sequence[Record], board: str) -> dict[str, bytes]:

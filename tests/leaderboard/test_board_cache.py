@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import write_note
+from bench.record import write_run_summary
 from leaderboard import board_cache
 from leaderboard.board_cache import BOARD, SEAL, hash_board_inputs, read_cached_board, write_cached_board
 
@@ -19,14 +19,14 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "records").mkdir()
     for name in ("a", "b"):
         (tmp_path / "records" / f"{name}.json").write_text(name)
-    write_note(tmp_path, "tiny", [])
+    write_run_summary(tmp_path, "tiny", [])
     write_cached_board(tmp_path, hash_board_inputs(tmp_path), TEXT)
     return tmp_path
 
 
 def test_what_has_not_changed_is_read(folder: Path) -> None:
     assert read_cached_board(folder, hash_board_inputs(folder)) == TEXT
-    write_note(folder, "tiny", [])  # as every run does, with the same words
+    write_run_summary(folder, "tiny", [])  # as every run does, with the same words
     assert read_cached_board(folder, hash_board_inputs(folder)) == TEXT
 
 
@@ -43,7 +43,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a record more": lambda folder: (folder / "records" / "c.json").write_text("c"),
     "a record less": lambda folder: (folder / "records" / "a.json").unlink(),
     "a record replaced": lambda folder: replace_in_place(folder / "records" / "a.json"),
-    "another note": lambda folder: write_note(folder, "tiny", ["something was left out"]),
+    "another note": lambda folder: write_run_summary(folder, "tiny", ["something was left out"]),
     "another board": lambda folder: (folder / BOARD).write_text(TEXT.replace("L", "M")),
     "a board cut off": lambda folder: (folder / BOARD).write_bytes(TEXT.encode()[:-3]),
     "no board": lambda folder: (folder / BOARD).unlink(),

@@ -33,7 +33,7 @@ from bench.engine.planning.remaining_work import RerunPolicy, find_remaining_wor
 from bench.engine.stages.checkpoint import FileCheckpoint
 from bench.engine.storage.store import POISONS, RECORDS, SURROGATES, Store
 from bench.errors import BenchError
-from bench.record import read_note, write_note
+from bench.record import read_left_out, write_run_summary
 from tests.engine import tiny
 from tests.engine.execution import chaos
 from tests.engine.execution.chaos import KILLS, Harm, Run, assert_same, finished, start, write_suite
@@ -507,9 +507,9 @@ def test_damage_of_the_note_about_the_last_run_costs_nothing(
     out: Path, harm: Callable[[Path, random.Random], None]
 ) -> None:
     for seed in range(20):
-        write_note(out, "tiny", ["one", "two"])
+        write_run_summary(out, "tiny", ["one", "two"])
         harm(out / "run.json", random.Random(seed))
-        assert "\n" not in "".join(read_note(out))
+        assert "\n" not in "".join(read_left_out(out))
 
 
 # -- other --------------------------------------------------------------------------------------------------
