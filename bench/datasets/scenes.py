@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Final
 import numpy as np
 import torch
 from annotated_types import Ge
-from jaxtyping import Bool, Float32, Int8, UInt8
+from jaxtyping import Bool, Float32, Int8
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
@@ -18,7 +18,7 @@ from bench.tasks.normals import Normals
 from bench.tasks.segmentation import Segmentation
 from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
 
-FloatArray = NDArray[np.float32]
+Floats = NDArray[np.float32]
 
 CLASSES: Final = ("floor", "ceiling", "wall", "box", "cylinder", "ellipsoid")
 
@@ -96,7 +96,8 @@ class Scenes:
         views = []
         for done, room in enumerate(draw_rooms(rng, count), 1):
             image, *maps = render(room, self.height, self.width)
-            views.append((_add_sensor_noise(rng, image), *maps))
+            noisy = image + GRAIN * rng.standard_normal(image.shape, dtype=np.float32)
+            views.append(((noisy.clip(0, 1) * 255).round().astype(np.uint8), *maps))
             progress("rendering", done, count)
         images, labels, depth, normals = (
             torch.from_numpy(np.stack(maps)) for maps in zip(*views, strict=True)
@@ -145,7 +146,7 @@ def draw_rooms(rng: Generator, count: int) -> list[Room]:
     """Draw rooms: each with a camera in its rear part, solids in free places, a lamp, and colors."""
     solids, surfaces = len(GROUPS), len(CLASS_OF)
 
-    def uniform(low: float, high: float, *shape: int) -> FloatArray:
+    def uniform(low: float, high: float, *shape: int) -> Floats:
         return rng.uniform(low, high, (count, *shape)).astype(np.float32)
 
     half = np.stack([uniform(1.75, 3.0), uniform(1.2, 1.5), uniform(2.0, 3.5)], 1)
@@ -194,7 +195,7 @@ def _shape_solids(halves: Float32[np.ndarray, "n s 3"]) -> Float32[np.ndarray, "
     return halves
 
 
-def _camera_rotations(yaw: FloatArray, pitch: FloatArray, roll: FloatArray) -> Float32[np.ndarray, "n 3 3"]:
+def _camera_rotations(yaw: Floats, pitch: Floats, roll: Floats) -> Float32[np.ndarray, "n 3 3"]:
     """Return rotations by roll about z, then by pitch about x (looking down), then by yaw about y."""
     product = np.eye(3, dtype=np.float32)
     for angle, (first, second) in ((yaw, (2, 0)), (pitch, (2, 1)), (roll, (0, 1))):
@@ -206,9 +207,7 @@ def _camera_rotations(yaw: FloatArray, pitch: FloatArray, roll: FloatArray) -> F
     return product
 
 
-def _find_free_solids(
-    center: FloatArray, half: FloatArray, centers: FloatArray, radii: FloatArray
-) -> NDArray[np.bool_]:
+def _find_free_solids(center: Floats, half: Floats, centers: Floats, radii: Floats) -> NDArray[np.bool_]:
     """Return which solids are inside the room and apart from the camera and from the solids before them."""
     ground = centers[..., [0, 2]]
     inside = (np.abs(ground - center[:, None, [0, 2]]) + radii[..., None] < half[:, None, [0, 2]]).all(2)
@@ -219,7 +218,7 @@ def _find_free_solids(
     return free
 
 
-def _faint_colors(gray: FloatArray, hue: FloatArray) -> FloatArray:
+def _faint_colors(gray: Floats, hue: Floats) -> Floats:
     """Return grays that are made warmer or colder and a little greener or redder."""
     return gray * (1 + hue @ np.array([[0.25, 0.0, -0.25], [-0.06, 0.06, -0.06]], np.float32))
 
@@ -249,13 +248,7 @@ def render(
     )
 
 
-def _add_sensor_noise(rng: Generator, image: Float32[np.ndarray, "3 h w"]) -> UInt8[np.ndarray, "3 h w"]:
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    quantized: NDArray[np.uint8] = ((image + GRAIN * noise).clip(0, 1) * 255).round().astype(np.uint8)
-    return quantized
-
-
-def _trace(room: Room, rays: Float32[np.ndarray, "3 p"]) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+def _trace(room: Room, rays: Float32[np.ndarray, "3 p"]) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Return the depth in ray lengths [p], the normal [3 p] and the surface [p] that each ray meets first."""
     origin, ray = -(room.center / room.half)[:, None], rays / room.half[:, None]
     _, exits = _intersect(origin, ray, ROOM)
@@ -282,7 +275,7 @@ def _illumination(
     for solid in np.flatnonzero(room.placed).tolist():
         entries, exits = _intersect(*_to_solid_units(room, solid, points, lamp), GROUPS[solid])
         direct *= (entries.max(0) >= exits.min(0)) | (exits.min(0) < 0.01)
-    light: FloatArray = 0.65 - 0.1 * normals[1] + 0.35 * direct
+    light: Floats = 0.65 - 0.1 * normals[1] + 0.35 * direct
     return light
 
 
@@ -297,28 +290,24 @@ def _surface_colors(
     cycles = np.einsum("pwc,cp->pw", room.waves[surfaces], rotated) + room.phases[surfaces]
     blurred = np.linalg.norm(room.waves, axis=2).max(1)[surfaces] * footprint
     pattern = np.tanh(4 * np.sin(2 * np.pi * cycles).prod(1)) * np.exp(-8 * blurred**2)
-    colors: FloatArray = room.colors[surfaces].T * (1 + room.contrasts[surfaces] * pattern)
+    colors: Floats = room.colors[surfaces].T * (1 + room.contrasts[surfaces] * pattern)
     return colors
 
 
-def _to_solid_units(
-    room: Room, solid: int, points: FloatArray, rays: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _to_solid_units(room: Room, solid: int, points: Floats, rays: Floats) -> tuple[Floats, Floats]:
     """Return points and rays in the axes and half-extents of a solid."""
     turn, half = room.turns[solid], room.halves[solid][:, None]
     return _rotate(points - room.centers[solid][:, None], turn) / half, _rotate(rays, turn) / half
 
 
-def _rotate(vectors: Float32[np.ndarray, "3 p"], angle: FloatArray) -> Float32[np.ndarray, "3 p"]:
+def _rotate(vectors: Float32[np.ndarray, "3 p"], angle: Floats) -> Float32[np.ndarray, "3 p"]:
     """Return vectors rotated about the vertical axis."""
     x, y, z = vectors
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([cos * x - sin * z, y, sin * x + cos * z])
 
 
-def _intersect(
-    origin: FloatArray, ray: FloatArray, groups: tuple[tuple[int, ...], ...]
-) -> tuple[FloatArray, FloatArray]:
+def _intersect(origin: Floats, ray: Floats, groups: tuple[tuple[int, ...], ...]) -> tuple[Floats, Floats]:
     """Return where rays [3 p] enter and leave each bound of a solid of half-extents 1 [g p].
 
     A ray that misses a bound enters at infinity and leaves at minus infinity.
@@ -334,8 +323,8 @@ def _intersect(
     return np.stack(entries), np.stack(exits)
 
 
-def _outward(points: FloatArray, bound: NDArray[np.int64], groups: tuple[tuple[int, ...], ...]) -> FloatArray:
+def _outward(points: Floats, bound: NDArray[np.int64], groups: tuple[tuple[int, ...], ...]) -> Floats:
     """Return the outward direction at points [3 p] on these bounds [p] of a solid of half-extents 1."""
     is_member = np.array([[axis in axes for axis in range(3)] for axes in groups])
-    outward: FloatArray = points * is_member[bound].T
+    outward: Floats = points * is_member[bound].T
     return outward
