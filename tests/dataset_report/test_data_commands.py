@@ -146,7 +146,7 @@ def test_check_finds_leaks_missing_labels_and_notes(bench: Bench, root: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("digit", "unknown dataset 'digit'; did you mean 'digits'?"),
         ("digits(side=3)", "unknown parameter of dataset 'digits': 'side'"),
@@ -154,11 +154,11 @@ def test_check_finds_leaks_missing_labels_and_notes(bench: Bench, root: Path) ->
         ("folder(", "cannot read"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_sentence(bench: Bench, root: Path, name: str, said: str) -> None:
+def test_what_cannot_be_loaded_is_one_sentence(bench: Bench, root: Path, name: str, message: str) -> None:
     for command in (("check",), ("prepare",), ("show", "-o", root / "page.html")):
         code, out, err = bench("data", *command, name, "--data-root", root)
         assert (code, out) == (2, "")
-        assert re.match(f"error: .*{said}", err)
+        assert re.match(f"error: .*{message}", err)
         assert err.count("\n") == 1
     assert not (root / "page.html").exists()
 
@@ -177,10 +177,10 @@ def test_a_data_root_that_is_not_there_is_named(bench: Bench, tmp_path: Path) ->
     ],
 )
 def test_undefined_scores_are_said(labels: list[int], remark: str) -> None:
-    sheet = compute_statistics("some", classified(*labels))
-    (said,) = sheet.tasks[0].remarks
-    assert said.startswith(remark)
-    assert f"note: kind: {remark}" in render_text(sheet)
+    statistics = compute_statistics("some", classified(*labels))
+    (sentence,) = statistics.tasks[0].remarks
+    assert sentence.startswith(remark)
+    assert f"note: kind: {remark}" in render_text(statistics)
 
 
 def test_floors_are_none_where_undefined() -> None:
@@ -221,7 +221,7 @@ def first(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("task", "change", "said"),
+    ("task", "change", "message"),
     [
         ("what", first(3), "the test targets of task 'what' have a label 3, but the 3 classes are numbered"),
         ("what", first(-2), "have a label -2"),
@@ -236,9 +236,9 @@ def first(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
     ],
 )
 def test_unsound_targets_are_named(
-    task: str, change: Callable[[torch.Tensor], torch.Tensor], said: str
+    task: str, change: Callable[[torch.Tensor], torch.Tensor], message: str
 ) -> None:
-    with pytest.raises(BenchError, match=said) as raised:
+    with pytest.raises(BenchError, match=message) as raised:
         compute_statistics("some", spoil(dense(), task, change))
     assert str(raised.value).startswith(f"dataset 'some': the test targets of task {task!r} ")
 
@@ -247,7 +247,7 @@ def test_unsound_splits_are_named() -> None:
     data = classified(0, 1, 2, 0, 1, 2)
     floats = Split(data.test.images, data.test.targets)
     object.__setattr__(floats, "images", data.test.images.float())  # what the constructor refuses in tests
-    for test, said in [
+    for test, message in [
         (
             Split(data.test.images[:0], {"kind": torch.zeros(0, dtype=torch.long)}),
             "the test split has no image",
@@ -256,7 +256,7 @@ def test_unsound_splits_are_named() -> None:
         (Split(data.test.images, {}), r"has targets for \[\], not \['kind'\]"),
         (Split(data.test.images[:, :, :3], data.test.targets), "have different shapes"),
     ]:
-        with pytest.raises(BenchError, match=said):
+        with pytest.raises(BenchError, match=message):
             compute_statistics("some", replace(data, test=test))
 
 
@@ -272,11 +272,13 @@ def test_leaks_are_counted_by_pixels() -> None:
 
 
 def test_prepare_decodes_once(bench: Bench, root: Path, tmp_path: Path) -> None:
-    said = [bench("data", "prepare", FOLDER, "--data-root", root, "--cache", tmp_path / "c")[1] for _ in "12"]
+    printed = [
+        bench("data", "prepare", FOLDER, "--data-root", root, "--cache", tmp_path / "c")[1] for _ in "12"
+    ]
     (made,) = (tmp_path / "c").iterdir()
     size = (12 * 3 * 16 * 16 + 12 * 2 * 8) / 1e6
-    assert said[0].startswith(f"{FOLDER}: 12 images, {size:.1f} MB with their labels; written to {made} (")
-    assert "; nothing was left to decode (" in said[1]
+    assert printed[0].startswith(f"{FOLDER}: 12 images, {size:.1f} MB with their labels; written to {made} (")
+    assert "; nothing was left to decode (" in printed[1]
     assert (made / "images.npy").is_file()
 
 
@@ -318,7 +320,7 @@ class Page(HTMLParser):
         self.words.append(data.strip())
 
 
-def shown(source: str | None) -> np.ndarray:  # type: ignore[type-arg]
+def read_picture(source: str | None) -> np.ndarray:  # type: ignore[type-arg]
     head, _, content = str(source).partition(",")
     assert head == "data:image/png;base64"
     with Image.open(io.BytesIO(b64decode(content))) as image:
@@ -360,7 +362,7 @@ def test_page_shows_training_images_with_their_labels(bench: Bench, tmp_path: Pa
         assert match
         row, left, right = map(int, match.groups())
         assert (data.train.targets["left"][row], data.train.targets["right"][row]) == (left, right)
-        assert np.array_equal(shown(image["src"]), data.train.images[row].permute(1, 2, 0).numpy())
+        assert np.array_equal(read_picture(image["src"]), data.train.images[row].permute(1, 2, 0).numpy())
         rows.append(row)
     assert rows == sorted(set(rows))
 
@@ -396,7 +398,7 @@ def test_maps_are_shown_in_colors() -> None:
         "far of training image 0",
         "lean of training image 0",
     ]
-    _, what, far, lean = (shown(image["src"]) for image in page.images[:4])
+    _, what, far, lean = (read_picture(image["src"]) for image in page.images[:4])
     nothing = [226, 229, 234]
     for drawn in (what, far, lean):
         assert drawn.shape == (4, 5, 3)
@@ -418,7 +420,7 @@ def test_images_of_any_channels_are_shown(channels: int) -> None:
         test=Split(data.test.images[:, :channels], data.test.targets),
     )
     page = Page(render_page(compute_statistics("some", data), data, ABOUT))
-    assert shown(page.images[0]["src"]).shape == ((4, 5, 3) if channels == 3 else (4, 5))
+    assert read_picture(page.images[0]["src"]).shape == ((4, 5, 3) if channels == 3 else (4, 5))
 
 
 def test_a_page_that_cannot_be_written_is_named(bench: Bench, tmp_path: Path) -> None:

@@ -173,9 +173,9 @@ def test_limit_takes_the_first_of_each_split(root: Path) -> None:
 
 
 def test_progress_counts_the_files(root: Path) -> None:
-    said: list[tuple[str, int, int]] = []
-    WHOLE.load(root, root / "cache", lambda *step: said.append(step))
-    assert said == [("reading", 1, 3), ("reading", 2, 3), ("reading", 3, 3)]
+    steps: list[tuple[str, int, int]] = []
+    WHOLE.load(root, root / "cache", lambda *step: steps.append(step))
+    assert steps == [("reading", 1, 3), ("reading", 2, 3), ("reading", 3, 3)]
 
 
 def test_what_is_not_there_is_explained(root: Path) -> None:

@@ -214,7 +214,7 @@ def test_deep_gray_is_left_out_not_cut_off(tmp_path: Path) -> None:
 
 def test_progress_counts_the_images(tmp_path: Path) -> None:
     write_images(tmp_path / "images", CHUNK + 3, side=4)
-    said: list[tuple[str, int, int]] = []
+    steps: list[tuple[str, int, int]] = []
     files = list_files(tmp_path / "images", ".jpg")
     load_decoded(
         tmp_path / "cache",
@@ -224,9 +224,9 @@ def test_progress_counts_the_images(tmp_path: Path) -> None:
         decode=SMALL,
         order={},
         select=lambda: Selection([file.name for file in files]),
-        progress=lambda *step: said.append(step),
+        progress=lambda *step: steps.append(step),
     )
-    assert said == [("decoding", CHUNK, CHUNK + 3), ("decoding", CHUNK + 3, CHUNK + 3)]
+    assert steps == [("decoding", CHUNK, CHUNK + 3), ("decoding", CHUNK + 3, CHUNK + 3)]
 
 
 def test_no_readable_image_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_new_labels_need_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "line 1: it needs a column of images, a comma and"),
         ("image;a\n00.png;1\n", "line 1: it needs a column of images, a comma and"),
@@ -259,14 +259,14 @@ def test_new_labels_need_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("image,a\n00.png,1\n", "leaves a split empty"),
     ],
 )
-def test_malformed_table_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_malformed_table_is_named(tmp_path: Path, text: str, message: str) -> None:
     for number in range(3):
         write_image(tmp_path / "images" / f"{number:02}.png", number)
     path = write_table(tmp_path, text)
     with pytest.raises(BenchError) as raised:
         load(tmp_path)
-    assert said in str(raised.value)
-    assert str(path) in str(raised.value) or "split" in said
+    assert message in str(raised.value)
+    assert str(path) in str(raised.value) or "split" in message
     assert "\n" not in str(raised.value)
 
 

@@ -423,7 +423,7 @@ def test_what_is_missing_is_said_with_where_it_is_expected(tmp_path: Path, mat: 
 
 
 @pytest.mark.parametrize(
-    ("kind", "array", "said"),
+    ("kind", "array", "message"),
     [
         (
             "label",
@@ -443,9 +443,11 @@ def test_what_is_missing_is_said_with_where_it_is_expected(tmp_path: Path, mat: 
         ("label", np.array([{}]), r"cannot read .*label.2\.npy"),
     ],
 )
-def test_an_array_that_does_not_fit_is_named(arrays: Path, kind: str, array: NDArray[Any], said: str) -> None:
+def test_an_array_that_does_not_fit_is_named(
+    arrays: Path, kind: str, array: NDArray[Any], message: str
+) -> None:
     np.save(arrays / "nyuv2" / "val" / kind / "2.npy", array)
-    with pytest.raises(BenchError, match=said):
+    with pytest.raises(BenchError, match=message):
         load(arrays)
     assert not list((arrays / "cache").glob("*"))
 
@@ -483,15 +485,17 @@ def test_a_file_without_labels_is_named(mat: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "said"),
+    ("train", "test", "message"),
     [
         ([1, 2], [3, 11], f"frame 11 of .*{SPLITS_FILE} is not in"),
         ([1, 2, 3], [3, 4], f"{SPLITS_FILE} lists a frame twice"),
     ],
 )
-def test_a_list_that_does_not_fit_is_named(mat: Path, train: list[int], test: list[int], said: str) -> None:
+def test_a_list_that_does_not_fit_is_named(
+    mat: Path, train: list[int], test: list[int], message: str
+) -> None:
     savemat(mat / "nyuv2" / SPLITS_FILE, {"trainNdxs": [[n] for n in train], "testNdxs": [[n] for n in test]})
-    with pytest.raises(BenchError, match=said):
+    with pytest.raises(BenchError, match=message):
         load(mat)
 
 

@@ -193,16 +193,16 @@ def test_files_left_out_are_named_in_one_warning_on_every_load(
     (folder / bad[2]).write_bytes(whole[: len(whole) // 2])
     (folder / file_name(40, 0, 0, 92)).write_bytes(b"no image")
     (folder / ".DS_Store").write_bytes(b"")
-    said = []
+    messages = []
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "bench"):
             data = SMALL.load(tmp_path, tmp_path / "cache")
-        said.append(caplog.messages)
-        assert [f"utkface: {'; '.join(data.notes)}"] == said[-1]
+        messages.append(caplog.messages)
+        assert [f"utkface: {'; '.join(data.notes)}"] == messages[-1]
     assert len(data.train) + len(data.test) == 15
-    assert said[0] == said[1]
-    (message,) = said[0]
+    assert messages[0] == messages[1]
+    (message,) = messages[0]
     assert message.startswith("utkface: skipped 4 of 19 files: ")
     assert message.endswith(" and 1 more")
     assert f"'{bad[0]}' (malformed name)" in message
@@ -303,10 +303,10 @@ def test_recipe_is_the_papers() -> None:
 
 def test_kind_is_known_before_loading(tmp_path: Path) -> None:
     write_faces(tmp_path, 10)
-    said: list[tuple[str, int, int]] = []
-    data = SMALL.load(tmp_path, tmp_path / "cache", lambda *step: said.append(step))
+    steps: list[tuple[str, int, int]] = []
+    data = SMALL.load(tmp_path, tmp_path / "cache", lambda *step: steps.append(step))
     assert {task.kind for task in data.tasks} == SMALL.kinds
-    assert said == [("decoding", 10, 10)]
+    assert steps == [("decoding", 10, 10)]
 
 
 def test_catalog_knows_the_source() -> None:
