@@ -1,1 +1,1 @@
-"""Every part by its name: the table, choices in suites, building and describing parts."""
+"""Every part by its name: the table of parts, choices in suites, building and describing parts."""

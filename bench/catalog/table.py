@@ -1,7 +1,7 @@
-"""The catalog: every part by its name. A new part is one file and one line here.
+"""The catalog: every part by its name. A new part is one file, and one line in `CATALOG`.
 
-Names resolve lazily, so listing the catalog imports no part and no torch. Installed packages add parts
-through entry points in the group ``mtlue_bench.AXIS``.
+A class is imported only when its part is used, so that listing the catalog imports neither parts nor torch.
+Installed packages add parts through entry points in the group ``mtlue_bench.AXIS``.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,6 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from bench.errors import unknown_name_error
-
-ENTRY_POINTS = "mtlue_bench"
 
 CATALOG: dict[str, dict[str, str]] = {
     "dataset": {
@@ -105,6 +103,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "stl": "bench.regimes:SingleTask",
     },
 }
+"""Axis → name → ``module:class``. The order is that of "all" in suites."""
 
 FAMILIES: dict[str, dict[str, str]] = {
     "backbone": {
@@ -112,55 +111,55 @@ FAMILIES: dict[str, dict[str, str]] = {
         "torchvision": "bench.backbones.external:TorchvisionModel",
     },
 }
-"""Axis → families of parts: ``FAMILY:MODEL`` is the one with that name in its field ``model``."""
+"""Axis → family → ``module:class``: the class of ``FAMILY:MODEL``, with MODEL in its field ``model``."""
 
 COMPOSED: dict[str, str] = {"defense": "bench.defenses.composed:Composed"}
-"""Axis → the part that several of its parts, joined by +, make together."""
+"""Axis → the class of several parts joined by +; parts of other axes cannot be joined."""
 
-REQUIRED = {
+REQUIRED_VARIABLES = {
     "dataset": ("version", "recipe"),
     "attack": ("version", "needs_surrogate", "bounded", "dense"),
     "backbone": ("version", "dense"),
+    "weighting": ("version",),
     "defense": ("version", "dense"),
+    "regime": ("version",),
 }
-"""Axis → class variables a part must have; of the other axes, ``version``."""
+"""Axis → the class variables that its parts must have."""
 
 
 def catalog_axes() -> tuple[str, ...]:
-    """Return the axes that have a shelf."""
+    """Return the axes that have parts: all but the seed."""
     return tuple(CATALOG)
 
 
 @cache
 def catalog_entries(axis: str) -> Mapping[str, str]:
-    """Return name → ``module:attribute`` of one axis, those of installed packages included.
+    """Return name → ``module:class`` of an axis, with the parts of installed packages.
 
     Raises:
         BenchError: for an unknown axis.
     """
     if axis not in CATALOG:
         raise unknown_name_error("axis", axis, CATALOG)
-    outside = {point.name: point.value for point in entry_points(group=f"{ENTRY_POINTS}.{axis}")}
-    return outside | CATALOG[axis]
+    installed = {point.name: point.value for point in entry_points(group=f"mtlue_bench.{axis}")}
+    return installed | CATALOG[axis]
 
 
 def names_on_axis(axis: str) -> list[str]:
-    """Return what can be named on an axis: its entries and, as ``FAMILY:MODEL``, its families."""
+    """Return the names that an axis takes; a family is listed as ``FAMILY:MODEL``."""
     return [*catalog_entries(axis), *(f"{family}:MODEL" for family in FAMILIES.get(axis, ()))]
 
 
 def locate_part(axis: str, name: str) -> str:
-    """Return the ``module:attribute`` of a part.
+    """Return the ``module:class`` of a part.
 
     Raises:
         BenchError: for an unknown axis or name.
     """
     family, _, model = name.partition(":")
-    known = (
-        {name: FAMILIES[axis][family]}
-        if model and family in FAMILIES.get(axis, ())
-        else catalog_entries(axis)
-    )
-    if name not in known:
+    if model and family in FAMILIES.get(axis, ()):
+        return FAMILIES[axis][family]
+    entries = catalog_entries(axis)
+    if name not in entries:
         raise unknown_name_error(axis, name, names_on_axis(axis))
-    return known[name]
+    return entries[name]

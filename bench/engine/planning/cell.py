@@ -1,4 +1,4 @@
-"""Surrogate ⊂ Poison ⊂ Cell: frozen values whose keys say when a result can be used again."""
+"""Surrogate ⊂ Poison ⊂ Cell: frozen values with keys; results with the same key are the same."""
 
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -14,15 +14,15 @@ from bench.values import Recipe
 P = TypeVar("P")
 
 Wave = Literal["surrogates", "poisons", "purified", "cells"]
-"""The steps of a run: each makes all items of one kind."""
+"""The steps of a run; each makes all items of one kind."""
 
 KEY_LENGTH = 16
-"""Hexadecimal digits of a key: 64 bits, no collision to be expected below a billion cells."""
+"""Hexadecimal digits of a key: 64 bits, no collision is expected below a billion cells."""
 
 
 @dataclass(frozen=True)
 class ChosenPart(Generic[P]):
-    """A part under the name a suite gives it."""
+    """A part, and how a suite names it."""
 
     choice: Choice
     part: P  # hashable: a frozen dataclass
@@ -34,11 +34,11 @@ class ChosenPart(Generic[P]):
 
     @property
     def label(self) -> str:
-        """Its name with the overrides that tell it from its neighbors on the axis."""
+        """Its name with the parameters that the suite gives it."""
         return self.choice.label
 
     def settings(self) -> dict[str, Any]:
-        """Return name, version and every parameter; not to be changed, cells share it."""
+        """Return name, version and every parameter. Do not change the result: cells share it."""
         return self._settings
 
     @cached_property
@@ -47,17 +47,17 @@ class ChosenPart(Generic[P]):
 
 
 @cache
-def _entries(recipe: Recipe) -> dict[str, Any]:
+def _recipe_settings(recipe: Recipe) -> dict[str, Any]:
     return asdict(recipe)
 
 
-def _key(kind: str, content: dict[str, Any]) -> str:
-    return hash_json({"kind": kind, "protocol": PROTOCOL, **content})[:KEY_LENGTH]
+def _hash_settings(kind: str, settings: dict[str, Any]) -> str:
+    return hash_json({"kind": kind, "protocol": PROTOCOL, **settings})[:KEY_LENGTH]
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A network the attackers train on the clean data, shared by all that need one."""
+    """A network that is trained on the clean data for the attacks that need one."""
 
     dataset: ChosenPart[Dataset]
     backbone: ChosenPart[Backbone]
@@ -74,37 +74,37 @@ class Surrogate:
         return {
             "dataset": self.dataset.settings(),
             "backbone": self.backbone.settings(),
-            "recipe": _entries(self.recipe),
+            "recipe": _recipe_settings(self.recipe),
             "seed": self.seed,
         }
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that can change it."""
-        return _key("surrogate", self.settings())
+        return _hash_settings("surrogate", self.settings())
 
 
 @dataclass(frozen=True)
 class Poison:
-    """A dataset as an attack would release it.
+    """A dataset as an attack releases it.
 
-    The surrogate's architecture is always part of it, its clean training only where the attack needs that.
+    The surrogate's architecture is always part of it; its training only if the attack needs that.
     """
 
     dataset: ChosenPart[Dataset]
     attack: ChosenPart[Attack]
     surrogate: Surrogate
-    epsilon: int | None  # None: of an attack without a budget
+    epsilon: int | None  # None for an attack without a budget
     seed: int
-    protected: tuple[str, ...] = ()  # names of tasks; empty: all
+    protected: tuple[str, ...] = ()  # names of tasks; empty means all
 
     @property
     def label(self) -> str:
         """One line for people."""
-        spelled = self.attack.label
-        if self.protected and "tasks=" not in spelled:
-            spelled += f" for {', '.join(self.protected)}"
-        return f"{spelled} · {self.dataset.label} · seed {self.seed}"
+        attack = self.attack.label
+        if self.protected and "tasks=" not in attack:
+            attack += f" for {', '.join(self.protected)}"
+        return f"{attack} · {self.dataset.label} · seed {self.seed}"
 
     def settings(self) -> dict[str, Any]:
         """Return everything that can change it."""
@@ -124,12 +124,12 @@ class Poison:
     @cached_property
     def key(self) -> str:
         """Hash of everything that can change it."""
-        return _key("poison", self.settings())
+        return _hash_settings("poison", self.settings())
 
 
 @dataclass(frozen=True)
 class Purified:
-    """Released images as a defense that learns cleans them, shared by all victims trained on them."""
+    """The released images after a defense that learns has cleaned them; victims share them."""
 
     poison: Poison
     defense: ChosenPart[Defense]
@@ -154,7 +154,7 @@ class Purified:
     @cached_property
     def key(self) -> str:
         """Hash of everything that can change it."""
-        return _key("purified", self.settings())
+        return _hash_settings("purified", self.settings())
 
 
 @dataclass(frozen=True)
@@ -191,20 +191,20 @@ class Cell:
 
     @property
     def purified(self) -> Purified | None:
-        """The cleaned images it shares with other cells; None if its defense cleans them cheaply, or not."""
+        """The cleaned images that cells share; None if the defense does not learn."""
         if not self.defense.part.learned:
             return None
         return Purified(self.poison, self.defense, self.seed, self.rate)
 
     def victim_settings(self) -> dict[str, Any]:
-        """Return everything that can change the result but the attack."""
+        """Return everything but the attack that can change the result."""
         return {
             "dataset": self.poison.dataset.settings(),
             "backbone": self.backbone.settings(),
             "weighting": self.weighting.settings(),
             "defense": self.defense.settings(),
             "regime": self.regime.settings(),
-            "recipe": _entries(self.recipe),
+            "recipe": _recipe_settings(self.recipe),
             "seed": self.seed,
         }
 
@@ -214,10 +214,10 @@ class Cell:
 
     @cached_property
     def victim(self) -> str:
-        """Hash of the victim's settings, shared by cells that differ in the attack alone."""
-        return _key("victim", self.victim_settings())
+        """Hash of the victim's settings; cells that differ only in the attack share it."""
+        return _hash_settings("victim", self.victim_settings())
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that can change the result."""
-        return _key("cell", self.settings())
+        return _hash_settings("cell", self.settings())

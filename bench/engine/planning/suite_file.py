@@ -4,7 +4,7 @@ import difflib
 import inspect
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -42,10 +42,10 @@ class StrictModel(BaseModel):
     )
 
 
-if TYPE_CHECKING:  # what pydantic makes below, as far as it is used
+if TYPE_CHECKING:  # stands for the model below, which mypy cannot read
 
     class RecipeOverrides(StrictModel):
-        """Any of a recipe's entries."""
+        """Some entries of a recipe."""
 
 else:
     RecipeOverrides = create_model(
@@ -59,20 +59,20 @@ else:
 def override_recipe(recipe: Recipe, overrides: RecipeOverrides) -> Recipe:
     """Return a recipe with some entries replaced.
 
-    A number of epochs is one for all networks, unless ``stl_epochs`` is given beside it.
+    ``epochs`` is for single-task networks too, unless ``stl_epochs`` is given as well.
     """
-    given = overrides.model_dump(exclude_unset=True)
-    if "epochs" in given:
-        given = {"stl_epochs": None, **given}
-    return replace(recipe, **given)
+    entries = overrides.model_dump(exclude_unset=True)
+    if "epochs" in entries:
+        entries = {"stl_epochs": None, **entries}
+    return replace(recipe, **entries)
 
 
 class SurrogateSettings(StrictModel):
-    """The network attackers train.
+    """The network that attacks use in place of the victim.
 
     Attributes:
-        backbone: its architecture; of several, the first that fits the dataset's tasks.
-        recipe: what is different from the victim's.
+        backbone: its architecture; if a list, the first that fits the dataset's tasks.
+        recipe: entries that differ from the victim's recipe.
     """
 
     backbone: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
@@ -95,16 +95,16 @@ class Suite(StrictModel):
     Attributes:
         name: the suite's name.
         description: one or two sentences for people.
-        star: vary one victim axis at a time around the first value of each, instead of all combinations.
-        matrix: axis → values; parts as ``name`` or ``name(key=value)``, seeds as integers, or "all".
-        include: further cells; axes left out take the matrix's first value, lists stand for all of theirs.
-        exclude: cells that match all the given values are left out.
+        star: vary one victim axis at a time around the first values, instead of running all combinations.
+        matrix: axis → values: parts as ``name`` or ``name(key=value)``, seeds as integers, or "all".
+        include: more cells; a missing axis takes the matrix's first value; a list means each of its values.
+        exclude: cells that match every value of an entry are left out.
         params: axis → name → parameter → value, overriding a part's defaults.
-        recipe: how victims are trained, where it is not as the dataset's own recipe says.
-        surrogate: the attackers' network.
+        recipe: how victims are trained; what is missing is as in the dataset's own recipe.
+        surrogate: the network that attacks use in place of the victim.
         budget: the perturbation budget.
-        poison_seed: one seed for all poisons; without it a cell's poison has the cell's seed.
-        skip_missing_data: leave datasets out that are not under the data root, instead of stopping.
+        poison_seed: one seed for all poisons; without it, a poison has the seed of its cell.
+        skip_missing_data: leave out datasets that are not under the data root, instead of stopping.
     """
 
     name: str
@@ -144,23 +144,21 @@ def read_suite(name_or_file: str, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite by its name or its file, with ``KEY=VALUE`` overrides (``recipe.epochs=5``).
 
     Raises:
-        BenchError: for an unknown suite, a file that is no suite, or an override that does not fit.
+        BenchError: for an unknown suite, a file that is not a suite, or an override that does not fit.
     """
-    document = _document(name_or_file)
+    document = _read_document(name_or_file)
     document.setdefault("name", Path(name_or_file).stem)
     for override in overrides:
-        _override(document, override)
-    _refuse_unknown_axes(document)
+        _apply_override(document, override)
     try:
         suite = Suite.model_validate(document)
     except ValidationError as error:
-        raise BenchError(f"suite {document['name']!r}: {_describe_first_error(error)}") from error
-    if Path(suite.name).name != suite.name or not suite.name.strip(".") or not suite.name.isprintable():
-        raise BenchError(f"suite {suite.name!r}: its name becomes that of the run's folder; it cannot be one")
+        raise BenchError(f"suite {document['name']!r}: {_explain_error(error)}") from error
+    _check_names(suite)
     return suite
 
 
-def _document(name_or_file: str) -> dict[str, Any]:
+def _read_document(name_or_file: str) -> dict[str, Any]:
     is_file = name_or_file.endswith(".toml") or "/" in name_or_file
     if not is_file and name_or_file not in suite_names():
         raise unknown_name_error("suite", name_or_file, suite_names())
@@ -170,10 +168,10 @@ def _document(name_or_file: str) -> dict[str, Any]:
     except OSError as error:
         raise BenchError(f"cannot read the suite {name_or_file}: {error.strerror or error}") from error
     except ValueError as error:
-        raise BenchError(f"the suite {name_or_file} is no valid TOML: {error}") from error
+        raise BenchError(f"the suite {name_or_file} is not valid TOML: {error}") from error
 
 
-def _override(document: dict[str, Any], override: str) -> None:
+def _apply_override(document: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals:
         raise BenchError(f"cannot read --set {override!r}; write KEY=VALUE, such as recipe.epochs=5")
@@ -186,59 +184,51 @@ def _override(document: dict[str, Any], override: str) -> None:
     table[last] = parse_value(value)
 
 
-def _refuse_unknown_axes(document: Mapping[str, Any]) -> None:
-    """Name a misspelled axis before the schema would only say that something is not allowed.
-
-    What is no table or list where one belongs is left to the schema.
-    """
-    params = _table(document.get("params"))
-    for table, found, known in (
-        ("matrix", _table(document.get("matrix")), AXES),
-        ("params", params, catalog_axes()),
-    ):
-        for axis in found:
-            if axis not in known:
-                raise unknown_name_error(f"axis in [{table}]", axis, known)
-    for table in ("include", "exclude"):
-        rules = document.get(table)
-        for rule in rules if isinstance(rules, list) else ():
-            for axis in _table(rule):
-                if axis not in AXES:
-                    raise unknown_name_error(f"axis in [[{table}]]", axis, AXES)
-    for axis, parts in params.items():
-        for name in _table(parts):
+def _check_names(suite: Suite) -> None:
+    """Refuse unknown axes, unknown parts under [params], and a name that no folder can have."""
+    entries = [("[[include]]", entry) for entry in suite.include]
+    entries += [("[[exclude]]", entry) for entry in suite.exclude]
+    for table, axes in (("[matrix]", suite.matrix), *entries):
+        for axis in axes:
+            if axis not in AXES:
+                raise unknown_name_error(f"axis in {table}", axis, AXES)
+    for axis, parts in suite.params.items():
+        if axis not in catalog_axes():
+            raise unknown_name_error("axis in [params]", axis, catalog_axes())
+        for name in parts:
             try:
                 locate_part(axis, name)
             except BenchError as error:
                 raise BenchError(f"in [params.{axis}]: {error}") from error
+    if Path(suite.name).name != suite.name or not suite.name.strip(".") or not suite.name.isprintable():
+        raise BenchError(f"suite {suite.name!r}: the run's folder gets this name, which no folder can have")
 
 
-def _table(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _describe_first_error(error: ValidationError) -> str:
+def _explain_error(error: ValidationError) -> str:
+    """Return one sentence about the first thing that does not fit."""
     first = error.errors()[0]
-    where = _where(first["loc"])
+    key = _key_path(first["loc"])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = difflib.get_close_matches(where, _known_keys(), n=1)
-        return f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        near = difflib.get_close_matches(key, _list_keys(), n=1)
+        return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     if first["type"] == "missing":
-        return f"{where!r} is missing"
-    # Of a value that may be of several types, there is one error for each.
-    why = dict.fromkeys(
-        e["msg"].removeprefix("Input should be ") for e in error.errors() if _where(e["loc"]) == where
+        return f"{key!r} is missing"
+    # For a value that may have one of several types, there is one error per type.
+    expected = dict.fromkeys(
+        each["msg"].removeprefix("Input should be ")
+        for each in error.errors()
+        if _key_path(each["loc"]) == key
     )
-    return f"{where} = {first['input']!r} is refused: it should be {' or '.join(why)}"
+    return f"{key} = {first['input']!r} is refused: it should be {' or '.join(expected)}"
 
 
-def _known_keys() -> list[str]:
+def _list_keys() -> list[str]:
     recipe = [f"recipe.{name}" for name in Recipe.__dataclass_fields__]
     surrogate = [f"surrogate.{name}" for name in (*SurrogateSettings.model_fields, *recipe)]
     return [*Suite.model_fields, *recipe, *surrogate, *(f"budget.{name}" for name in Budget.model_fields)]
 
 
-def _where(location: Sequence[str | int]) -> str:
-    """Return where a value is in the file, without pydantic's names of the types it was tried as."""
-    tried = r"(list|literal|dict)\[.*\]|str|int"
-    return ".".join(str(piece) for piece in location if not re.fullmatch(tried, str(piece)))
+def _key_path(location: Sequence[str | int]) -> str:
+    """Return a key such as ``recipe.epochs``, without the names of types that pydantic adds."""
+    added = r"(list|literal|dict)\[.*\]|str|int"
+    return ".".join(str(piece) for piece in location if not re.fullmatch(added, str(piece)))

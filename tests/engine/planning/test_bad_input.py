@@ -145,7 +145,7 @@ def test_a_folder_is_no_suite(tmp_path: Path) -> None:
 def test_malformed_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(content)
-    assert f"{path} is no valid TOML" in complaint(path)
+    assert f"{path} is not valid TOML" in complaint(path)
 
 
 @pytest.mark.parametrize("table", ["matrix", "surrogate"])
@@ -172,7 +172,7 @@ def test_a_name_that_leads_out_of_the_runs_folder(file: Path, name: str) -> None
     file.write_text(tiny.TOML.replace('name = "tiny"', f"name = {json.dumps(name)}"))
     sentence = complaint(file)
     assert repr(name) in sentence
-    assert "name becomes that of the run's folder" in sentence
+    assert "the run's folder gets this name" in sentence
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny 2", "été.v2", "x-y_z(1)"])
