@@ -1,12 +1,11 @@
-"""How long a run will take, judged from what was timed in its folder before, and how much it will store."""
+"""Estimate how long a run takes, from records in its folder, and how much disk space it needs."""
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
-from typing import TypeVar
+from typing import Any
 
 import torch
 
@@ -22,25 +21,23 @@ from bench.training.augmentation import cropped_shape
 from bench.training.net import MultiTaskNet
 
 MACHINE = ("cpu", "cpus", "device", "device_name")
-"""What a record's environment must have in common with this machine's for its times to count."""
+"""A record's times count only if its environment has the same values as this machine."""
 
 RECORD_BYTES, SCORES_BYTES = 5_000, 300
-"""Of a record's file: all but the learning curve; one task in one epoch of the curve."""
-
-Item = TypeVar("Item", bound=Surrogate | Poison | Purified | Cell)
+"""Size of a record's file without its learning curve, and of the scores of one task in one epoch."""
 
 
 @dataclass(frozen=True)
 class WaveEstimate:
-    """What is expected of a wave.
+    """The time and disk space that a wave is expected to take.
 
     Attributes:
         wave: its name.
-        count: things to do.
-        seconds: for those like which something was timed, with as many at a time as there are jobs.
-        untimed: the others.
-        stored: bytes on the disk, for those whose size is known.
-        unsized: the others, on datasets that are not decoded yet.
+        count: number of items to do.
+        seconds: for the items like which one was timed before, divided by the number of jobs.
+        untimed: number of the other items.
+        stored: bytes on the disk, for the items whose size is known.
+        unsized: number of the other items, whose datasets are not decoded yet.
     """
 
     wave: Wave
@@ -51,102 +48,90 @@ class WaveEstimate:
     unsized: int
 
 
-def estimate_waves(chosen: RemainingWork, run_context: RunContext, jobs: int) -> Iterator[WaveEstimate]:
-    """Yield what is expected of every wave, with so many jobs.
+def estimate_waves(remaining: RemainingWork, run_context: RunContext, jobs: int) -> list[WaveEstimate]:
+    """Estimate every wave, for a number of jobs; purified sets are left out if the suite has none.
 
-    A surrogate is expected to take what those of the same dataset took on average on this machine, a poison
-    what those of the same dataset and attack took, a purified set what those of the same dataset and defense
-    took, a cell what cells of the same dataset and backbone took. Of purified sets nothing is said where the
-    suite has none.
+    An item is expected to take the mean time of earlier items on this machine that have the same dataset and:
+    for a poison the same attack, for a purified set the same defense, for a cell the same backbone.
     """
+    records = _read_timed_records(run_context) if remaining.cells else []
+    data: dict[Dataset, MultiTaskData | None] = {}
+    estimates = []
+    for wave, axes, phase, size in _WAVES:
+        items = getattr(remaining, wave)
+        if wave == "purified" and not items and not remaining.cached[wave]:
+            continue
+        means = _mean_seconds(records, axes, phase)
+        seconds, sizes = [], []
+        for item in items:
+            dataset = _dataset(item)
+            labels = (dataset.label, *(getattr(item, axis).label for axis in axes))
+            if labels in means:
+                seconds.append(means[labels])
+            if dataset.part not in data:
+                data[dataset.part] = _load_if_decoded(dataset.part, run_context)
+            if (loaded := data[dataset.part]) is not None:
+                sizes.append(size(item, loaded))
+        untimed, unsized = len(items) - len(seconds), len(items) - len(sizes)
+        estimates.append(WaveEstimate(wave, len(items), sum(seconds) / jobs, untimed, sum(sizes), unsized))
+    return estimates
+
+
+def check_disk_space(estimates: Sequence[WaveEstimate], run_context: RunContext) -> str | None:
+    """Return one sentence if the disk has less space than the run needs, else None."""
+    folder = run_context.out
+    while not folder.exists():
+        folder = folder.parent
+    needed, free = sum(each.stored for each in estimates), shutil.disk_usage(folder).free
+    if needed <= free:
+        return None
+    return (
+        f"the run needs {format_bytes(needed)}, but the disk of {run_context.out} has only "
+        f"{format_bytes(free)} left; free some space, or give another --out"
+    )
+
+
+def _read_timed_records(run_context: RunContext) -> list[Record]:
     machine = describe_environment(run_context)
-    records = [
+    return [
         record
-        for record in (read_records(run_context.store.records, curve=False) if chosen.cells else ())
+        for record in read_records(run_context.store.records, curve=False)
         if isinstance(record, Record)
         and record.status == "done"
         and all(record.environment.get(fact) == machine[fact] for fact in MACHINE)
     ]
-    loaded: dict[Dataset, MultiTaskData | None] = {}
-
-    def expect(
-        wave: Wave,
-        items: Sequence[Item],
-        axes: Sequence[str],
-        seconds: Callable[[Record], float | None],
-        size: Callable[[Item, MultiTaskData], int],
-    ) -> WaveEstimate:
-        timed = defaultdict(list)
-        for record in records:
-            if (took := seconds(record)) is not None:
-                timed[tuple(str(record.cell[axis]) for axis in ("dataset", *axes))].append(took)
-        means = {like: fmean(values) for like, values in timed.items()}
-        known, sizes = [], []
-        for item in items:
-            dataset = _dataset(item)
-            like = (dataset.label, *(getattr(item, axis).label for axis in axes))
-            if like in means:
-                known.append(means[like])
-            if dataset.part not in loaded:
-                loaded[dataset.part] = _load_if_decoded(dataset.part, run_context)
-            if (data := loaded[dataset.part]) is not None:
-                sizes.append(size(item, data))
-        untimed, unsized = len(items) - len(known), len(items) - len(sizes)
-        return WaveEstimate(wave, len(items), sum(known) / jobs, untimed, sum(sizes), unsized)
-
-    yield expect(
-        "surrogates", chosen.surrogates, (), partial(_shared_phase_seconds, "surrogate"), _surrogate_bytes
-    )
-    yield expect(
-        "poisons", chosen.poisons, ("attack",), partial(_shared_phase_seconds, "craft"), _poison_bytes
-    )
-    if chosen.purified or chosen.cached["purified"]:
-        yield expect(
-            "purified",
-            chosen.purified,
-            ("defense",),
-            partial(_shared_phase_seconds, "purify"),
-            _purified_bytes,
-        )
-    yield expect("cells", chosen.cells, ("backbone",), lambda record: record.own_seconds, _record_bytes)
 
 
-def check_disk_space(expected: Sequence[WaveEstimate], run_context: RunContext) -> str | None:
-    """Return one sentence where the disk has less space than what is to be stored takes, else None."""
-    folder = run_context.out
-    while not folder.exists():
-        folder = folder.parent
-    needed, free = sum(each.stored for each in expected), shutil.disk_usage(folder).free
-    if needed <= free:
-        return None
-    return (
-        f"what is to be made takes {format_bytes(needed)}, but only {format_bytes(free)} are free on the "
-        f"disk of {run_context.out}; make room there, or give another --out"
-    )
+def _mean_seconds(
+    records: Iterable[Record], axes: Sequence[str], phase: str | None
+) -> Mapping[tuple[str, ...], float]:
+    """Return labels on dataset and axes → mean seconds of a shared phase, or of what a cell did itself."""
+    seconds = defaultdict(list)
+    for record in records:
+        labels = tuple(str(record.cell[axis]) for axis in ("dataset", *axes))
+        if phase is None:
+            seconds[labels].append(record.own_seconds)
+        elif phase in record.shared_phases and phase in record.cost:
+            seconds[labels].append(record.cost[phase]["seconds"])
+    return {labels: fmean(values) for labels, values in seconds.items()}
 
 
 def _dataset(item: Surrogate | Poison | Purified | Cell) -> ChosenPart[Dataset]:
     return item.poison.dataset if isinstance(item, Purified | Cell) else item.dataset
 
 
-def _shared_phase_seconds(phase: str, record: Record) -> float | None:
-    """Return the seconds of a phase that cells share; None where a cell has it for itself, or not at all."""
-    shared = phase in record.shared_phases and phase in record.cost
-    return record.cost[phase]["seconds"] if shared else None
-
-
 class _NotDecodedError(Exception):
     """A dataset is not decoded yet."""
 
 
-def _refuse(what: str, done: int, total: int) -> None:
+def _stop_decoding(what: str, done: int, total: int) -> None:
     raise _NotDecodedError
 
 
 def _load_if_decoded(part: Dataset, run_context: RunContext) -> MultiTaskData | None:
-    """Return what a dataset loads at once; None where it would have to be decoded first."""
+    """Return the data, None if they would have to be decoded first."""
     try:
-        return part.load(run_context.data_root, run_context.cache, _refuse)
+        return part.load(run_context.data_root, run_context.cache, _stop_decoding)
     except (_NotDecodedError, BenchError):
         return None
 
@@ -156,13 +141,12 @@ def _surrogate_bytes(surrogate: Surrogate, data: MultiTaskData) -> int:
     shape = cropped_shape((channels, height, width), data.augmentation)
     with torch.device("meta"):  # shapes without memory
         net = MultiTaskNet(surrogate.backbone.part, data.tasks, shape)
-    kept = len(equidistant_epochs(surrogate.recipe.epochs, MAX_SNAPSHOTS))
-    one: int = sum(tensor.nbytes for tensor in net.state_dict().values())
-    return kept * one
+    snapshots = len(equidistant_epochs(surrogate.recipe.epochs, MAX_SNAPSHOTS))
+    return snapshots * sum(tensor.nbytes for tensor in net.state_dict().values())
 
 
 def _poison_bytes(poison: Poison, data: MultiTaskData) -> int:
-    """Return one byte per pixel value, two without a budget; of clean no table is stored."""
+    """Return one byte per pixel value, two without a budget; nothing is stored for the clean attack."""
     width = 0 if poison.attack.name == CLEAN else 1 if poison.epsilon is not None else 2
     return width * data.train.images.numel()
 
@@ -175,3 +159,12 @@ def _purified_bytes(purified: Purified, data: MultiTaskData) -> int:
 
 def _record_bytes(cell: Cell, data: MultiTaskData) -> int:
     return RECORD_BYTES + SCORES_BYTES * cell.recipe.epochs * len(data.tasks)
+
+
+_WAVES: tuple[tuple[Wave, tuple[str, ...], str | None, Callable[[Any, MultiTaskData], int]], ...] = (
+    ("surrogates", (), "surrogate", _surrogate_bytes),
+    ("poisons", ("attack",), "craft", _poison_bytes),
+    ("purified", ("defense",), "purify", _purified_bytes),
+    ("cells", ("backbone",), None, _record_bytes),
+)
+"""Wave, axes beside the dataset whose parts decide the time, phase that cells share, and bytes of an item."""

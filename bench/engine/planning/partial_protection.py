@@ -1,4 +1,4 @@
-"""Partial protection: an attack on some of the images, or on some of the tasks, only."""
+"""Partial protection: an attack protects only some of the images, or only some of the tasks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -17,12 +17,12 @@ from bench.values import MISSING, Split
 
 @dataclass(frozen=True)
 class PartialProtection:
-    """Two parameters that every attack takes: ``em(rate=0.5)``, ``em(tasks=["left"])``.
+    """The two parameters that every attack takes: ``em(rate=0.5)``, ``em(tasks=["left"])``.
 
     Attributes:
-        rate: share of the training images that are perturbed, drawn with the poison's seed. The noise is
-            crafted on all of them, as the field does, so that one poison serves every rate.
-        tasks: names of the tasks that are protected; empty: all. The attack does not see the others' labels.
+        rate: share of the training images that are perturbed; they are drawn with the poison's seed. The
+            noise is crafted on all images, as is usual, so that all rates share one poison.
+        tasks: names of the protected tasks; empty means all. The attack sees no labels of the others.
     """
 
     rate: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -34,28 +34,28 @@ PARTIAL_PARAMETERS = tuple(field.name for field in fields(PartialProtection))
 
 
 def read_partial_protection(attack: str, params: Mapping[str, Any]) -> PartialProtection:
-    """Return the scope that an attack's parameters ask for.
+    """Return the partial protection that an attack's parameters ask for; other parameters are ignored.
 
     Raises:
-        BenchError: for a rate outside of (0, 1], or tasks that are no list of names.
+        BenchError: for a rate outside of (0, 1], or tasks that are not a list of names.
     """
-    asked = {name: value for name, value in params.items() if name in PARTIAL_PARAMETERS}
-    if isinstance(asked.get("tasks"), str):
-        asked["tasks"] = [asked["tasks"]]
-    scope: PartialProtection = build_validated(PartialProtection, asked, f"attack {attack!r}")
-    return scope
+    partial = {name: value for name, value in params.items() if name in PARTIAL_PARAMETERS}
+    if isinstance(partial.get("tasks"), str):
+        partial["tasks"] = [partial["tasks"]]
+    protection: PartialProtection = build_validated(PartialProtection, partial, f"attack {attack!r}")
+    return protection
 
 
 def draw_perturbed_rows(count: int, rate: float, seed: int) -> Bool[Tensor, " n"]:
-    """Return which of ``count`` images are perturbed: round(rate·count) of them, drawn with the seed."""
-    chosen = torch.zeros(count, dtype=torch.bool)
+    """Return a mask of the perturbed images: round(rate·count) of them, drawn with the seed."""
+    perturbed = torch.zeros(count, dtype=torch.bool)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    chosen[order[: round(rate * count)]] = True
-    return chosen
+    perturbed[order[: round(rate * count)]] = True
+    return perturbed
 
 
 def hide_unprotected(data: MultiTaskData, tasks: tuple[str, ...]) -> Split:
-    """Return the training set as the attack sees it: without the labels of unprotected tasks.
+    """Return the training set as the attack sees it, without the labels of unprotected tasks.
 
     Raises:
         BenchError: for a task that the dataset does not have.

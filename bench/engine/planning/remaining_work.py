@@ -1,4 +1,4 @@
-"""What a run has to do, and what is there already."""
+"""Find what a run has to do, and what earlier runs have done."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,13 @@ RerunPolicy = Literal["failed", "all", "none"]
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What a run has to do, wave by wave, and what is there already."""
+    """What a run has to do, wave by wave.
+
+    Attributes:
+        surrogates, poisons, purified, cells: the items to do.
+        cached: wave → number of items that are done already.
+        notices: one sentence for each damaged file.
+    """
 
     surrogates: tuple[Surrogate, ...]
     poisons: tuple[Poison, ...]
@@ -25,24 +31,24 @@ class RemainingWork:
 
 
 def find_remaining_work(plan: Plan, store: Store, rerun: RerunPolicy) -> RemainingWork:
-    """Return what is not there yet, or is damaged; damaged poisons and surrogates are named, not removed."""
+    """Return what is missing or damaged; damaged files get a notice and are not removed."""
     notices: list[str] = []
     cells = [cell for cell in plan.cells if _needs_run(cell, store, rerun, notices)]
-    again = rerun == "all"
+    rerun_all = rerun == "all"
     needed = tuple({cell.poison.key: cell.poison for cell in cells}.values())
-    poisons = [p for p in needed if again or not _is_sound(store, POISONS, p.key, notices)]
-    surrogates = {p.surrogate.key: p.surrogate for p in poisons if p.attack.part.needs_surrogate}
-    untrained = [s for s in surrogates.values() if again or not _is_sound(store, SURROGATES, s.key, notices)]
-    sets = {one.key: one for cell in cells if (one := cell.purified) is not None}
-    unclean = [one for one in sets.values() if again or not _is_sound(store, PURIFIED, one.key, notices)]
+    poisons = [p for p in needed if rerun_all or not _is_intact(store, POISONS, p.key, notices)]
+    used = {p.surrogate.key: p.surrogate for p in poisons if p.attack.part.needs_surrogate}
+    surrogates = [s for s in used.values() if rerun_all or not _is_intact(store, SURROGATES, s.key, notices)]
+    sets = {each.key: each for cell in cells if (each := cell.purified) is not None}
+    purified = [p for p in sets.values() if rerun_all or not _is_intact(store, PURIFIED, p.key, notices)]
     cached: dict[Wave, int] = {
-        "surrogates": len(plan.surrogates) - len(untrained),
+        "surrogates": len(plan.surrogates) - len(surrogates),
         "poisons": len(plan.poisons) - len(poisons),
-        "purified": len(plan.purified) - len(unclean),
+        "purified": len(plan.purified) - len(purified),
         "cells": len(plan.cells) - len(cells),
     }
     return RemainingWork(
-        tuple(untrained), tuple(poisons), tuple(unclean), tuple(cells), cached, tuple(notices)
+        tuple(surrogates), tuple(poisons), tuple(purified), tuple(cells), cached, tuple(notices)
     )
 
 
@@ -57,7 +63,7 @@ def _needs_run(cell: Cell, store: Store, rerun: RerunPolicy, notices: list[str])
     return record.status == "failed" and rerun == "failed"
 
 
-def _is_sound(store: Store, kind: str, key: str, notices: list[str]) -> bool:
+def _is_intact(store: Store, kind: str, key: str, notices: list[str]) -> bool:
     try:
         return store.verify(kind, key)
     except DamagedError as error:

@@ -240,8 +240,8 @@ def test_a_disk_that_is_too_small_is_told_of(tmp_path: Path, monkeypatch: pytest
     assert check_disk_space(needs, tiny.run_context(tmp_path)) is None
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 9, 1_990_000))
     assert check_disk_space(needs, run_context) == (
-        "what is to be made takes 2 MB, but only 1.99 MB are free on the disk "
-        f"of {run_context.out}; make room there, or give another --out"
+        f"the run needs 2 MB, but the disk of {run_context.out} has only 1.99 MB left; "
+        "free some space, or give another --out"
     )
 
 
@@ -256,5 +256,5 @@ def test_a_plan_says_what_is_shared_and_stored(tmp_path: Path, monkeypatch: pyte
     assert [cell.strip() for cell in header.split("|")][1:5] == ["wave", "distinct", "cached", "to do"]
     counts = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines[:3]}
     assert counts == {"surrogates": "1", "poisons": "3", "cells": "6"}
-    assert "warning: what is to be made takes" in shown.output
-    assert "but only 1 kB are free" in shown.output
+    assert "warning: the run needs" in shown.output
+    assert "has only 1 kB left" in shown.output
