@@ -142,7 +142,8 @@ def _surrogate_bytes(surrogate: Surrogate, data: MultiTaskData) -> int:
     with torch.device("meta"):  # shapes without memory
         net = MultiTaskNet(surrogate.backbone.part, data.tasks, shape)
     snapshots = len(equidistant_epochs(surrogate.recipe.epochs, MAX_SNAPSHOTS))
-    return snapshots * sum(tensor.nbytes for tensor in net.state_dict().values())
+    net_bytes: int = sum(tensor.nbytes for tensor in net.state_dict().values())
+    return snapshots * net_bytes
 
 
 def _poison_bytes(poison: Poison, data: MultiTaskData) -> int:

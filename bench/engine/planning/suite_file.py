@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import itertools
 import re
 import tomllib
 from collections.abc import Sequence
@@ -186,15 +187,16 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
 
 def _check_names(suite: Suite) -> None:
     """Refuse unknown axes, unknown parts under [params], and a name that no folder can have."""
-    entries = [("[[include]]", entry) for entry in suite.include]
-    entries += [("[[exclude]]", entry) for entry in suite.exclude]
-    for table, axes in (("[matrix]", suite.matrix), *entries):
+    for table, axes, known in (
+        ("[matrix]", suite.matrix.keys(), AXES),
+        ("[params]", suite.params.keys(), catalog_axes()),
+        ("[[include]]", itertools.chain(*suite.include), AXES),
+        ("[[exclude]]", itertools.chain(*suite.exclude), AXES),
+    ):
         for axis in axes:
-            if axis not in AXES:
-                raise unknown_name_error(f"axis in {table}", axis, AXES)
+            if axis not in known:
+                raise unknown_name_error(f"axis in {table}", axis, known)
     for axis, parts in suite.params.items():
-        if axis not in catalog_axes():
-            raise unknown_name_error("axis in [params]", axis, catalog_axes())
         for name in parts:
             try:
                 locate_part(axis, name)

@@ -117,7 +117,7 @@ def test_excluding_by_name_and_by_label(rule: str, left: set[str]) -> None:
     assert {cell.labels["defense"] for cell in cells} == left
 
 
-def test_all_is_the_whole_shelf() -> None:
+def test_all_is_every_part_of_an_axis() -> None:
     cells = tiny.plan(
         star=True,
         skip_missing_data=True,
