@@ -8,7 +8,7 @@ from typing import Any
 from bench.catalog.build import build_part, part_settings
 from bench.catalog.choice import Choice
 from bench.catalog.description import describe_part
-from bench.catalog.table import REQUIRED, catalog_entries
+from bench.catalog.table import REQUIRED_VARIABLES, catalog_entries
 from bench.conformance.part import PROTOCOLS, Check, ContractError, PartUnderTest, build_quick_part
 from bench.engine.planning.partial_protection import PARTIAL_PARAMETERS
 
@@ -22,7 +22,7 @@ def is_a_frozen_dataclass(tested: PartUnderTest, _: str) -> str | None:
     kind, fields = tested.kind, {field.name: field for field in dataclasses.fields(tested.kind)}
     if not kind.__dataclass_params__.frozen:
         raise ContractError("it is not frozen; write @dataclass(frozen=True)")
-    for name in REQUIRED.get(tested.axis, ("version",)):
+    for name in REQUIRED_VARIABLES[tested.axis]:
         wanted = {"version": int, "recipe": None}.get(name, bool)
         if wanted is not None and (name in fields or type(getattr(kind, name, None)) is not wanted):
             raise ContractError(f"it has no class variable {name}: ClassVar[{wanted.__name__}]")
