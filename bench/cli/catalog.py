@@ -17,7 +17,7 @@ def list_parts(
             metavar="AXIS",
             help="dataset, attack, backbone, weighting, defense, regime or suite.",
             show_default="all",
-            autocompletion=completion.complete_axis_or_suite,
+            autocompletion=completion.axis_completer("suite"),
         ),
     ] = None,
 ) -> None:
@@ -58,7 +58,7 @@ def show_part(
         typer.Argument(
             metavar="AXIS",
             help="dataset, attack, backbone, weighting, defense or regime; or suite-schema.",
-            autocompletion=completion.complete_what_to_show,
+            autocompletion=completion.axis_completer("suite-schema"),
         ),
     ],
     name: Annotated[

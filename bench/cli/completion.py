@@ -1,5 +1,7 @@
 """The names that a shell can complete: suites, axes and parts. None of this imports torch."""
 
+from collections.abc import Callable
+
 import typer
 
 from bench.catalog.table import COMPOSED, catalog_axes, catalog_entries
@@ -11,24 +13,18 @@ def complete_suite(incomplete: str) -> list[tuple[str, str]]:
     return [(name, text) for name, text in describe_suites() if name.startswith(incomplete)]
 
 
-def complete_axis(incomplete: str) -> list[str]:
-    """Return the axes whose name begins so."""
-    return [axis for axis in catalog_axes() if axis.startswith(incomplete)]
+def axis_completer(*others: str) -> Callable[[str], list[str]]:
+    """Return a function that completes the axes and other words."""
 
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in (*catalog_axes(), *others) if name.startswith(incomplete)]
 
-def complete_axis_or_suite(incomplete: str) -> list[str]:
-    """Return what `bench list` can list: the axes and ``suite``."""
-    return [name for name in (*catalog_axes(), "suite") if name.startswith(incomplete)]
-
-
-def complete_what_to_show(incomplete: str) -> list[str]:
-    """Return what `bench show` can show: the parts of an axis, and ``suite-schema``."""
-    return [name for name in (*catalog_axes(), "suite-schema") if name.startswith(incomplete)]
+    return complete
 
 
 def complete_axis_or_part(incomplete: str) -> list[str]:
     """Return what may come first after `bench conform`: the axes and the attacks."""
-    return [*complete_axis(incomplete), *complete_part("attack", incomplete)]
+    return [*axis_completer()(incomplete), *complete_part("attack", incomplete)]
 
 
 def complete_dataset(incomplete: str) -> list[str]:
@@ -45,7 +41,7 @@ def complete_axis_values(incomplete: str) -> list[str]:
     """Return ``AXIS=``, and after that ``AXIS=a,b`` with the last name completed."""
     axis, equals, values = incomplete.partition("=")
     if not equals:
-        return [f"{name}=" for name in complete_axis(axis)]
+        return [f"{name}=" for name in axis_completer()(axis)]
     done, comma, last = values.rpartition(",")
     return [f"{axis}={done}{comma}{name}" for name in complete_part(axis, last)]
 

@@ -40,14 +40,14 @@ def conform(
     Exit code 1 if a test fails.
     """
     if name is None:
-        axis, name = _axis_of(axis), axis
+        axis, name = find_axis(axis), axis
     elif axis not in catalog_axes():
         raise unknown_name_error("axis", axis, catalog_axes())
-    if not _conforms(axis, name, data_root):
+    if not part_conforms(axis, name, data_root):
         sys.exit(1)
 
 
-def _axis_of(name: str) -> str:
+def find_axis(name: str) -> str:
     """Return the axis that has a part of this name; attack if none has."""
     choice = Choice.parse(name)
     first = choice.parts[0].name if choice.parts else choice.name
@@ -55,7 +55,7 @@ def _axis_of(name: str) -> str:
     return next((axis for axis in axes if first in catalog_entries(axis)), "attack")
 
 
-def _conforms(axis: str, name: str, data_root: Path | None) -> bool:
+def part_conforms(axis: str, name: str, data_root: Path | None) -> bool:
     """Run the checks, print the verdicts, and return whether the part passes."""
     import torch
     from rich.console import Console

@@ -33,7 +33,7 @@ def check_dataset(
     from bench.dataset_report.statistics import compute_statistics
     from bench.dataset_report.text import render_text
 
-    label, dataset, _ = load_dataset(name, data_root, resolve_cache(cache))
+    label, dataset, _ = load_with_progress(name, data_root, resolve_cache(cache))
     print(render_text(compute_statistics(label, dataset)))
     recipe = asdict(load_part_class("dataset", Choice.parse(name).name).recipe)
     print("\nrecipe: " + ", ".join(f"{key} = {value}" for key, value in recipe.items() if value))
@@ -48,7 +48,7 @@ def prepare_dataset(
     """Decode the images of a dataset once, so that no run has to wait for it."""
     folder = resolve_cache(cache)
     before = decoded_folders(folder)
-    label, dataset, seconds = load_dataset(name, data_root, folder, warn=True)
+    label, dataset, seconds = load_with_progress(name, data_root, folder, warn=True)
     new = sorted(path for path, _ in decoded_folders(folder) - before)
     splits = (dataset.train, dataset.test)
     size = sum(tensor.nbytes for split in splits for tensor in (split.images, *split.targets.values()))
@@ -72,13 +72,13 @@ def show_dataset(
     from bench.dataset_report.html import render_page
     from bench.dataset_report.statistics import compute_statistics
 
-    label, dataset, _ = load_dataset(name, data_root, resolve_cache(cache))
+    label, dataset, _ = load_with_progress(name, data_root, resolve_cache(cache))
     description = describe_part("dataset", Choice.parse(name).name)
     write_output(output, render_page(compute_statistics(label, dataset), dataset, description))
     print(f"wrote {output}")
 
 
-def load_dataset(
+def load_with_progress(
     name: str, data_root: Path | None, cache: Path, *, warn: bool = False
 ) -> "tuple[str, MultiTaskData, float]":
     """Return a dataset's canonical name, its data and the seconds that loading took, and show progress.

@@ -52,7 +52,10 @@ def compare(
     axis: Annotated[
         str,
         typer.Option(
-            "--axis", metavar="AXIS", help="The axis of both values.", autocompletion=completion.complete_axis
+            "--axis",
+            metavar="AXIS",
+            help="The axis of both values.",
+            autocompletion=completion.axis_completer(),
         ),
     ] = "attack",
     out: options.RunFolderOption = None,

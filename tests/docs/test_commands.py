@@ -19,6 +19,7 @@ from bench.catalog.build import build_part
 from bench.catalog.choice import Choice
 from bench.catalog.table import COMPOSED, catalog_axes, catalog_entries
 from bench.cli import app
+from bench.cli.conform import find_axis
 from bench.engine.planning.suite_file import read_suite
 from bench.errors import BenchError
 from bench.record import AXES
@@ -102,6 +103,8 @@ def test_command(command: Command) -> None:
         "bench data check utkfaces",
         "bench data check 'celeba(pixels=36)'",
         "bench conform 'em(epochs=2)'",
+        "bench conform attack em-samplewise",
+        "bench conform defense em",
         "bench check --against tests/golden/weekly.json",
         "nox -s test",
         "nox -s chaos -- -k no_such_test",
@@ -154,6 +157,8 @@ def check_value(name: str, value: Any, values: dict[str, Any], command: Command)
             check_suite(value, values, command)
         case "only" | "set_":
             assert values["suite"], "it is checked with the suite"
+        case "axis" if command.words[1] == "conform" and not values["name"]:
+            check_part(find_axis(value), value, command)
         case "axis":
             assert value in (*AXES, "suite", "suite-schema") or PLACEHOLDER.fullmatch(value), value
         case "a" | "b" | "attack" | "name":
