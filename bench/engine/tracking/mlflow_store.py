@@ -7,6 +7,7 @@
 MLflow is imported when the first run is logged, and only in the process that runs the suite.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 RUNS_PER_CALL = 200
 """Runs come with all parameters and metrics, so not too many at once."""
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""Databases that MLflow can use."""
 
 DAMAGE_MESSAGES = ("file is not a database", "database disk image is malformed")
 """What SQLite says about a damaged file."""
@@ -103,15 +107,14 @@ class MLflowStore:
         for name, value in MLFLOW_SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
-        from mlflow.utils.file_utils import ExclusiveFileLock
 
         # Errors are raised too and reported in one sentence; what is created needs no message.
         for name in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._artifact_uri = _check_database(uri, artifact_folder)
         # The client creates the tables of a new database, and fails if another process does so too.
-        lock = f"mtlue-{os.getuid()}-{hash_json(uri)[:16]}.lock"
-        with ExclusiveFileLock(f"{tempfile.gettempdir()}/{lock}"):
+        with Path(tempfile.gettempdir(), f"mtlue-{os.getuid()}-{hash_json(uri)[:16]}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self._experiments: dict[str, str] = {}
         self._suite_runs: dict[str, str] = {}
@@ -257,10 +260,9 @@ def _check_database(uri: str, artifact_folder: Path | None) -> str | None:
 
     MLflow itself tries for minutes to open a damaged database, and puts artifacts in the working directory.
     """
-    from mlflow.store.db.db_types import DATABASE_ENGINES
     from sqlalchemy import create_engine, inspect, make_url
 
-    if urlsplit(uri).scheme.partition("+")[0] not in DATABASE_ENGINES:
+    if urlsplit(uri).scheme.partition("+")[0] not in DATABASES:
         return None
     url = make_url(uri)
     if url.get_backend_name() == "sqlite" and url.database:
