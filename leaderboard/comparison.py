@@ -18,7 +18,7 @@ from leaderboard.formatting import (
     metric_label,
 )
 from leaderboard.rows import full_protection_rows
-from leaderboard.statistics import TIE, PairedDifferences, compare_pairs
+from leaderboard.statistics import TIE, PairedDifferences, compare_pairs, mean_over_seeds
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Comparison:
         a: its label on one side; ``b`` on the other.
         overall: differences of the cells' mean protection, over the tasks defined on both sides.
         tasks: one row per dataset and task: ``dataset``, ``task``, ``metric`` (the headline), ``raw_a``,
-            ``raw_b``, ``raw`` (A - B), ``raw_pairs``; ``protection_a``, ``protection_b``, ``protection``
+            ``raw_b``, ``raw`` (A - B, mean over seeds); ``protection_a``, ``protection_b``, ``protection``
             (A - B, mean over seeds), ``low``, ``high`` (95 % interval, NaN with one seed), ``wins``,
-            ``ties``, ``losses``, ``pairs``.
+            ``ties``, ``losses``.
         cells: number of pairs of cells; ``only_a`` and ``only_b`` are the numbers of cells without a
             counterpart.
         unbounded: the side that is an attack of the unbounded track, if the other one is not.
@@ -146,7 +146,6 @@ def _compare_tasks(pairs: DataFrame) -> DataFrame:
 def _task_row(labels: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object]:
     dataset, task = labels
     paired = compare_pairs(rows["difference"], rows["seed"])
-    raw = compare_pairs(rows["raw_difference"], rows["seed"])
     defined = rows[rows["difference"].notna()]
     interval = paired.interval
     return {
@@ -155,8 +154,7 @@ def _task_row(labels: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object
         "metric": rows["headline_a"].iloc[0],
         "raw_a": rows["raw_a"].mean(),
         "raw_b": rows["raw_b"].mean(),
-        "raw": raw.mean,
-        "raw_pairs": raw.pairs,
+        "raw": mean_over_seeds(rows["raw_difference"], rows["seed"]),
         "protection_a": defined["protection_a"].mean(),
         "protection_b": defined["protection_b"].mean(),
         "protection": paired.mean,
@@ -165,7 +163,6 @@ def _task_row(labels: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object
         "wins": paired.wins,
         "ties": paired.ties,
         "losses": paired.losses,
-        "pairs": paired.pairs,
     }
 
 

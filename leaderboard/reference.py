@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pandas import DataFrame
 
 from bench.errors import BenchError
@@ -16,7 +15,7 @@ from bench.record import AXES, Record
 from leaderboard.formatting import NO_VALUE, format_number, markdown_table
 from leaderboard.frame import select_records, to_frame
 from leaderboard.scores import is_clean, relative_scores
-from leaderboard.statistics import seed_means, seed_spread
+from leaderboard.statistics import mean_over_seeds, seed_spread
 
 REFERENCE_SCHEMA = 1
 """Version of the reference file's layout."""
@@ -213,11 +212,10 @@ def _summarize_cells(frame: DataFrame) -> list[dict[str, Any]]:
 
 def _summarize_cell(rows: DataFrame) -> dict[str, Any]:
     means = rows.groupby("key").agg({"learned": "mean", "seed": "first"})
-    per_seed = seed_means(means["learned"], means["seed"])
     cells = rows.drop_duplicates("key")
     return {
         "seeds": sorted(int(seed) for seed in cells["seed"]),
-        "score": _round(float(np.mean(per_seed))) if per_seed else None,
+        "score": _round(mean_over_seeds(means["learned"], means["seed"])),
         "spread": _round(seed_spread(means["learned"], means["seed"])),
         "tasks": {
             str(task): _summarize_task(group) for (_, task), group in rows.groupby(["position", "task"])

@@ -76,6 +76,12 @@ def seed_means(values: "Series[float]", seeds: "Series[int]") -> list[float]:
     return [float(mean) for mean in values[present].groupby(seeds[present]).mean()]
 
 
+def mean_over_seeds(values: "Series[float]", seeds: "Series[int]") -> float | None:
+    """Return the mean of the per-seed means, None without values."""
+    means = seed_means(values, seeds)
+    return float(np.mean(means)) if means else None
+
+
 def seed_spread(values: "Series[float]", seeds: "Series[int]") -> float | None:
     """Return the sample standard deviation of the per-seed means, None with fewer than two seeds."""
     means = seed_means(values, seeds)

@@ -122,10 +122,11 @@ def _recovery(rows: DataFrame) -> "Series[float]":
 
 
 def _render_dataset(frame: DataFrame, dataset: str) -> str:
-    rows, scores = _rows_with_relative_scores(frame, dataset), scores_by_defense(frame, dataset)
+    rows = _rows_with_relative_scores(frame, dataset)
     defenses = set(rows.loc[rows["attack"] != CLEAN, "defense"]) - {NO_DEFENSE}
     if len(defenses) < MIN_DEFENSES:
         return ""
+    scores = scores_by_defense(frame, dataset)
     metric = str(rows["scored"].iloc[0]) if rows["scored"].nunique() == 1 else None
     unit = metric_label(metric) if metric else "% of the way from the floor to a perfect score"
     mark = unbounded_marker(frame)

@@ -14,7 +14,7 @@ from pandas import DataFrame
 from bench.catalog.choice import Choice
 from bench.catalog.description import describe_part
 from bench.errors import BenchError
-from bench.record import CLEAN, Record
+from bench.record import AXES, CLEAN, Record
 from leaderboard.formatting import (
     escape_markdown,
     format_score,
@@ -104,6 +104,7 @@ def compare_with_published(
         published), ``cells``, ``measured_with`` (in words), ``source``, ``note``.
     """
     by_key, frame = {record.key: record for record in records}, full_protection_rows(frame)
+    frame = frame[[*AXES, "key", "bounded", "headline", "raw", "floor", "perfect"]]
     return DataFrame(
         [
             row
@@ -116,8 +117,9 @@ def compare_with_published(
 def _compare_score(
     published: PublishedScore, frame: DataFrame, records: Mapping[str, Record]
 ) -> list[dict[str, Any]]:
+    datasets = [label for label in set(frame["dataset"]) if label.partition("(")[0] == published.dataset]
     rows = frame[
-        frame["dataset"].map(lambda label: label.partition("(")[0] == published.dataset).astype(bool)
+        frame["dataset"].isin(datasets)
         & (frame["regime"] == published.regime)
         & (frame["defense"] == published.defense)
         & (frame["headline"] == published.metric)
@@ -130,20 +132,9 @@ def _compare_score(
                 worst = min if (victims["perfect"] > victims["floor"]).all() else max
                 measured = [worst(measured, key=lambda row: row["measured"])]
             measurements += measured
-    return [
-        {
-            "dataset": published.dataset,
-            "attack": published.attack,
-            "regime": published.regime,
-            "metric": published.metric,
-            "published": published.value,
-            "difference": row["measured"] - published.value,
-            "source": published.source,
-            "note": published.note,
-        }
-        | row
-        for row in measurements
-    ]
+    names = ("dataset", "attack", "regime", "metric", "source", "note")
+    labels = {name: getattr(published, name) for name in names} | {"published": published.value}
+    return [labels | row | {"difference": row["measured"] - published.value} for row in measurements]
 
 
 def _select_victims(rows: DataFrame, published: PublishedScore) -> DataFrame:

@@ -78,16 +78,13 @@ def _legend(metrics: "Series[str]", rows: DataFrame) -> str:
         metric_label(metric) + (f" of {escape_markdown(tasks)}" if len(tasks_of) > 1 else "")
         for metric, tasks in tasks_of.items()
     )
-    legend = f"Last epoch: {names}; protection in parentheses. {_describe_victims(rows)}"
+    victims = []
+    for axis in ("defense", "backbone", "weighting", "regime"):
+        labels = sorted(set(rows[axis]))
+        plural = "" if len(labels) == 1 else "s"
+        victims.append(f"{axis}{plural} {escape_markdown(', '.join(labels))}")
+    victims.append(format_count(rows["seed"].nunique(), "seed"))
+    legend = f"Last epoch: {names}; protection in parentheses. Victims: {'; '.join(victims)}."
     if metrics.index.str.endswith(DERIVED).any():
         legend += " *Derived*: the labels were computed from those of another task, not measured."
     return legend
-
-
-def _describe_victims(rows: DataFrame) -> str:
-    parts = []
-    for axis in ("defense", "backbone", "weighting", "regime"):
-        labels = sorted(set(rows[axis]))
-        noun = axis if len(labels) == 1 else f"{axis}s"
-        parts.append(f"{noun} {escape_markdown(', '.join(labels))}")
-    return f"Victims: {'; '.join(parts)}; {format_count(rows['seed'].nunique(), 'seed')}."
