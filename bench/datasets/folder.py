@@ -219,19 +219,19 @@ def _existing_files(folder: Path, names: Iterable[str]) -> Iterator[File]:
 
 
 def _make_tasks(
-    table: LabelTable, rows: pd.DataFrame, train: NDArray[np.bool_]
+    table: LabelTable, rows: pd.DataFrame, is_train: NDArray[np.bool_]
 ) -> tuple[tuple[Classification, ...], pd.DataFrame, list[str]]:
     """Return a task and a column of classes for every usable column, and a note on every other one.
 
     Args:
         table: the table of the rows.
         rows: the cells of the images that are used.
-        train: which rows [n] are for training.
+        is_train: which rows [n] are for training.
     """
     tasks, labels, notes = [], {}, []
     for column in map(str, rows):
         try:
-            names, classes = _read_classes(table, rows[column], train)
+            names, classes = _read_classes(table, rows[column], is_train)
         except _UnusableColumnError as error:
             notes.append(f"column {column!r} is left out: {error}")
             continue
@@ -248,7 +248,7 @@ class _UnusableColumnError(Exception):
 
 
 def _read_classes(
-    table: LabelTable, cells: pd.Series, train: NDArray[np.bool_]
+    table: LabelTable, cells: pd.Series, is_train: NDArray[np.bool_]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the names of a column's classes, and the class of every row [n]."""
     labeled = (cells != "").to_numpy()
@@ -260,7 +260,7 @@ def _read_classes(
     if numbers is None:
         names, classes[labeled] = _classify_words(texts)
     else:
-        names, classes[labeled] = _classify_numbers(numbers, train[labeled])
+        names, classes[labeled] = _classify_numbers(numbers, is_train[labeled])
     return names, classes
 
 
@@ -287,13 +287,13 @@ def _classify_words(texts: pd.Series) -> tuple[tuple[str, ...], NDArray[np.int64
 
 
 def _classify_numbers(
-    numbers: NDArray[np.float64], train: NDArray[np.bool_]
+    numbers: NDArray[np.float64], is_train: NDArray[np.bool_]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     values = np.unique(numbers)
     are_integers = np.array_equal(values, values.round())
     if len(values) == 2 or (are_integers and len(values) <= MAX_CLASSES):
         return tuple(map(_format_number, values)), np.searchsorted(values, numbers)
-    known = numbers[train]
+    known = numbers[is_train]
     if not len(known):
         raise _UnusableColumnError("it has no number in the training rows")
     edges = np.unique(np.quantile(known, CLASS_QUANTILES, method="lower"))
