@@ -1,4 +1,4 @@
-"""What a poison's δ looks like: how well it hides, how it clusters by class, whether a line separates it."""
+"""Properties of a poison's δ: how visible it is, how it clusters by class, how linearly separable it is."""
 
 from collections.abc import Sequence
 
@@ -15,64 +15,64 @@ from bench.tasks.labels import one_hot
 from bench.values import MISSING, Split, Targets
 
 VALUES = 2**22
-"""Pixel values of the images that are worked on together; changes speed and memory, not results."""
+"""Pixel values processed together; changes speed and memory, not results."""
 
 SSIM_VALUES = 2**17
-"""The same for SSIM: on a CPU its convolutions are several times faster where they stay in the cache."""
+"""The same for SSIM: on a CPU its convolutions are several times faster if they fit the cache."""
 
 SSIM_IMAGES = 1000
-"""At most so many images, drawn with a fixed seed, have their SSIM computed: the mean is known to 0.001."""
+"""Most images whose SSIM is computed, drawn with a fixed seed: the mean is known to 0.001."""
 
 LINEAR_IMAGES = 3000
-"""At most so many images, drawn with a fixed seed, does the linear classifier see: three quarters to fit."""
+"""Most images the linear classifier sees, drawn with a fixed seed: three quarters for training."""
 
 LINEAR_VALUES = 2**14
-"""At most so many pixel values of an image, drawn with a fixed seed, does it see."""
+"""Most pixel values of an image it sees, drawn with a fixed seed."""
 
 COLUMNS = 4096
 """Pixel values per image that enter the inner products together; changes memory only."""
 
 UNDEFINED: dict[str, float | None] = {"accuracy": None, "balanced_accuracy": None, "floor": None}
-"""Scores where there are not two classes to tell apart, or no image to ask."""
+"""Scores if there are fewer than two classes, or no test image."""
 
 
 @torch.no_grad()
 def noise_report(
     train: Split, change: Int[Tensor, "n c h w"] | None, tasks: Sequence[Task], device: torch.device
 ) -> NoiseReport:
-    """Return what is known of a change beyond the statistics of `quantize_delta`.
+    """Return the properties of a change that the statistics of `quantize_delta` do not have.
 
     ``ssim`` is the mean over at most `SSIM_IMAGES` images of the structural similarity of clean and released
     image: Gaussian window of 11 pixels with σ = 1.5, edges reflected; below 7 pixels a side the window
-    shrinks to what fits. ``tasks`` has, for every classification, what `bench.record.TaskNoise` lists, over
-    the labeled images. Nothing depends on the state of a random generator, and none is moved.
+    shrinks to what fits. ``tasks`` has a `bench.record.TaskNoise` for every classification, over the labeled
+    images. It neither depends on the state of a random generator nor changes one.
 
     Source: SSIM: Wang et al., IEEE TIP 2004; spread and distance: the quantities of Yu et al., ICML 2025
     (MTL-UE), Table 1; separability of δ: Yu et al., KDD 2022, arXiv:2111.00898 (LSP)
 
     Args:
         train: the clean images and their labels; may be memory-mapped.
-        change: what is added to them, in steps of 1/255; None where nothing is.
-        tasks: the tasks of the dataset; those that are no classification are left out.
+        change: what is added to them, in steps of 1/255; None if nothing is.
+        tasks: the tasks of the dataset; only classifications are measured.
         device: where to compute.
     """
     if change is None or not change.any():
         return {"ssim": 1.0, "tasks": {}}
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     classified = [task for task in tasks if isinstance(task, Classification)]
-    by_task = _by_task(train, change, classified, order[:LINEAR_IMAGES], device) if classified else {}
-    return {"ssim": _ssim(train, change, order[:SSIM_IMAGES], device), "tasks": by_task}
+    by_task = _measure_tasks(train, change, classified, order[:LINEAR_IMAGES], device) if classified else {}
+    return {"ssim": _mean_ssim(train, change, order[:SSIM_IMAGES], device), "tasks": by_task}
 
 
-def _by_task(
+def _measure_tasks(
     train: Split,
     change: Int[Tensor, "n c h w"],
     tasks: Sequence[Classification],
     rows: Int64[Tensor, " m"],
     device: torch.device,
 ) -> dict[str, TaskNoise]:
-    structures = _structures(train, change, tasks, device)
-    linear = _linear(train, change, tasks, rows, device)
+    structures = _class_structures(train, change, tasks, device)
+    linear = _linear_scores(train, change, tasks, rows, device)
     return {
         task.name: TaskNoise(
             intra_spread=intra,
@@ -85,7 +85,7 @@ def _by_task(
     }
 
 
-def _ssim(
+def _mean_ssim(
     train: Split, change: Int[Tensor, "n c h w"], rows: Int64[Tensor, " m"], device: torch.device
 ) -> float:
     from bench.tasks.metrics import structural_similarity_index_measure
@@ -112,7 +112,7 @@ def _ssim(
     return total / len(rows)
 
 
-def _structures(
+def _class_structures(
     train: Split, change: Int[Tensor, "n c h w"], tasks: Sequence[Classification], device: torch.device
 ) -> list[tuple[float | None, float | None]]:
     """Return the spread within classes and the distance between their means of every task, in one pass.
@@ -133,12 +133,12 @@ def _structures(
         squares += members.double().T @ delta.square().sum(1, dtype=torch.double)
         sums += members.T @ delta
     return [
-        _structure(*parts)
+        _class_structure(*parts)
         for parts in zip(counts.split(sizes), squares.split(sizes), sums.split(sizes), strict=True)
     ]
 
 
-def _structure(
+def _class_structure(
     counts: Float[Tensor, " k"], squares: Float[Tensor, " k"], sums: Float[Tensor, "k p"]
 ) -> tuple[float | None, float | None]:
     """Return spread and distance from each class's number of images, Σ‖δ‖² and Σδ, in steps of 1/255."""
@@ -153,33 +153,33 @@ def _structure(
     return intra, float(functional.pdist(sums / counts[:, None]).mean()) / 255
 
 
-def _linear(
+def _linear_scores(
     train: Split,
     change: Int[Tensor, "n c h w"],
     tasks: Sequence[Classification],
     rows: Int64[Tensor, " m"],
     device: torch.device,
 ) -> dict[str, dict[str, float | None]]:
-    """Return how well a linear classifier that sees δ alone answers every task, on rows it was not fitted to.
+    """Return the scores of a linear classifier that sees only δ, trained on three quarters of the rows.
 
-    The first three quarters of the rows are fitted to, the others asked.
+    The last quarter of the rows is for the scores.
     """
     products = _inner_products(change, rows, len(rows) - len(rows) // 4, device)
     labels = {task.name: train.targets[task.name][rows].to(device) for task in tasks}
-    # Most tasks have a label for every image, and so the same equations to solve.
-    alike: dict[bytes, list[Classification]] = {}
+    # Most tasks have a label for every image, so that they share the same equations.
+    by_labeled: dict[bytes, list[Classification]] = {}
     for task in tasks:
-        alike.setdefault((labels[task.name] != MISSING).cpu().numpy().tobytes(), []).append(task)
+        by_labeled.setdefault((labels[task.name] != MISSING).cpu().numpy().tobytes(), []).append(task)
     scores: dict[str, dict[str, float | None]] = {}
-    for some in alike.values():
-        scores |= _ridge(products, some, labels)
+    for group in by_labeled.values():
+        scores |= _ridge_scores(products, group, labels)
     return scores
 
 
 def _inner_products(
     change: Int[Tensor, "n c h w"], rows: Int64[Tensor, " m"], fitted: int, device: torch.device
 ) -> Float[Tensor, "f m"]:
-    """Return ⟨δ, δ'⟩ of the first ``fitted`` of these rows with all of them, a block of pixels at a time."""
+    """Return ⟨δ, δ'⟩ of the first ``fitted`` rows with all rows, computed in blocks of pixels."""
     products = torch.zeros(fitted, len(rows), dtype=torch.double, device=device)
     seen = torch.arange(change[0].numel())
     if len(seen) > LINEAR_VALUES:
@@ -193,14 +193,14 @@ def _inner_products(
     return products
 
 
-def _ridge(
+def _ridge_scores(
     products: Float[Tensor, "f m"], tasks: Sequence[Classification], labels: Targets
 ) -> dict[str, dict[str, float | None]]:
-    """Return the scores of tasks that have a label for the same of the m images.
+    """Return the scores of tasks that have labels for the same images.
 
-    Ridge regression with an intercept on the classes' indicators, over all pixels, solved in the space of the
-    images. Its penalty is the mean squared norm of the centered δ: patterns that many images share pass
-    nearly unchanged, the noise of one image alone is damped.
+    Ridge regression with an intercept on one-hot classes, over all pixels, solved in the space of the images.
+    Its penalty is the mean squared norm of the centered δ: it hardly changes patterns that many images share
+    and damps the noise of a single image.
     """
     labeled = labels[tasks[0].name] != MISSING
     fit, asked = labeled[: len(products)], labeled.clone()
@@ -212,19 +212,19 @@ def _ridge(
     square, cross = products[fit][:, : len(products)][:, fit], products[fit][:, asked].T
     means, mean = square.mean(0), square.mean()
     centered = square - means - means[:, None] + mean
-    # The same δ in all of them, or none, leaves rounding errors, or nothing; any penalty above these will do.
+    # If all δ are equal or zero, only rounding errors remain, or nothing; any penalty above these works.
     penalty = float(centered.diagonal().mean() + 1e-6 * square.diagonal().mean()) or 1.0
     centered.diagonal().add_(penalty)
     targets = torch.cat([one_hot(known[task.name], task.classes) for task in tasks], dim=1).double()
     weights = torch.cholesky_solve(targets - targets.mean(0), torch.linalg.cholesky(centered))
     answers = (cross - cross.mean(1, keepdim=True) - means + mean) @ weights + targets.mean(0)
     return {
-        task.name: _scores(task, outputs.argmax(1), known[task.name], hidden[task.name])
+        task.name: _accuracy_scores(task, outputs.argmax(1), known[task.name], hidden[task.name])
         for task, outputs in zip(tasks, answers.split([task.classes for task in tasks], dim=1), strict=True)
     }
 
 
-def _scores(
+def _accuracy_scores(
     task: Classification,
     predicted: Int64[Tensor, " a"],
     known: Int64[Tensor, " g"],

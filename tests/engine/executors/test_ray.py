@@ -175,10 +175,10 @@ def test_both_nodes_work(executor: Any, tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_node_that_does_not_see_the_folder_ends_the_run(executor: Any) -> None:
-    (hidden,) = executor._folder.iterdir()
+    (hidden,) = executor._out.iterdir()
     hidden.rename(hidden.with_name("moved"))
     try:
-        with pytest.raises(BenchError, match=rf"does not see {hidden},.*that all nodes share"):
+        with pytest.raises(BenchError, match=rf"does not see {hidden} .*that all nodes share"):
             list(executor.map(note, [(3, "")], silent))
     finally:
         hidden.with_name("moved").rename(hidden)
