@@ -49,8 +49,8 @@ class Executor(Protocol):
     def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item as it finishes; lazily, so that each can be saved before the next.
 
-        Items are pulled one at a time, in the thread that asks for outcomes and only when a worker is free:
-        whoever makes the items decides at that moment what comes next.
+        Items are pulled one at a time, in the thread that iterates and only when a worker is free: ``items``
+        can decide at that moment what comes next.
         """
 
 

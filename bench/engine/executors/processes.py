@@ -78,7 +78,9 @@ class Processes:
     def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, as they finish."""
         source = iter(items)
-        retries: deque[I] = deque()  # their worker died, maybe for lack of memory beside the others
+        retries: deque[I] = (
+            deque()
+        )  # their worker died, maybe because all workers together need too much memory
         retrying = False
         while True:
             if retries and not self._busy:

@@ -80,7 +80,7 @@ class _InFlight:
 class RemoteExecutor(ABC, Generic[H]):
     """Workers on other machines.
 
-    An item whose worker is lost is submitted once more, beside the others, before it fails. An item that
+    An item whose worker is lost is submitted once more, together with others, before it fails. An item that
     takes longer than the time limit fails, and its worker is ended.
     """
 

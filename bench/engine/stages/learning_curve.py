@@ -1,4 +1,4 @@
-"""What the learning curves of a cell's networks say: the epoch that counts, one merged curve, the peaks."""
+"""Learning curves of a cell's networks: the epoch that counts, the merged curve, the peaks."""
 
 from collections.abc import Sequence
 from statistics import fmean

@@ -76,16 +76,8 @@ def train_undefended(
 ) -> Iterator[TrainedEpoch]:
     """Train a network with equal weights and without a defense."""
     balancer, no_defense = build_part("weighting", "ew").start(tasks, device), build_part("defense", "none")
-    return train_epochs(
-        net,
-        to_device_if_it_fits(train, device),
-        tasks,
-        recipe,
-        data.augmentation,
-        balancer,
-        no_defense,
-        device,
-    )
+    train = to_device_if_it_fits(train, device)
+    return train_epochs(net, train, tasks, recipe, data.augmentation, balancer, no_defense, device)
 
 
 def load_snapshots(

@@ -19,7 +19,7 @@ from bench.record import Epoch, TaskInfo
 from bench.training.loaders import select_rows, to_device_if_it_fits
 from bench.training.loop import TrainedEpoch, freeze_shared, score_network, train_epochs
 from bench.training.net import MultiTaskNet
-from bench.values import Progress, Recipe, Split
+from bench.values import Progress, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +53,8 @@ def build_victim_data(cell: Cell, data: MultiTaskData, purified: Split, device: 
         validation = to_device_if_it_fits(validation, device)
     owned = owned_mask(cell, len(data.train))
     trusted = to_device_if_it_fits(select_rows(data.train, owned), device) if owned.any() else None
-    return VictimData(
-        data,
-        to_device_if_it_fits(train, device),
-        to_device_if_it_fits(data.test, device),
-        validation,
-        infos,
-        trusted,
-    )
+    train, test = to_device_if_it_fits(train, device), to_device_if_it_fits(data.test, device)
+    return VictimData(data, train, test, validation, infos, trusted)
 
 
 def describe_tasks(tasks: tuple[Task, ...], train: Split, test: Split) -> dict[str, TaskInfo]:
@@ -100,10 +94,10 @@ def _train_victim(
     pieces: int,
 ) -> LearningCurve:
     """Train and score one network on some of the tasks; the number tells the cell's networks apart."""
-    device, recipe, augmentation = run_context.torch_device, cell.recipe, victim_data.data.augmentation
+    data, device, recipe = victim_data.data, run_context.torch_device, cell.recipe
     if len(tasks) == 1 and recipe.stl_epochs is not None:
         recipe = replace(recipe, epochs=recipe.stl_epochs)
-    shape = network_input_shape(victim_data.data)
+    shape = network_input_shape(data)
 
     def build_net() -> MultiTaskNet:
         return MultiTaskNet(cell.backbone.part, tasks, shape, pieces).to(device)
@@ -113,7 +107,9 @@ def _train_victim(
         images = recipe.epochs * len(victim_data.trusted)
         with seeded(f"trusted {number}", cell.seed), meter.phase("pretrain", images=images):
             pretrained = build_net()
-            _pretrain(pretrained, victim_data.trusted, tasks, recipe, victim_data.data, device, progress)
+            progress("pretraining epoch", 0, recipe.epochs)
+            for epoch in train_undefended(pretrained, victim_data.trusted, tasks, recipe, data, device):
+                progress("pretraining epoch", epoch.epoch, recipe.epochs)
     curve = []
     with seeded(f"victim {number}", cell.seed):
         net = build_net()
@@ -121,7 +117,7 @@ def _train_victim(
             freeze_shared(net, pretrained)
         balancer = cell.weighting.part.start(tasks, device)
         epochs = train_epochs(
-            net, victim_data.train, tasks, recipe, augmentation, balancer, cell.defense.part, device
+            net, victim_data.train, tasks, recipe, data.augmentation, balancer, cell.defense.part, device
         )
         progress("epoch", 0, recipe.epochs)
         for _ in range(recipe.epochs):
@@ -130,20 +126,6 @@ def _train_victim(
             curve.append(_score_epoch(net, epoch, tasks, victim_data, meter, device))
             progress("epoch", epoch.epoch, recipe.epochs)
     return curve
-
-
-def _pretrain(
-    net: MultiTaskNet,
-    trusted: Split,
-    tasks: tuple[Task, ...],
-    recipe: Recipe,
-    data: MultiTaskData,
-    device: torch.device,
-    progress: Progress,
-) -> None:
-    progress("pretraining epoch", 0, recipe.epochs)
-    for epoch in train_undefended(net, trusted, tasks, recipe, data, device):
-        progress("pretraining epoch", epoch.epoch, recipe.epochs)
 
 
 def _score_epoch(

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from bench.text import to_printable
 
@@ -72,7 +72,7 @@ def log_item(out: Path, key: str, label: str, progress: "Progress") -> Iterator[
     log.write_line(f"started: {label} (process {os.getpid()} on {platform.node()})")
     try:
         with _capture_logging(log):
-            yield _LoggedProgress(log, progress)
+            yield _log_progress(log, progress)
     except BaseException:
         log.write_line(f"failed after {time.perf_counter() - start:.1f} s", logging.ERROR, sys.exc_info())
         raise
@@ -112,21 +112,19 @@ class _PlainFormatter(logging.Formatter):
         return to_printable(super().format(record))
 
 
-class _LoggedProgress:
-    """Logs an item's steps and passes them on."""
+def _log_progress(log: _LogFile, progress: "Progress") -> "Progress":
+    """Return a callback that logs an item's steps and passes them on."""
+    last_what, logged_at = "", 0.0
 
-    def __init__(self, log: _LogFile, progress: "Progress") -> None:
-        self._log = log
-        self._progress = progress
-        self._what = ""
-        self._logged_at = 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        self._progress(what, done, total)
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal last_what, logged_at
+        progress(what, done, total)
         now = time.monotonic()
-        if what != self._what or done == total or now - self._logged_at >= STEP_EVERY_S:
-            self._what, self._logged_at = what, now
-            self._log.write_line(f"{what} {done}/{total}")
+        if what != last_what or done == total or now - logged_at >= STEP_EVERY_S:
+            last_what, logged_at = what, now
+            log.write_line(f"{what} {done}/{total}")
+
+    return report
 
 
 @contextlib.contextmanager
@@ -136,22 +134,16 @@ def _capture_logging(log: _LogFile) -> Iterator[None]:
     levels = [logger.level for logger in own]
     showwarning = warnings.showwarning
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def log_and_show(*details: Any, **more: Any) -> None:
+        message, category, filename, lineno = details[:4]
         log.write_line(f"{filename}:{lineno}: {category.__name__}: {message}", logging.WARNING)
-        showwarning(message, category, filename, lineno, file, line)
+        showwarning(*details, **more)
 
     for logger in own:
         if logger.getEffectiveLevel() > logging.INFO:
             logger.setLevel(logging.INFO)
     logging.getLogger().addHandler(log)
-    warnings.showwarning = show
+    warnings.showwarning = log_and_show
     try:
         yield
     finally:

@@ -67,7 +67,7 @@ class Store:
             for folder in (self.records, self.out / POISONS, self.out / SURROGATES):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.out / f".probe.{os.getpid()}.tmp"
-            probe.write_bytes(b"room")
+            probe.write_bytes(b"probe")
             probe.unlink()
         except OSError as error:
             raise BenchError(

@@ -70,11 +70,11 @@ def test_a_part_of_the_images_is_perturbed_and_the_rest_is_trained_on_alone_for_
     assert part.poison.key == all_.poison.key  # crafted once
     assert part.key != all_.key
     assert rest.poison.key == by_label["clean"].poison.key
-    shop = run_context(tmp_path)
-    shop.store.prepare()
-    craft_poison(part.poison, shop, lambda *_: None)
-    change = shop.store.load(POISONS, part.poison.key)["change"]
-    train = load_dataset(part.poison.dataset.part, shop).train
+    context = run_context(tmp_path)
+    context.store.prepare()
+    craft_poison(part.poison, context, lambda *_: None)
+    change = context.store.load(POISONS, part.poison.key)["change"]
+    train = load_dataset(part.poison.dataset.part, context).train
     changed = (build_released_set(part, train, change).images != train.images).flatten(1).any(1)
     assert int(changed.sum()) == len(train) // 4
     alone = build_released_set(rest, train, None)

@@ -146,17 +146,17 @@ def test_an_interrupted_crafting_ends_as_an_unbroken_one(
 
 
 def test_the_generator_is_kept_with_the_poison_and_serves_unseen_images(tmp_path: Path) -> None:
-    poison, shop = poison_of("mtl-ue-em"), run_context(tmp_path)
-    shop.store.prepare()
-    craft_poison(poison, shop, lambda *_: None)
-    noise = restore_noise(poison, shop)
-    data = poison.dataset.part.load(None, shop.cache)
-    batch = make_batch(data.train, torch.arange(10), shop.torch_device)
-    change = shop.store.load(POISONS, poison.key)["change"][:10]
+    poison, context = poison_of("mtl-ue-em"), run_context(tmp_path)
+    context.store.prepare()
+    craft_poison(poison, context, lambda *_: None)
+    noise = restore_noise(poison, context)
+    data = poison.dataset.part.load(None, context.cache)
+    batch = make_batch(data.train, torch.arange(10), context.torch_device)
+    change = context.store.load(POISONS, poison.key)["change"][:10]
     steps = (noise.delta(batch) * 255).round().clamp(-8, 8)
     clean = data.train.images[:10].float()
     assert torch.equal((clean + steps).clamp(0, 255) - clean, change.float())
-    unseen = noise.delta(make_batch(data.test, torch.arange(10), shop.torch_device))
+    unseen = noise.delta(make_batch(data.test, torch.arange(10), context.torch_device))
     assert unseen.shape == (10, 3, *data.test.images.shape[2:])
     assert unseen.any()
     assert float(unseen.abs().max()) <= 8 / 255 * (1 + 1e-6)

@@ -34,7 +34,7 @@ ALIVE: list[int] = []
 
 
 @dataclass(frozen=True)
-class Roomy(Small):
+class Limited(Small):
     """A backbone whose network fills the device's memory with more than ``most`` images in training.
 
     Attributes:
@@ -87,7 +87,7 @@ def _test_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for axis, name, part in (
         ("attack", "hungry", Hungry),
         ("defense", "hungry", HungryDefense),
-        ("backbone", "roomy", Roomy),
+        ("backbone", "limited", Limited),
     ):
         monkeypatch.setitem(CATALOG[axis], name, f"{__name__}:{part.__name__}")
     catalog_entries.cache_clear()
@@ -98,7 +98,7 @@ def _test_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def plan(most: int, **matrix: list[str]) -> Plan:
-    chosen = {"attack": ["clean"], "backbone": [f"roomy(width=2, most={most})"], **matrix}
+    chosen = {"attack": ["clean"], "backbone": [f"limited(width=2, most={most})"], **matrix}
     return tiny.plan(matrix=chosen)
 
 
@@ -150,7 +150,7 @@ def test_weightings_regimes_and_defenses_can_be_halved(
 
 
 def test_a_surrogate_is_trained_again_with_halved_batches(tmp_path: Path) -> None:
-    chosen = tiny.plan(matrix={"attack": ["tap"]}, surrogate={"backbone": "roomy(width=2, most=4)"})
+    chosen = tiny.plan(matrix={"attack": ["tap"]}, surrogate={"backbone": "limited(width=2, most=4)"})
     run_context = tiny.run_context(tmp_path)
     (surrogate,) = chosen.surrogates
     train_surrogate(surrogate, run_context, ignore_progress)
