@@ -118,7 +118,7 @@ class NYUv2:
             Split(arrays[f"{split}-image"], {task: arrays[f"{split}-{task}"] for task in sorted(self.kinds)})
             for split in ("train", "test")
         )
-        notes = _notes(index, len(train), len(test))
+        notes = _source_notes(index, len(train), len(test))
         if from_arrays and (folder / MAT_FILE).is_file():
             notes.append(f"{MAT_FILE} is not used, because the arrays exist too")
         log_notes("nyuv2", notes)
@@ -180,7 +180,7 @@ class NYUv2:
         }
 
 
-def _notes(index: dict[str, Any], train: int, test: int) -> list[str]:
+def _source_notes(index: dict[str, Any], train: int, test: int) -> list[str]:
     notes = []
     if (train, test) != OFFICIAL:
         official = " and ".join(map(str, OFFICIAL))

@@ -122,7 +122,7 @@ class UTKFace:
         train_count = count - round(count * self.test_fraction)
         if not 0 < train_count < count:
             raise empty_split_error("utkface", self.test_fraction, f"{count} images")
-        notes = _notes(selection, len(files))
+        notes = _omission_notes(selection, len(files))
         log_notes("utkface", notes)
         labels = [read_labels(name) for name in selection.names]
         targets = {task.name: torch.tensor([label[task.name] for label in labels]) for task in TASKS}
@@ -144,7 +144,7 @@ class UTKFace:
         return Selection([unique[i] for i in shuffle[: self.limit].tolist()], skipped, copies)
 
 
-def _notes(selection: Selection, total: int) -> tuple[str, ...]:
+def _omission_notes(selection: Selection, total: int) -> tuple[str, ...]:
     """Return sentences on the files that were left out."""
     notes = []
     if selection.skipped:
