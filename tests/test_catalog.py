@@ -103,7 +103,7 @@ def test_a_value_is_read_as_toml_or_as_a_bare_word() -> None:
 # Names
 
 
-def test_every_axis_but_the_seed_has_a_shelf_with_something_on_it() -> None:
+def test_every_axis_but_the_seed_has_parts() -> None:
     assert catalog_axes() == tuple(axis for axis in AXES if axis != "seed")
     assert all(CATALOG[axis] for axis in catalog_axes())
 
@@ -206,7 +206,7 @@ def test_a_wrong_parameter_is_refused_by_name(text: str, wanted: str) -> None:
         build_part("attack", text)
 
 
-def test_the_same_number_spelt_in_two_ways_is_one_part_with_one_key() -> None:
+def test_the_same_number_spelled_in_two_ways_is_one_part_with_one_key() -> None:
     texts = ("em(step_size=1, steps=20)", "em(step_size=1.0, steps=20)", "em(step_size=1e0)")
     made = [build_part("attack", text) for text in texts]
     assert made[0] == made[1] == made[2]

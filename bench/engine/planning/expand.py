@@ -47,7 +47,7 @@ class Plan:
     def purified(self) -> tuple[Purified, ...]:
         """The distinct sets that a defense learns to clean, in order."""
         sets = (cell.purified for cell in self.cells)
-        return tuple({one.key: one for one in sets if one is not None}.values())
+        return tuple({each.key: each for each in sets if each is not None}.values())
 
 
 def expand_suite(suite: Suite, only: Sequence[str] = (), data_root: Path | None = None) -> Plan:
@@ -84,9 +84,13 @@ class _CellBuilder:
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
+        names = suite.surrogate.backbone
+        self._surrogate_backbones = [
+            Choice.parse(name) for name in ([names] if isinstance(names, str) else names)
+        ]
         # The caches belong to this builder: a later suite may give the same part other parameters.
-        self._part = cache(self._build_part)
-        self._misfit = cache(self._explain_misfit)
+        self._part = cache(self._build_chosen)
+        self._part_misfit = cache(self._explain_part_misfit)
         self._clean_attacks = cache(self._list_clean_attacks)
         self._protection = cache(self._read_protection)
         self._recipe = cache(self._build_recipe)
@@ -116,16 +120,16 @@ class _CellBuilder:
 
     def fits(self, axis: str, choice: Choice, dataset: Choice) -> bool:
         """Return whether a part can work with the tasks of a dataset."""
-        return self._misfit(axis, choice, dataset) is None
+        return self._part_misfit(axis, choice, dataset) is None
 
     def explain_misfit(self, combination: Combination) -> str | None:
         """Return why a part cannot work with the tasks of the dataset, None if all can."""
         sentences = (
-            self._misfit(axis, getattr(combination, axis), combination.dataset) for axis in DENSE_AXES
+            self._part_misfit(axis, getattr(combination, axis), combination.dataset) for axis in DENSE_AXES
         )
         return next(filter(None, sentences), None)
 
-    def _explain_misfit(self, axis: str, choice: Choice, dataset: Choice) -> str | None:
+    def _explain_part_misfit(self, axis: str, choice: Choice, dataset: Choice) -> str | None:
         dense = self._part("dataset", dataset).part.kinds & DENSE
         if not dense or axis not in DENSE_AXES or self._part(axis, choice).part.dense:
             return None
@@ -134,12 +138,12 @@ class _CellBuilder:
             f"and is left out on {dataset.label!r}"
         )
 
-    def _build_part(self, axis: str, choice: Choice) -> ChosenPart[Any]:
-        return ChosenPart(choice, self._build(axis, choice))
+    def _build_chosen(self, axis: str, choice: Choice) -> ChosenPart[Any]:
+        return ChosenPart(choice, self._build_part(axis, choice))
 
-    def _build(self, axis: str, choice: Choice) -> Any:
+    def _build_part(self, axis: str, choice: Choice) -> Any:
         if choice.parts:
-            return compose_parts(axis, choice, [self._build(axis, part) for part in choice.parts])
+            return compose_parts(axis, choice, [self._build_part(axis, part) for part in choice.parts])
         params = self._params(axis, choice)
         if axis == "attack":  # those of partial protection are not the attack's own
             params = {name: value for name, value in params.items() if name not in PARTIAL_PARAMETERS}
@@ -168,16 +172,14 @@ class _CellBuilder:
         return override_recipe(self._part("dataset", dataset).part.recipe, self._suite.recipe)
 
     def _build_surrogate(self, dataset: Choice, seed: int) -> Surrogate:
-        settings = self._suite.surrogate
-        names = [settings.backbone] if isinstance(settings.backbone, str) else settings.backbone
-        choices = list(map(Choice.parse, names))
+        choices = self._surrogate_backbones
         backbone = next((choice for choice in choices if self.fits("backbone", choice, dataset)), None)
         if backbone is None:
             raise BenchError(
-                f"suite {self._suite.name!r}: {self._misfit('backbone', choices[0], dataset)}; "
+                f"suite {self._suite.name!r}: {self._part_misfit('backbone', choices[0], dataset)}; "
                 "name one more under surrogate.backbone, as a list"
             )
-        recipe = override_recipe(self._recipe(dataset), settings.recipe)
+        recipe = override_recipe(self._recipe(dataset), self._suite.surrogate.recipe)
         return Surrogate(
             dataset=self._part("dataset", dataset),
             backbone=self._part("backbone", backbone),

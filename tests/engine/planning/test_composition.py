@@ -252,7 +252,7 @@ def test_only_and_exclude_know_a_composition_by_name_and_by_label(only: str, lef
         assert set(cells(defenses=names, exclude=rule)) == set(names) - left
 
 
-def test_a_misspelt_composition_is_refused_with_the_nearest() -> None:
+def test_a_misspelled_composition_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         BenchError, match=r"unknown defense in --only .*'jpg\+cutmix'; did you mean 'jpeg\+cutmix'"
     ):

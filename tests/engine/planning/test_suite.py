@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.catalog.build import build_part
+from bench.catalog.choice import Choice
 from bench.catalog.table import CATALOG, catalog_axes, catalog_entries
 from bench.engine.planning.cell import Cell
 from bench.engine.planning.expand import expand_suite
@@ -217,6 +218,25 @@ def test_parameters_reach_the_parts() -> None:
     assert all(cell.backbone.part.width == 2 for cell in cells)  # type: ignore[attr-defined]
     assert all(cell.poison.surrogate.backbone.part.width == 3 for cell in cells)  # type: ignore[attr-defined]
     assert all(cell.poison.dataset.part.train == 64 for cell in cells)  # type: ignore[attr-defined]
+
+
+def test_a_suites_text_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    parse = Choice.parse.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        Choice, "parse", classmethod(lambda cls, text: parsed.append(text) or parse(cls, text))
+    )
+    attacks, defenses = ["random", "em( rounds=2 )", "em(rate=0.5)"], ["none", "jpeg(quality=30)"]
+    plan = tiny.plan(
+        "attack=em",
+        star=False,
+        matrix={"attack": attacks, "defense": defenses, "seed": [0, 1, 2]},
+        include=[{"attack": "em(steps=3)"}],
+        exclude=[{"defense": "grayscale"}],
+    )
+    assert len(plan.cells) == 4 * 2 * 3 + 1
+    others = ["digits", "small", "ew", "mtl", "small(width=3)"]
+    assert sorted(parsed) == sorted([*attacks, *defenses, *others, "em", "em(steps=3)", "grayscale"])
 
 
 def test_labels_have_one_spelling() -> None:
