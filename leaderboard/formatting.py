@@ -58,9 +58,14 @@ def join_blocks(*blocks: str) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows with the same keys as a markdown table: text is escaped, numbers are right-aligned."""
-    columns = list(rows[0])
+def markdown_table(rows: Sequence[Mapping[str, Any]], *, drop_empty: bool = False) -> str:
+    """Return rows with the same keys as a markdown table: text is escaped, numbers are right-aligned.
+
+    Args:
+        rows: column → text.
+        drop_empty: leave out the columns in which every value is missing.
+    """
+    columns = [name for name in rows[0] if not drop_empty or any(row[name] != NO_VALUE for row in rows)]
     aligned = ["right" if all(_is_number(str(row[name])) for row in rows) else "left" for name in columns]
     body = [[_format_cell(row[column]) for column in columns] for row in rows]
     headers = [escape_markdown(column) for column in columns]
@@ -159,9 +164,3 @@ def _format_cell(value: object) -> str:
 
 def _is_number(text: str) -> bool:
     return bool(re.fullmatch(rf"({NO_VALUE}|[-+±]?\d)[^a-zA-Z]*[kM]?", text))
-
-
-def drop_empty_columns(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the rows without the columns in which every value is missing."""
-    empty = {column for column in rows[0] if all(row[column] == NO_VALUE for row in rows)}
-    return [{column: text for column, text in row.items() if column not in empty} for row in rows]

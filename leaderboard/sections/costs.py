@@ -4,7 +4,6 @@ from pandas import DataFrame, concat
 
 from bench.record import POISON_PHASES
 from leaderboard.formatting import (
-    drop_empty_columns,
     format_number,
     format_value,
     join_blocks,
@@ -78,7 +77,7 @@ def render_costs(frame: DataFrame) -> str:
         "Means over all measurements: one per poison for surrogate and craft, one per cell for the others. "
         "Memory is the peak of the phase."
     )
-    return join_blocks("## Costs", markdown_table(drop_empty_columns(rows)), legend)
+    return join_blocks("## Costs", markdown_table(rows, drop_empty=True), legend)
 
 
 def _mean_costs(cells: DataFrame, phase: str, axis: str) -> DataFrame:

@@ -8,7 +8,6 @@ from leaderboard.formatting import (
     MAX_TASK_COLUMNS,
     NO_VALUE,
     cross_table,
-    drop_empty_columns,
     escape_markdown,
     format_number,
     format_percent,
@@ -56,7 +55,7 @@ def render_noise(frame: DataFrame) -> str:
         "between the means of two classes."
     )
     by_task = [_render_task_noise(str(dataset), group) for dataset, group in table.groupby("dataset")]
-    return join_blocks("## Noise", markdown_table(drop_empty_columns(rows)), legend, *by_task)
+    return join_blocks("## Noise", markdown_table(rows, drop_empty=True), legend, *by_task)
 
 
 def _summary_row(dataset: str, attack: str, rows: DataFrame) -> dict[str, str]:

@@ -9,7 +9,6 @@ from bench.record import CLEAN
 from leaderboard.attack_order import DAGGER, group_by_setting, sort_attacks, worst_and_mean_protection
 from leaderboard.formatting import (
     NO_VALUE,
-    drop_empty_columns,
     format_number,
     format_protection,
     format_score,
@@ -137,9 +136,7 @@ def _raw_columns(frame: DataFrame) -> DataFrame:
 def _ranking_table(ranked: DataFrame) -> str:
     names = [str(column) for column in ranked if str(column).startswith(RAW)]
     metrics = sorted((name.removeprefix(RAW) for name in names), key=metric_order)
-    return markdown_table(
-        drop_empty_columns([_ranking_row(row, metrics) for row in ranked.to_dict("records")])
-    )
+    return markdown_table([_ranking_row(row, metrics) for row in ranked.to_dict("records")], drop_empty=True)
 
 
 def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[str, str]:
