@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ from bench.cli.run_setup import CLUSTERS, cluster_executor, local_executor, plan
 
 if TYPE_CHECKING:
     from bench.engine.execution.events import Event
+    from bench.engine.tracking.listener import Tracker
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C."""
@@ -79,7 +81,6 @@ def run(
     from bench.engine.tracking.listener import Tracker
     from bench.engine.tracking.mlflow_store import default_uri
     from bench.record import write_run_summary
-    from leaderboard.board_cache import hash_board_inputs, read_cached_board, write_cached_board
     from leaderboard.live_ranking import LiveRanking
 
     on_cluster = executor in CLUSTERS
@@ -112,19 +113,26 @@ def run(
     if left := len(plan.cells) - finished.done - finished.cached - finished.failed:
         print_message(f"interrupted: {left} cells are left; the same command continues with them")
         sys.exit(INTERRUPTED)
-    inputs = hash_board_inputs(context.out)
-    board = read_cached_board(context.out, inputs)
-    if board is None:
-        records = load_records(context.out)
-        board = rendered = render_run_board(context.out, records)
-        write_cached_board(context.out, inputs, board)
-        if tracker is not None:
-            tracker.finish_suite(records, lambda: collect_artifacts(context.out, records, rendered))
-    print(board)
+    print(update_board(context.out, tracker))
     print_message(f"records and leaderboard.md are in {context.out}")
     if finished.failed:
         print_message(f"{finished.failed} cells failed; the same command tries them again")
         sys.exit(1)
+
+
+def update_board(folder: Path, tracker: "Tracker | None") -> str:
+    """Return the leaderboard of a run; if it has changed, write it and give it to the tracker."""
+    from leaderboard.board_cache import hash_board_inputs, read_cached_board, write_cached_board
+
+    inputs = hash_board_inputs(folder)
+    if (cached := read_cached_board(folder, inputs)) is not None:
+        return cached
+    records = load_records(folder)
+    board = render_run_board(folder, records)
+    write_cached_board(folder, inputs, board)
+    if tracker is not None:
+        tracker.finish_suite(records, lambda: collect_artifacts(folder, records, board))
+    return board
 
 
 @contextmanager
