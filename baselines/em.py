@@ -32,7 +32,7 @@ def _surrogate_training(steps: int, batch: int, learning_rate: float) -> Surroga
 
 @dataclass(frozen=True)
 class EM:
-    """Error-minimizing noise, sample-wise: noise and surrogate agree that there is nothing left to learn.
+    """Error-minimizing noise, sample-wise: noise and surrogate minimize the same loss.
 
     Source: Huang et al., ICLR 2021, arXiv:2101.04898, Alg. 1; many tasks by the mean of their losses as in
     Yu et al., ICML 2025
@@ -86,13 +86,13 @@ class EM:
 
 @dataclass(frozen=True)
 class ClasswiseEM:
-    """Error-minimizing noise, class-wise: one pattern for every class, crafted on a part of the images.
+    """Error-minimizing noise, class-wise: one pattern for every class, crafted on some of the images.
 
     Source: Huang et al., ICLR 2021, arXiv:2101.04898, section 3.3, class-wise noise; several tasks' patterns
     share an image as in Yu et al., ICML 2025
 
-    Departs from the paper: a cap on the rounds; the part the noise is crafted on is drawn at random, not
-    class by class, since an image has as many classes as there are tasks.
+    Departs from the paper: a cap on the rounds; the images the noise is crafted on are drawn at random, not
+    class by class, since an image has one class per task.
 
     Attributes:
         rounds: cap on the alternations of surrogate training and noise improvement.

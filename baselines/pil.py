@@ -23,7 +23,7 @@ from bench.values import MISSING, Batch, Split
 
 @dataclass(frozen=True)
 class PIL:
-    """Perturbation-induced linearization: a linear model reads labels off the noise, nothing off the rest.
+    """Perturbation-induced linearization: linear models can read the labels from the noise only.
 
     With n = −δ the loss is λ·CE(f(n), y) + (1 − λ)·KL(uniform ‖ f(x − n)) for a linear model f that was
     trained on the clean images.
@@ -31,8 +31,8 @@ class PIL:
     Source: "Perturbation-Induced Linearization: Constructing Unlearnable Data with Solely Linear
     Classifiers", ICLR 2026, as its public code (jinlinll/pil) has it
 
-    Departs from the paper: one linear model per task, their losses averaged; x − n is kept in [0, 1] while n
-    is improved, there only at the end.
+    Departs from the paper: one linear model per task, their losses averaged; x − n is kept in [0, 1] in every
+    step, in its code only at the end.
 
     Attributes:
         steps: gradient steps per image.
@@ -81,7 +81,7 @@ class PIL:
 
 
 class LinearSeparability(ObjectiveHooks):
-    """Make linear models see the labels in the noise, and nothing in the perturbed image."""
+    """Make linear models predict the labels from the noise, and nothing from the perturbed image."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class LinearSeparability(ObjectiveHooks):
     ) -> None:
         self._tasks = require_classification(context.tasks, "attack 'pil'")
         self._balance, self._epochs, self._learning_rate = balance, epochs, learning_rate
-        self._passes = ResumableLoader(train, batch_size, context.device, shuffle=False)
+        self._loader = ResumableLoader(train, batch_size, context.device, shuffle=False)
         values = train.images[0].numel()
         # Two layers without bias and without anything between them, as in the source.
         self._models = nn.ModuleList(
@@ -112,11 +112,11 @@ class LinearSeparability(ObjectiveHooks):
         optimizer = torch.optim.SGD(self._models.parameters(), lr=self._learning_rate, momentum=0.9)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._epochs)
         for _ in range(self._epochs):
-            for batch in self._passes:
+            for batch in self._loader:
                 optimizer.zero_grad(set_to_none=True)
                 self._cross_entropy(batch, batch.images).backward()
                 optimizer.step()
-            self._passes.position = 0
+            self._loader.position = 0
             schedule.step()
         self._models.requires_grad_(False)
 
@@ -124,11 +124,11 @@ class LinearSeparability(ObjectiveHooks):
         losses = [
             functional.cross_entropy(model(images), target, ignore_index=MISSING, reduction="sum")
             / (target != MISSING).sum().clamp(min=1)
-            for model, target in self._heads(batch)
+            for model, target in self._models_and_targets(batch)
         ]
         return torch.stack(losses).mean()
 
-    def _heads(self, batch: Batch) -> list[tuple[nn.Module, Tensor]]:
+    def _models_and_targets(self, batch: Batch) -> list[tuple[nn.Module, Tensor]]:
         return [
             (model, batch.targets[task.name]) for task, model in zip(self._tasks, self._models, strict=True)
         ]
@@ -138,26 +138,30 @@ class LinearSeparability(ObjectiveHooks):
         return [partial(self._loss, batch)]
 
     def _loss(self, batch: Batch, delta: Tensor) -> Tensor:
-        labels_in_noise = self._cross_entropy(batch, -delta)
-        nothing_left = torch.stack(
+        loss_of_noise = self._cross_entropy(batch, -delta)
+        loss_of_images = torch.stack(
             [
                 labeled_mean(_from_uniform(model(batch.images + delta)), target)
-                for model, target in self._heads(batch)
+                for model, target in self._models_and_targets(batch)
             ]
         ).mean()
-        return self._balance * labels_in_noise + (1 - self._balance) * nothing_left
+        return self._balance * loss_of_noise + (1 - self._balance) * loss_of_images
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """Return the share of tasks whose label the linear model does not read off the noise."""
-        missed = [(model(-delta).argmax(1) != target).float() for model, target in self._heads(batch)]
-        return mean_over_labeled_tasks(missed, [target != MISSING for _, target in self._heads(batch)])
+        """Return the share of tasks whose label the linear model does not predict from the noise."""
+        missed = [
+            (model(-delta).argmax(1) != target).float() for model, target in self._models_and_targets(batch)
+        ]
+        return mean_over_labeled_tasks(
+            missed, [target != MISSING for _, target in self._models_and_targets(batch)]
+        )
 
     def state(self) -> State:
         """Return the linear models."""
         return {"models": self._models.state_dict()}
 
     def load_state(self, state: State) -> None:
-        """Take up the linear models."""
+        """Restore the linear models."""
         self._models.load_state_dict(state["models"])
         self._models.requires_grad_(False)
 

@@ -108,7 +108,7 @@ class REM:
 
 
 class RobustErrorMinimizing(ObjectiveHooks):
-    """Make the true labels easy for a surrogate that is trained adversarially on the perturbed images.
+    """Minimize the loss of the true labels for a surrogate that is trained adversarially.
 
     The loss of δ is that of adversarial examples, within ``radius``, of random crops and flips of x + δ; the
     gradient with respect to δ passes straight through the inner maximization.
@@ -132,7 +132,7 @@ class RobustErrorMinimizing(ObjectiveHooks):
         self._surrogate = SurrogateInTraining(context, training)
         self._radius, self._attack_steps, self._attack_step = radius, attack_steps, attack_step_size
         self._samples = samples
-        self._left = training.steps
+        self._steps_left = training.steps
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
         """Return the adversarial loss of the true labels, once for each crop that is to be drawn."""
@@ -156,23 +156,23 @@ class RobustErrorMinimizing(ObjectiveHooks):
 
     def after_batch(self, batch: Batch, noise: Noise) -> None:
         """Train the surrogate on adversarial examples of the batch, until its steps are used up."""
-        if not self._left:
+        if not self._steps_left:
             return
-        self._left -= 1
+        self._steps_left -= 1
         with torch.no_grad():
             seen = augment(perturb_batch(batch, noise.delta(batch)), self._augmentation, self._tasks)
         self._surrogate.step(perturb_batch(seen, self._adversarial_change(self._surrogate.frozen(), seen)))
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """Return the share of tasks whose true label the surrogate does not see yet."""
+        """Return the share of tasks whose true label the surrogate does not predict yet."""
         seen = center_crop(perturb_batch(batch, delta), self._augmentation, self._tasks)
         return share_missed(self._surrogate.net, self._tasks, seen)
 
     def state(self) -> State:
         """Return the surrogate's training and how much of it is left."""
-        return {"surrogate": self._surrogate.state(), "left": self._left}
+        return {"surrogate": self._surrogate.state(), "left": self._steps_left}
 
     def load_state(self, state: State) -> None:
-        """Take up a state."""
+        """Resume from a state."""
         self._surrogate.load_state(state["surrogate"])
-        self._left = state["left"]
+        self._steps_left = state["left"]

@@ -19,8 +19,8 @@ class SEP:
     Source: Chen et al., ICLR 2023, arXiv:2211.12005, Alg. 1; many tasks by the mean of their losses as in
     Yu et al., ICML 2025
 
-    Departs from the paper: labels are shifted by half the classes, as there for ten; the snapshots are
-    those the run has if it has fewer.
+    Departs from the paper: labels are shifted by half the classes, as there for ten classes; if the run has
+    fewer snapshots, all of them are used.
 
     Attributes:
         checkpoints: equidistant snapshots of the clean training run (K), the trained network included.

@@ -1,4 +1,4 @@
-"""TAP: targeted adversarial poisoning, and its untargeted sibling."""
+"""TAP: targeted adversarial poisoning, and its untargeted variant."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -61,7 +61,7 @@ class TAP:
 
 @dataclass(frozen=True)
 class UntargetedTAP(TAP):
-    """Adversarial poisoning without a target: away from the true label, wherever that leads.
+    """Adversarial poisoning without a target: it only increases the loss of the true label.
 
     Source: Fowl et al., NeurIPS 2021, arXiv:2106.10807, section 4, untargeted; its authors call it brittle
 

@@ -28,9 +28,9 @@ from bench.values import Batch, Split
 
 @dataclass(frozen=True)
 class UC:
-    """Unlearnable clusters: one pattern per cluster of images, to make them look like another's.
+    """Unlearnable clusters: one pattern per cluster of images moves their features to another cluster.
 
-    It sees no label, so it serves any number of tasks alike. Images are clustered by k-means on a network's
+    It uses no labels, so it works for any number of tasks. Images are clustered by k-means on a network's
     features; for every cluster a generator with one fixed random input makes the pattern.
 
     Source: Zhang et al., CVPR 2023, arXiv:2301.01217, Alg. 1
@@ -63,7 +63,7 @@ class UC:
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one pattern per cluster."""
         net = context.surrogate_snapshots(1)[-1].eval().requires_grad_(False)
-        centers, member = _cluster(net, train, self.clusters, context.device)
+        centers, member = _cluster_images(net, train, self.clusters, context.device)
         channels, height, width = train.images.shape[1:]
         patterns = ClusterPatterns(
             [PatternGenerator(channels, height, width, self.width) for _ in centers],
@@ -85,7 +85,7 @@ class UC:
 
 
 @torch.no_grad()
-def _cluster(
+def _cluster_images(
     net: nn.Module, train: Split, clusters: int, device: torch.device
 ) -> tuple[Float[Tensor, "p d"], Int64[Tensor, " n"]]:
     """Return the centers of the images' features and the cluster of every image."""
@@ -100,7 +100,7 @@ def _cluster(
     )
     distinct = len(features.unique(dim=0))
     seed = int(torch.randint(2**31, ()))
-    with threadpool_limits(limits=1):  # sums in the order of one thread: the same on every machine
+    with threadpool_limits(limits=1):  # one thread's order of summation: the same on every machine
         means = KMeans(min(clusters, distinct), n_init=10, random_state=seed).fit(features.double().numpy())
     centers = torch.from_numpy(means.cluster_centers_).float().to(device)
     return centers, torch.from_numpy(means.labels_).long()
@@ -146,7 +146,7 @@ class ClusterPatterns(PerturberHooks):
         rounds: int,
         device: torch.device,
     ) -> None:
-        """Take the cluster of every training image as ``member``."""
+        """``member`` is the cluster of every training image."""
         self._generators = nn.ModuleList(generators).to(device)
         self._member = member
         self._epsilon = epsilon
@@ -154,7 +154,7 @@ class ClusterPatterns(PerturberHooks):
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, rounds, eta_min=1e-6)
 
     def _patterns(self) -> Float[Tensor, "p c h w"]:
-        # Twice the budget before clamping, so that most pixels can reach it, as under the original's clamp.
+        # Twice the budget before clamping, so that most pixels reach the budget, as in the original.
         drawn = torch.cat([generator() for generator in self._generators])
         return (2 * self._epsilon * drawn).clamp(-self._epsilon, self._epsilon)
 
@@ -183,7 +183,7 @@ class ClusterPatterns(PerturberHooks):
         }
 
     def load_craft_state(self, state: State) -> None:
-        """Take up a state."""
+        """Resume from a state."""
         self._generators.load_state_dict(state["generators"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -202,7 +202,7 @@ class ClusterShift(ObjectiveHooks):
         self._net, self._centers, self._member = net, centers, member
         self._augmentation = context.augmentation
 
-    def _aim(self, batch: Batch) -> Tensor:
+    def _aimed_clusters(self, batch: Batch) -> Tensor:
         return ((self._member[batch.index] + 1) % len(self._centers)).to(batch.images.device)
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
@@ -212,9 +212,11 @@ class ClusterShift(ObjectiveHooks):
     def _loss(self, batch: Batch, delta: Tensor) -> Tensor:
         seen = augment(perturb_batch(batch, delta), self._augmentation, ())
         features = representation_of(self._net)(seen.images).log_softmax(1)
-        return functional.kl_div(features, self._centers[self._aim(batch)].softmax(1), reduction="batchmean")
+        return functional.kl_div(
+            features, self._centers[self._aimed_clusters(batch)].softmax(1), reduction="batchmean"
+        )
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return 1 for every image whose features are not nearest to the aimed center yet."""
         features = representation_of(self._net)(add_delta(batch.images, delta))
-        return (torch.cdist(features, self._centers).argmin(1) != self._aim(batch)).float()
+        return (torch.cdist(features, self._centers).argmin(1) != self._aimed_clusters(batch)).float()

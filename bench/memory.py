@@ -1,4 +1,4 @@
-"""Arrays as large as a set of images, which need not fit in memory."""
+"""Arrays as large as a set of images, which may not fit in memory."""
 
 import contextlib
 import math
@@ -14,51 +14,51 @@ from torch import Tensor
 
 from bench.errors import BenchError
 
-IMAGES, VALUES = 512, 2**24
-"""Most images, and most pixel values, that are worked on at a time."""
+MAX_IMAGES, MAX_VALUES = 512, 2**24
+"""Largest number of images, and of pixel values, that are processed at a time."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
 SHARE = 0.25
-"""Most of the free memory that one array may take."""
+"""Largest share of the free memory that one array may take."""
 
 
 def allocate_zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return zeros in memory, or where they would take too much of it, in a temporary file.
+    """Return zeros in memory, or in a temporary file if they would take too much of it.
 
-    The file has no name and is gone with the array; ``TMPDIR`` says in which folder it is.
+    The file has no name and is deleted with the array; ``TMPDIR`` names its folder.
 
     Raises:
         BenchError: when the file's disk is full.
     """
     size = math.prod(shape) * dtype.itemsize
-    if size <= SHARE * min(psutil.virtual_memory().available, _container_limit()):
+    if size <= SHARE * min(psutil.virtual_memory().available, _container_memory_limit()):
         return torch.zeros(tuple(shape), dtype=dtype)
     try:
         with tempfile.TemporaryFile() as file:
-            _reserve(file.fileno(), size)
+            _reserve_disk_space(file.fileno(), size)
             values = np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,))
     except OSError as error:
         folder = tempfile.gettempdir()
         raise BenchError(
             f"an array of {size / 2**30:.3g} GiB fits neither in memory nor in {folder}: "
-            f"{error.strerror or error}; set TMPDIR to a folder with more room"
+            f"{error.strerror or error}; set TMPDIR to a folder with more space"
         ) from error
     return torch.from_numpy(values).view(dtype).view(tuple(shape))
 
 
 def rows_per_chunk(images: Tensor) -> int:
-    """Return how many of these images [n c h w] are worked on at a time, where that changes no result."""
-    return max(1, min(IMAGES, VALUES // max(1, images[:1].numel())))
+    """Return how many of these images [n c h w] to process at a time; it changes no result."""
+    return max(1, min(MAX_IMAGES, MAX_VALUES // max(1, images[:1].numel())))
 
 
-def _container_limit() -> float:
-    """Return how much memory the container (Linux control group) of this process may use, in bytes."""
+def _container_memory_limit() -> float:
+    """Return the memory limit of this process's container (Linux control group) in bytes."""
     limits = [math.inf]
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
-            for path in (group.lstrip("/"), ""):  # inside of a container, its own group is the root
+            for path in (group.lstrip("/"), ""):  # inside a container, its own group is the root
                 file = CGROUPS / "memory" / path / "memory.limit_in_bytes"
                 if not controllers:  # version 2 has one hierarchy, without a name
                     file = CGROUPS / path / "memory.max"
@@ -67,8 +67,8 @@ def _container_limit() -> float:
     return min(limits)
 
 
-def _reserve(file: int, size: int) -> None:
-    """Take the room now: where the disk is full, writing to a mapped page would kill the process."""
+def _reserve_disk_space(file: int, size: int) -> None:
+    """Reserve the space now: if the disk is full, writing to a mapped page would kill the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:

@@ -22,11 +22,11 @@ class MultiTask:
 
 @dataclass(frozen=True)
 class SingleTask:
-    """One network per task, all trained on one and the same poisoned set; a network has ``stl_epochs``.
+    """One network per task, all trained on the same poisoned set, for ``stl_epochs``.
 
     Source: Yu et al., ICML 2025 (MTL-UE), section 5.1, column "STL"; the epochs are those of its public code
 
-    Departs from the public code: attacks that are drawn per class are not drawn anew for every network.
+    Departs from the public code: class-wise noise is drawn once, not anew for every network.
     """
 
     version: ClassVar[int] = 1

@@ -1,11 +1,11 @@
-"""The only door to torchvision: its modules by name (``vision.models``), imported when they are first used.
+"""The only module that imports torchvision: ``torchvision_import.models`` and others, imported on first use.
 
-Whoever imports a library that imports torchvision opens the door before.
+A module that imports a library that imports torchvision must call `import_torchvision` before.
 
-torchvision's compiled operators belong to one build of torch. Beside another build of the same release
-(a CPU-only torch, say) they do not load, and importing torchvision stops at the first operator it wants to
-describe. Models, datasets and transforms need none of them, so the two operators' schemas are declared
-here, only then, and the import goes through; calling ``nms`` still fails, as it should.
+torchvision's compiled operators belong to one build of torch. With another build of the same release (such as
+a CPU-only torch) they do not load, and importing torchvision fails at the first operator that it describes.
+Models, datasets and transforms do not need these operators. So in this case the schemas of the two operators
+are declared here, and the import succeeds; calling ``nms`` still fails, as it should.
 """
 
 import importlib
@@ -26,12 +26,12 @@ _MODULES: Final = {
     "models": "torchvision.models",
     "transforms": "torchvision.transforms.v2",
 }
-_declared: list[torch.library.Library] = []  # a library's definitions live as long as the object
+_declared: list[torch.library.Library] = []  # definitions exist as long as this object
 
 
 @cache
 def import_torchvision() -> None:
-    """Import torchvision, whatever build of torch it finds."""
+    """Import torchvision with any build of torch."""
     try:
         import torchvision
     except RuntimeError as error:
@@ -47,7 +47,7 @@ def import_torchvision() -> None:
 
 
 def import_submodules() -> None:
-    """Import all that is behind the door, before something is timed in which it would be imported."""
+    """Import all of torchvision that is used here, so that no timed code has to import it."""
     for name in _MODULES:
         __getattr__(name)
 

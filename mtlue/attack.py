@@ -18,7 +18,7 @@ from bench.values import Batch, Split
 from mtlue.generator import Generator, Inputs, Reduction
 from mtlue.regularizers import embedding_regularizers
 
-LARGE = 200
+LARGE_SIDE = 200
 """Side in px from which on the generator works at an eighth of the image's resolution."""
 
 OFFICIAL_EPSILON = 0.0314 / (8 / 255)
@@ -27,7 +27,7 @@ OFFICIAL_EPSILON = 0.0314 / (8 / 255)
 
 @dataclass(frozen=True)
 class Profile:
-    """What the paper and its public code do not agree on.
+    """Settings in which the paper and its public code differ.
 
     Attributes:
         intra: λ1, weight of the intra-task regularizer.
@@ -71,7 +71,7 @@ class GeneratedNoise:
         rounds: int,
         per_task: bool = False,
     ) -> None:
-        """Take λ1 as ``intra`` and λ2 as ``inter``; ``rounds`` is what the schedule is laid over."""
+        """``intra`` is λ1, ``inter`` λ2; the schedule of the learning rate covers ``rounds``."""
         self.generator = generator
         self._intra, self._inter, self._per_task = intra, inter, per_task
         self._optimizer = torch.optim.Adam(generator.parameters(), lr=learning_rate, weight_decay=1e-4)
@@ -96,7 +96,7 @@ class GeneratedNoise:
             intra, inter = embedding_regularizers(embeddings, per_task=self._per_task)
             roots.append(self._intra * intra + self._inter * inter)
             slopes.append(None)
-        # However many surrogates there are, the generator is differentiated once.
+        # The generator is differentiated once, however many surrogates there are.
         torch.autograd.backward(roots, slopes)
         self._optimizer.step()
 
@@ -121,7 +121,7 @@ class GeneratedNoise:
         }
 
     def load_craft_state(self, state: State) -> None:
-        """Take up a state."""
+        """Resume from a state."""
         self.generator.load_state_dict(state["generator"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -129,7 +129,7 @@ class GeneratedNoise:
 
 @dataclass(frozen=True)
 class MTLUE(ABC):
-    """What MTL-UE has in common whatever its base: a generator with class embeddings of all tasks.
+    """The base of MTL-UE's variants: a generator with class embeddings of all tasks.
 
     Source: Yu et al., ICML 2025 (MTL-UE), Alg. 1
 
@@ -137,13 +137,12 @@ class MTLUE(ABC):
         profile: ``paper``: λ = (20, 100), every pair of classes weighs the same, exact budget, a crop and a
             flip per image, targeted TAP; ``official``, the public code: λ = (10, 200), averaged per task plus
             1, δ up to 0.0314 before rounding, one crop and flip per batch, TAP untargeted on binary tasks.
-        inputs: what the generator is given: ``both``, ``embeddings`` only or the ``image`` only (ablations).
+        inputs: the generator's input: ``both``, ``embeddings`` only or the ``image`` only (ablations).
         intra: λ1, weight of the intra-task regularizer; None: the profile's, 0: ablated.
         inter: λ2, weight of the inter-task regularizer; None: the profile's, 0: ablated.
         rounds: cap on the passes over the training set.
         batch: images per step.
-        stop_error: stop when the share of tasks on which the surrogate does not see what it shall is at most
-            this.
+        stop_error: stop when the share of tasks on which the attacker's aim is not reached is at most this.
         learning_rate: the generator's (and a trained-along surrogate's), Adam.
         width: channels of the generator's first block; the published generator is slow on a CPU.
         embedding_channels: channels of one class embedding.
@@ -199,7 +198,7 @@ class MTLUE(ABC):
     def restore(
         self, state: Mapping[str, Tensor], context: CraftContext, shape: tuple[int, int, int]
     ) -> Noise:
-        """Return the noise whose ``state()`` was kept, for images [c h w] of the shape it was trained on."""
+        """Return the noise with this ``state()``, for images [c h w] of the shape it was trained on."""
         generator = self._generator(context, *shape)
         generator.load_state_dict(state)
         noise = GeneratedNoise(generator, intra=0.0, inter=0.0, learning_rate=self.learning_rate, rounds=1)
@@ -212,12 +211,12 @@ class MTLUE(ABC):
 
     @abstractmethod
     def _objective(self, train: Split, context: CraftContext) -> Objective:
-        """Return what the base attack aims at."""
+        """Return the objective of the base attack."""
 
     def _reduction(self, height: int, width: int) -> Reduction:
         if self.reduction is not None:
             return self.reduction
-        return 8 if min(height, width) >= LARGE else 2
+        return 8 if min(height, width) >= LARGE_SIDE else 2
 
     def _generator(self, context: CraftContext, channels: int, height: int, width: int) -> Generator:
         return Generator(
@@ -235,7 +234,7 @@ class MTLUE(ABC):
 
 @dataclass(frozen=True)
 class MTLUEEM(MTLUE):
-    """MTL-UE with EM as base: the generator makes every task's labels easy for a surrogate trained along.
+    """MTL-UE with EM as base: the generator minimizes the loss of a surrogate that is trained along.
 
     Source: Yu et al., ICML 2025 (MTL-UE), Alg. 1, with the base of Huang et al., ICLR 2021, arXiv:2101.04898
 

@@ -14,7 +14,7 @@ from bench.api import Task
 from bench.values import Targets
 
 Inputs = Literal["both", "embeddings", "image"]
-"""What the decoder is given: class embeddings, features of the image, or both."""
+"""The decoder's input: class embeddings, features of the image, or both."""
 
 Reduction = Literal[2, 8]
 """How much smaller features and class embeddings are than the image."""
@@ -23,8 +23,8 @@ Reduction = Literal[2, 8]
 class ClassEmbeddings(nn.Module):
     """One spatial embedding [e s s'] for every class of a task.
 
-    A missing label gets the mean of the task's embeddings. Of a label map every pixel, nearest neighbors of
-    the map being taken, gets what its own class's embedding has there.
+    A missing label gets the mean of the task's embeddings. A label map is resized to the nearest labels, and
+    every pixel gets the value of its own class's embedding there.
     """
 
     def __init__(self, classes: int, channels: int, height: int, width: int) -> None:
@@ -34,12 +34,12 @@ class ClassEmbeddings(nn.Module):
 
     def forward(self, labels: Int64[Tensor, "b ..."]) -> Float[Tensor, "b e s s2"]:
         """Return the embeddings of labels [b], or of label maps [b h w]."""
-        # The row after the last class answers to label −1.
+        # Label −1, a missing one, selects the last row.
         rows = torch.cat([self.weight, self.weight.mean(0, keepdim=True)])
         if labels.ndim == 1:
             return rows[labels].view(len(labels), *self._shape)
         return pattern_per_pixel(
-            rows.view(len(rows), *self._shape), _resized(labels[:, None], self._shape)[:, 0]
+            rows.view(len(rows), *self._shape), _resize_nearest(labels[:, None], self._shape)[:, 0]
         )
 
     def rows(self) -> Float[Tensor, "k d"]:
@@ -62,26 +62,26 @@ class MapEmbedding(nn.Module):
         self._mean: Tensor | None = None
 
     def forward(self, target: Float[Tensor, "b i h w"]) -> Float[Tensor, "b e s s2"]:
-        """Return the embeddings of maps, nearest neighbors of which are taken."""
-        values = _resized(target, self._shape)
+        """Return the embeddings of maps, which are resized to the nearest values."""
+        values = _resize_nearest(target, self._shape)
         known = ~values.isnan().any(1, keepdim=True)
         embedded: Tensor = self._layers(torch.cat([values.nan_to_num() * known, known.float()], dim=1))
         self._mean = embedded.mean(0) if self.training else None
         return embedded
 
     def rows(self) -> Float[Tensor, "1 d"]:
-        """Return the mean embedding of the batch seen last, flattened.
+        """Return the mean embedding of the last batch, flattened.
 
         Raises:
-            RuntimeError: when none was seen in training mode.
+            RuntimeError: when there was no batch in training mode.
         """
         if self._mean is None:
-            raise RuntimeError("a map embedding has no mean before it has seen a batch in training mode")
+            raise RuntimeError("a map embedding has no mean before its first batch in training mode")
         return self._mean.flatten()[None]
 
 
-def _resized(maps: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Return maps [b c h w] at the embedding's resolution, each value one of the map's."""
+def _resize_nearest(maps: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return maps [b c h w] at the embedding's resolution, without interpolating values."""
     return functional.interpolate(maps.float(), size=shape[1:], mode="nearest-exact").to(maps.dtype)
 
 
@@ -90,12 +90,12 @@ class Generator(nn.Module):
 
     The stem is the first half of a ResNet-18 (3×3 stride-1 convolution, two blocks of ``width`` and two of
     2·``width`` channels, the latter at half resolution; with a ``reduction`` of 8, ResNet-18's own 7×7
-    stride-2 convolution and max-pooling before them). The decoder takes the embeddings of all tasks and
-    the stem's features, side by side, back to the image's resolution. Label maps are looked up pixel by pixel
-    (`ClassEmbeddings`), maps of depth or normals go through a module of their own (`MapEmbedding`).
+    stride-2 convolution and max-pooling before them). The decoder gets the embeddings of all tasks and the
+    stem's features, concatenated, and enlarges them to the image's resolution. Label maps are embedded pixel
+    by pixel (`ClassEmbeddings`), maps of depth or normals by convolutions (`MapEmbedding`).
 
-    Source: Yu et al., ICML 2025 (MTL-UE), section 4 and Figure 2; embedding modules for dense tasks are
-    named there, and their layers are ours
+    Source: Yu et al., ICML 2025 (MTL-UE), section 4 and Figure 2; it mentions
+    embedding modules for dense tasks; their layers are ours
 
     Args:
         tasks: whose labels are embedded.
@@ -105,7 +105,7 @@ class Generator(nn.Module):
         epsilon: the budget in [0, 1] pixel units.
         base_width: channels of the stem's first block; 64 in the paper.
         embedding_channels: channels of one class embedding; 16 in the paper.
-        inputs: what the decoder is given; anything but ``both`` is an ablation.
+        inputs: the decoder's input; the values other than ``both`` are ablations.
         reduction: how much smaller features and embeddings are than the image: 2, or 8 for large images, as
             the public code has it for ChestX-ray14.
     """
@@ -136,19 +136,19 @@ class Generator(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"], targets: Targets) -> Float[Tensor, "b c h w"]:
         """Return δ for images and their labels."""
-        given = [embed(targets[name]) for name, embed in zip(self._names, self.embeddings, strict=True)]
+        inputs = [embed(targets[name]) for name, embed in zip(self._names, self.embeddings, strict=True)]
         if self.stem is not None:
-            given.append(self.stem(images))
-        decoded = self.decoder(torch.cat(given, dim=1))
-        # The decoder multiplies the stem's resolution: a side that is no multiple comes out too long.
+            inputs.append(self.stem(images))
+        decoded = self.decoder(torch.cat(inputs, dim=1))
+        # The decoder multiplies the stem's resolution: other sides become too long.
         height, width = images.shape[2:]
         clamped: Tensor = decoded[:, :, :height, :width].clamp(-self._epsilon, self._epsilon)
         return clamped
 
     def class_embeddings(self) -> list[Float[Tensor, "_ d"]]:
-        """Return what the regularizers act on, one matrix per task; none without embeddings.
+        """Return the input of the regularizers, one matrix per task; none without embeddings.
 
-        That are the class embeddings, flattened, or the mean of a map's embeddings over the last batch.
+        It has the class embeddings, flattened, or the mean of a map's embeddings over the last batch.
         """
         return [embed.rows() for embed in self.embeddings]  # type: ignore[operator]
 
@@ -160,14 +160,14 @@ def _embedding(task: Task, channels: int, height: int, width: int) -> nn.Module:
 
 
 def _stem(channels: int, width: int, reduction: Reduction) -> nn.Sequential:
-    enter: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
+    first: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
     if reduction == 8:
-        enter = [nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)]
+        first = [nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)]
     shrink = [nn.MaxPool2d(3, stride=2, padding=1)] if reduction == 8 else []
     block = torchvision_import.models.resnet.BasicBlock
     halve = nn.Sequential(nn.Conv2d(width, 2 * width, 1, stride=2, bias=False), nn.BatchNorm2d(2 * width))
     return nn.Sequential(
-        *enter,
+        *first,
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
         *shrink,
@@ -180,13 +180,13 @@ def _stem(channels: int, width: int, reduction: Reduction) -> nn.Sequential:
 
 def _decoder(joined: int, width: int, channels: int, reduction: Reduction) -> nn.Sequential:
     def last(inner: int, outer: int) -> nn.Module:
-        """Return one of the two last layers, which enlarge where the stem has shrunk more."""
+        """Return one of the two last layers, which enlarge if the reduction is 8."""
         if reduction == 8:
             return nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1)
         return nn.ConvTranspose2d(inner, outer, 3, padding=1)
 
-    # No non-linearity stands between the first two layers, and instance normalization has no affine
-    # parameters: so it is in the authors' architecture.
+    # As in the authors' architecture, there is no non-linearity between the first two layers, and instance
+    # normalization has no affine parameters.
     return nn.Sequential(
         nn.ConvTranspose2d(joined, width, 4, stride=2, padding=1),
         nn.ConvTranspose2d(width, width, 3, padding=1),

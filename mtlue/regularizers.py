@@ -1,4 +1,4 @@
-"""The two regularizers of MTL-UE's class embeddings, each entry of one matrix of cosines used once."""
+"""The two regularizers of MTL-UE's class embeddings, from one matrix of cosines."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ def embedding_regularizers(
     """Return the intra-task and the inter-task regularizer of the tasks' class embeddings.
 
     With the cosines of all pairs of class embeddings, intra is their mean over pairs of classes of one task
-    (classes of a task are to be told apart), inter the mean of their absolute value over pairs of classes of
-    two tasks (tasks are not to interfere).
+    (to separate the classes of a task), inter the mean of their absolute value over pairs of classes of two
+    tasks (to keep tasks from interfering).
 
     Source: Yu et al., ICML 2025 (MTL-UE), Eq. of L_Intra and L_Inter: every pair has the same weight
 
@@ -36,7 +36,7 @@ def embedding_regularizers(
     other = (task[:, None] != task) & upper
     if per_task:
         pairs = torch.zeros(len(sizes), device=rows.device).index_add_(0, task, same.sum(1).float())
-        # Every entry of a task's block weighs one over its pairs.
+        # Every pair of a task has the weight 1 / number of the task's pairs.
         weighted = cosines * same / pairs.clamp(min=1)[task][:, None]
         intra = weighted.sum() / len(sizes) + 1
     else:

@@ -55,7 +55,7 @@ def test_a_containers_limit_counts_like_the_machines_memory(
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("1000\n")
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
-    assert memory._container_limit() == 1000
+    assert memory._container_memory_limit() == 1000
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     assert len(memory.allocate_zeros((250,), torch.uint8)) == 250
     with pytest.raises(BenchError, match="neither in memory"):

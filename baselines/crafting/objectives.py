@@ -1,4 +1,4 @@
-"""What a surrogate-based attack aims at: which labels, against which surrogates."""
+"""The aims of attacks with surrogates: which labels are used against which surrogates."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ from bench.values import Batch, Split
 
 
 class ErrorMinimizing(ObjectiveHooks):
-    """Make the true labels easy for a surrogate that is trained on the perturbed images themselves.
+    """Minimize the loss of the true labels for a surrogate that is trained on the perturbed images.
 
     Source: Huang et al., ICLR 2021, arXiv:2101.04898; many tasks: the mean of their losses
     (Yu et al., ICML 2025)
@@ -54,8 +54,8 @@ class ErrorMinimizing(ObjectiveHooks):
         self._augmentation = context.augmentation
         self._steps = training.steps
         self._surrogate = SurrogateInTraining(context, training)
-        self._passes = ResumableLoader(train, training.batch, context.device, training.shuffle)
-        self._stream = self._passes.endless()
+        self._loader = ResumableLoader(train, training.batch, context.device, training.shuffle)
+        self._stream = self._loader.endless()
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
         """Return the mean loss of the true labels, the surrogate frozen and in evaluation mode."""
@@ -85,18 +85,18 @@ class ErrorMinimizing(ObjectiveHooks):
             self._surrogate.step(seen)
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """Return the share of tasks whose true label the surrogate does not see yet."""
+        """Return the share of tasks whose true label the surrogate does not predict yet."""
         seen = central_view(perturb_batch(batch, delta), self._view, self._augmentation, self._tasks)
         return share_missed(self._surrogate.net, self._tasks, seen)
 
     def state(self) -> State:
-        """Return the surrogate's training and the place in its stream of batches."""
-        return {"surrogate": self._surrogate.state(), "passes": self._passes.state()}
+        """Return the surrogate's training and the position in its batches."""
+        return {"surrogate": self._surrogate.state(), "passes": self._loader.state()}
 
     def load_state(self, state: State) -> None:
-        """Take up a state."""
+        """Resume from a state."""
         self._surrogate.load_state(state["surrogate"])
-        self._passes.load_state(state["passes"])
+        self._loader.load_state(state["passes"])
 
 
 Aim = Literal["shifted", "away", "away-if-binary"]
@@ -106,9 +106,9 @@ Aim = Literal["shifted", "away", "away-if-binary"]
 class FixedSurrogate(ObjectiveHooks):
     """Mislead surrogates that were trained on the clean data.
 
-    ``shifted`` makes them see every label y as (y + ⌊k/2⌋) mod k, the other one of two classes; a depth as
-    the one half of the range away, a direction as the opposite one. ``away`` makes the true label's loss
-    large.
+    ``shifted`` makes them predict (y + ⌊k/2⌋) mod k for every label y, which is the other one of two classes;
+    for a depth the one half of the range away, for a direction the opposite one. ``away`` makes the loss of
+    the true label large.
 
     Source: Fowl et al., NeurIPS 2021, arXiv:2106.10807, section 4; several snapshots: Chen et al., ICLR
     2023, arXiv:2211.12005 (SEP); the shift by half the classes: Yu et al., ICML 2025
@@ -133,7 +133,7 @@ class FixedSurrogate(ObjectiveHooks):
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
         """Return one loss per surrogate: of the shifted labels, or minus that of the true ones."""
-        aimed = self._aimed(batch)
+        aimed = self._aimed_batch(batch)
         return [partial(self._loss, net, aimed) for net in self._surrogates]
 
     def _loss(self, net: nn.Module, aimed: Batch, delta: Tensor) -> Tensor:
@@ -142,11 +142,11 @@ class FixedSurrogate(ObjectiveHooks):
         return mean_loss(losses, seen.targets, self._tasks)
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """Return the share of tasks on which the last surrogate does not see what it shall.
+        """Return the share of tasks on which the last surrogate is not misled yet.
 
-        That is the shifted label, or any but the true one.
+        It is misled if it predicts the shifted label, or, with ``away``, any label but the true one.
         """
-        aimed = perturb_batch(self._aimed(batch), delta)
+        aimed = perturb_batch(self._aimed_batch(batch), delta)
         seen = central_view(aimed, self._view, self._augmentation, self._tasks)
         missed, labeled = [], []
         for task, out in zip(self._tasks, self._surrogates[-1](seen.images), strict=True):
@@ -156,8 +156,8 @@ class FixedSurrogate(ObjectiveHooks):
             labeled.append(task.labeled(target))
         return mean_over_labeled_tasks(missed, labeled)
 
-    def _aimed(self, batch: Batch) -> Batch:
-        """Return the batch with the labels the surrogates shall see, or the true ones they shall not see."""
+    def _aimed_batch(self, batch: Batch) -> Batch:
+        """Return the batch with the labels the surrogates are to predict, or the true ones to avoid."""
         aimed = dict(batch.targets)
         for task in self._tasks:
             if not self._away[task.name]:
@@ -184,7 +184,8 @@ class FeatureAlignment(FixedSurrogate):
         super().__init__(context, surrogates, view="image")
         self._labeled = require_classification(context.tasks, "feature alignment")
         self._means = {
-            id(net): _class_means(net, train, self._labeled, context.device) for net in self._surrogates
+            id(net): _class_mean_features(net, train, self._labeled, context.device)
+            for net in self._surrogates
         }
 
     def _loss(self, net: nn.Module, aimed: Batch, delta: Tensor) -> Tensor:
@@ -198,7 +199,7 @@ class FeatureAlignment(FixedSurrogate):
 
 
 @torch.no_grad()
-def _class_means(
+def _class_mean_features(
     net: nn.Module, train: Split, tasks: Sequence[Classification], device: torch.device
 ) -> list[Float[Tensor, "k d"]]:
     """Return, per task, the mean features of every class; zero for a class that does not occur."""

@@ -1,4 +1,4 @@
-"""Backbones for dense tasks: a map of features, and a decoder of it for every task."""
+"""Backbones for dense tasks: a map of features, and a decoder for every task."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from annotated_types import Ge
 from torch import nn
 
 from bench import torchvision_import
-from bench.backbones.surgery import he_normal, take_channels
+from bench.backbones.surgery import he_normal, replace_input_channels
 from bench.values import Shape
 
 
@@ -54,7 +54,7 @@ class DilatedResNet18(_DeepLab):
 
 
 def _dilated(net: Any, channels: int) -> tuple[nn.Module, int]:
-    take_channels(net, channels, he_normal)
+    replace_input_channels(net, channels, he_normal)
     _dilate(net.layer3, 2)
     _dilate(net.layer4, 4)
     width: int = net.fc.in_features
@@ -63,24 +63,24 @@ def _dilated(net: Any, channels: int) -> tuple[nn.Module, int]:
 
 
 def _dilate(stage: nn.Module, dilation: int) -> None:
-    """Take the stride out of a stage, whose input is ``dilation // 2`` times as fine as it was made for.
+    """Remove the stride of a stage whose input has ``dilation // 2`` times the resolution it was made for.
 
-    What comes after the stride then is ``dilation`` times as fine, and looks that much farther.
+    The convolutions after the stride then have ``dilation`` times the resolution and are dilated by it.
     """
     for conv in stage.modules():
         if isinstance(conv, nn.Conv2d):
-            reach = dilation // 2 if conv.stride == (2, 2) else dilation
+            spacing = dilation // 2 if conv.stride == (2, 2) else dilation
             conv.stride = (1, 1)
             if conv.kernel_size == (3, 3):
-                conv.dilation = conv.padding = (reach, reach)
+                conv.dilation = conv.padding = (spacing, spacing)
 
 
 @dataclass(frozen=True)
 class DenseSmall:
     """Five 3×3 convolutions at a quarter of the image's resolution, the last ones dilated, for CPUs.
 
-    Not from a paper: plain, but every point of its map sees 63 pixels of the image a side. A task's decoder
-    is two convolutions.
+    Not from a paper: a plain network; every point of its map depends on 63×63 pixels of the image. A task's
+    decoder is two convolutions.
 
     Attributes:
         width: channels of the first convolution; the later ones have 2, 4, 4 and 4 times as many.

@@ -1,4 +1,4 @@
-"""Any classification network of a library, by its name there."""
+"""Any classification network of timm or torchvision, by its name there."""
 
 import difflib
 from abc import ABC, abstractmethod
@@ -11,17 +11,17 @@ from annotated_types import Ge
 from torch import nn
 
 from bench import torchvision_import
-from bench.backbones.surgery import Resized, take_channels
+from bench.backbones.surgery import Resized, replace_input_channels
 from bench.errors import BenchError
 from bench.values import Shape
 
 
 @dataclass(frozen=True)
-class _ByName(ABC):
+class _LibraryModel(ABC):
     """A network that a library builds by its name.
 
     Attributes:
-        size: side of the square that images are scaled to; None: they stay as they are.
+        size: side of the square that images are scaled to; None: images are not scaled.
     """
 
     model: str
@@ -33,7 +33,7 @@ class _ByName(ABC):
     def __post_init__(self) -> None:
         known = self._known()
         if self.model not in known:
-            # Hundreds of names: the nearest one is more help than all.
+            # There are hundreds of names; the nearest one helps more than a list.
             (near,) = difflib.get_close_matches(self.model, known, n=1, cutoff=0)
             raise BenchError(
                 f"unknown backbone '{self.family}:{self.model}'; did you mean '{self.family}:{near}'?"
@@ -42,7 +42,7 @@ class _ByName(ABC):
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b d], the network without its last layer, and its width.
 
-        A network that is built for one size is built for these images', and scales others to it.
+        A network for images of one size is built for the size of these, and scales other images to it.
 
         Raises:
             BenchError: when the library's network cannot take images of this shape.
@@ -51,8 +51,8 @@ class _ByName(ABC):
         sides = (height, width) if self.size is None else (self.size, self.size)
         try:
             net, fixed = self._create(channels, sides)
-            features = _features(net, (channels, *sides))
-        except Exception as error:  # of whatever kind: the networks are of many authors
+            features = _count_features(net, (channels, *sides))
+        except Exception as error:  # the libraries raise errors of many types
             raise BenchError(
                 f"backbone '{self.family}:{self.model}' cannot take images of {sides[0]}x{sides[1]} "
                 f"({_first_line(error)}); give it a size, such as {self.family}:{self.model}(size=224)"
@@ -61,15 +61,15 @@ class _ByName(ABC):
 
     @abstractmethod
     def _known(self) -> Sequence[str]:
-        """Return every name there is."""
+        """Return all names of the library."""
 
     @abstractmethod
     def _create(self, channels: int, sides: tuple[int, int]) -> tuple[nn.Module, bool]:
         """Return a network without its classifier, and whether it is for images of this size only."""
 
 
-def _features(net: nn.Module, shape: Shape) -> int:
-    """Return how many features a network gives for an image, which the libraries do not say reliably."""
+def _count_features(net: nn.Module, shape: Shape) -> int:
+    """Return the number of features of a network; the libraries do not report it reliably."""
     net.eval()
     with torch.no_grad():
         width: int = net(torch.zeros(1, *shape)).shape[1]
@@ -82,10 +82,10 @@ def _first_line(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
-class TimmModel(_ByName):
+class TimmModel(_LibraryModel):
     """A network of timm by its name there, ``timm:resnet10t`` say, untrained.
 
-    A name may end in the tag of some pretrained weights: it is the same network, and they are not loaded.
+    A name may end in the tag of pretrained weights, which are not loaded: it is the same network.
 
     Source: Wightman, 2019, PyTorch Image Models, github.com/huggingface/pytorch-image-models
     """
@@ -105,7 +105,7 @@ class TimmModel(_ByName):
 
         try:
             return create(img_size=sides), True
-        except TypeError:  # it has no such parameter: it is for images of any size
+        except TypeError:  # no such parameter: it takes images of any size
             return create(), False
 
 
@@ -115,21 +115,21 @@ def _timm() -> Any:
         import timm
     except ModuleNotFoundError as error:
         raise BenchError(
-            "a backbone 'timm:...' needs the package timm, which is not there; pip install timm"
+            "a backbone 'timm:...' needs the package timm, which is not installed; pip install timm"
         ) from error
     return timm
 
 
 _WITHOUT_AUXILIARY: Final = {"aux_logits": False, "init_weights": True}
-"""Options of two networks that else classify in three places, and warn where the second one is not set."""
+"""Options of two networks that have auxiliary classifiers by default, and warn without the second one."""
 
 
 @dataclass(frozen=True)
-class TorchvisionModel(_ByName):
+class TorchvisionModel(_LibraryModel):
     """A network of torchvision by its name there, ``torchvision:convnext_tiny`` say, untrained.
 
-    It is one that classifies. For images that have not three channels, its first convolution is drawn anew:
-    normal, with the variance that it had.
+    It must be a classification network. For images without three channels the first convolution is replaced:
+    its weights are normal, with the variance of the old ones.
 
     Source: TorchVision maintainers and contributors, 2016, github.com/pytorch/vision
     """
@@ -143,7 +143,7 @@ class TorchvisionModel(_ByName):
         sized = self._sized(sides)
         auxiliary = _WITHOUT_AUXILIARY if self.model in ("googlenet", "inception_v3") else {}
         net: nn.Module = torchvision_import.models.get_model(self.model, weights=None, **sized, **auxiliary)
-        take_channels(net, channels)
+        replace_input_channels(net, channels)
         *_, classifier = (
             name for name, part in net.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)
         )

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from bench import torchvision_import
-from bench.backbones.surgery import he_normal, take_channels
+from bench.backbones.surgery import he_normal, replace_input_channels
 from bench.values import Shape
 
 
@@ -44,7 +44,7 @@ class ResNet50:
 
 
 def _without_classifier(net: Any, channels: int) -> tuple[nn.Module, int]:
-    take_channels(net, channels, he_normal)
+    replace_input_channels(net, channels, he_normal)
     width: int = net.fc.in_features
     net.fc = nn.Identity()
     return net, width

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.values import Shape
 
 GRID = 4
-"""Side of the last feature map. It is flattened, not averaged: tasks such as *left digit* ask where."""
+"""Side of the last feature map. It is flattened, not averaged: tasks such as *left digit* need positions."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Small:
             if stage < len(widths) - 1:
                 yield nn.MaxPool2d(2, ceil_mode=True)
             channels = width
-        yield _Grid(GRID)
+        yield _GridMeans(GRID)
         yield nn.Flatten()
 
 
-class _Grid(nn.AdaptiveAvgPool2d):
-    """The mean of every cell of a grid; where bits have to repeat, with a gradient that CUDA can repeat."""
+class _GridMeans(nn.AdaptiveAvgPool2d):
+    """The mean of every cell of a grid; in deterministic mode, with a deterministic gradient on CUDA."""
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c g g"]:
         """Return the means."""
@@ -59,9 +59,9 @@ class _Grid(nn.AdaptiveAvgPool2d):
 
 
 def cell_means(maps: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c g g"]:
-    """Return the means of so many cells a side, as adaptive average pooling has them, cell by cell.
+    """Return the means of ``cells`` cells per side, as adaptive average pooling does, computed cell by cell.
 
-    Cells reach from the pixel they begin in to the one they end in, so that neighbors may overlap.
+    A cell includes the pixels that it covers in part, so neighboring cells may overlap.
     """
     rows, columns = (
         [slice(side * i // cells, -(-side * (i + 1) // cells)) for i in range(cells)]

@@ -1,4 +1,4 @@
-"""Networks that were made for ImageNet, adapted to other images."""
+"""Adapting networks made for ImageNet to other images."""
 
 from collections.abc import Callable
 
@@ -10,16 +10,16 @@ from bench.errors import BenchError
 from bench.values import Shape
 
 
-def take_channels(
+def replace_input_channels(
     net: nn.Module, channels: int, initialize: Callable[[Tensor], object] | None = None
 ) -> None:
-    """Give a network a first convolution for this many channels, unless it has one.
+    """Replace a network's first convolution by one for this many channels, if it has another number.
 
     Args:
         net: changed in place.
-        channels: of the images it will take.
+        channels: of the images.
         initialize: draws the weights [o c k k] in place; None: from a normal distribution with the variance
-            of those that were there. Biases are zero.
+            of the old weights. Biases are zero.
     """
     name, old = next((name, part) for name, part in net.named_modules() if isinstance(part, nn.Conv2d))
     if channels == old.in_channels:
@@ -33,11 +33,11 @@ def take_channels(
         bias=old.bias is not None,
     )
     spread = old.weight.std().item()
-    draw(new, initialize or (lambda weight: nn.init.normal_(weight, std=spread)))
+    draw_weights(new, initialize or (lambda weight: nn.init.normal_(weight, std=spread)))
     net.set_submodule(name, new)
 
 
-def draw(convolution: nn.Conv2d, initialize: Callable[[Tensor], object]) -> None:
+def draw_weights(convolution: nn.Conv2d, initialize: Callable[[Tensor], object]) -> None:
     """Draw a convolution's weights anew; its biases are zero."""
     initialize(convolution.weight)
     if convolution.bias is not None:
@@ -53,7 +53,7 @@ def he_normal(weight: Tensor) -> None:
 
 
 def require_side(least: int, name: str, shape: Shape) -> None:
-    """Refuse images that a network would pool to nothing.
+    """Check that images are large enough for a network's poolings.
 
     Raises:
         BenchError: when a side is shorter than ``least`` pixels.

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from bench import torchvision_import
-from bench.backbones.surgery import draw, he_normal, require_side, take_channels
+from bench.backbones.surgery import draw_weights, he_normal, replace_input_channels, require_side
 from bench.values import Shape
 
 
@@ -31,11 +31,11 @@ class VGG16:
             BenchError: when a side is shorter than 32 px, which five poolings reduce to nothing.
         """
         require_side(32, "vgg16", shape)
-        # Not out of torchvision's vgg16_bn: drawing the weights of its classifier would take seconds.
+        # Not from torchvision's vgg16_bn: drawing the weights of its classifier takes seconds.
         vgg = torchvision_import.models.vgg
         features = vgg.make_layers(vgg.cfgs["D"], batch_norm=True)
         for part in features:
             if isinstance(part, nn.Conv2d):
-                draw(part, he_normal)
-        take_channels(features, shape[0], he_normal)
+                draw_weights(part, he_normal)
+        replace_input_channels(features, shape[0], he_normal)
         return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 512

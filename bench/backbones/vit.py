@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 from torch import Tensor, nn
 
 from bench import torchvision_import
-from bench.backbones.surgery import Resized, take_channels
+from bench.backbones.surgery import Resized, replace_input_channels
 from bench.values import Shape
 
 PATCH: Final = 16
@@ -35,7 +35,7 @@ class ViTB16:
         channels, height, width = shape
         side = max(1, (max(height, width) + PATCH // 2) // PATCH) * PATCH
         net = torchvision_import.models.vit_b_16(weights=None, image_size=side)
-        take_channels(net, channels, _initialize)
+        replace_input_channels(net, channels, _initialize)
         net.heads = nn.Identity()
         return Resized(net, (side, side)), net.hidden_dim
 

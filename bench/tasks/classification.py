@@ -1,4 +1,4 @@
-"""Classification tasks: head, loss, metrics and their floors. Dense tasks are in `bench.dense`."""
+"""Classification tasks: head, loss, metrics and their floors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ def require_classification(tasks: Sequence[Task], who: str) -> tuple["Classifica
     """Return the tasks, all of which must be classifications.
 
     Raises:
-        BenchError: naming ``who`` cannot work with which task.
+        BenchError: when one is not; the message names ``who`` needs classifications, and the task.
     """
     chosen = tuple(task for task in tasks if isinstance(task, Classification))
     if len(chosen) < len(tasks):
         other = next(task.name for task in tasks if not isinstance(task, Classification))
-        raise BenchError(f"{who} works on classification tasks only, and {other!r} is none")
+        raise BenchError(f"{who} works on classification tasks only, and {other!r} is not one")
     return chosen
 
 
 @dataclass(frozen=True)
 class Classification:
-    """One label out of several; two classes are one logit with binary cross-entropy inside.
+    """One label out of several; two classes are one logit with binary cross-entropy.
 
     Source: the label handling of Yu et al., ICML 2025 (MTL-UE), section 5.1.
 
@@ -62,8 +62,8 @@ class Classification:
     def scored(self) -> str:
         """The metric protection is computed from.
 
-        Balanced accuracy in place of accuracy: on a 98 : 2 attribute plain accuracy has no room between a
-        clean victim and the floor.
+        Balanced accuracy in place of accuracy: on a 98 : 2 attribute the accuracy of a clean victim is hardly
+        above the floor.
         """
         return "balanced_accuracy" if self.headline == "accuracy" else self.headline
 
@@ -102,7 +102,7 @@ class Classification:
         return target
 
     def mirrored(self, target: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
-        """Return the labels themselves: what an image shows does not depend on which way round it is."""
+        """Return the labels themselves: flipping an image does not change them."""
         return target
 
     def scorer(self) -> Scorer:
@@ -137,12 +137,12 @@ class Classification:
             return None
         outputs = outputs.double()
         if self.outputs == 1:
-            return _area(outputs[:, 0], target == 1)
-        # One class's logit alone does not rank samples: its odds against all others do.
+            return _roc_area(outputs[:, 0], target == 1)
+        # Samples are ranked by a class's odds against all others, not by its logit alone.
         areas = []
         for label in occurring.tolist():
             others = torch.cat([outputs[:, :label], outputs[:, label + 1 :]], dim=1)
-            areas.append(_area(outputs[:, label] - others.logsumexp(1), target == label))
+            areas.append(_roc_area(outputs[:, label] - others.logsumexp(1), target == label))
         return sum(areas) / len(areas)
 
     def describe(self, train: Int64[Tensor, " n"], test: Int64[Tensor, " m"]) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Classification:
 
 
 class _ClassificationScorer:
-    """Outputs and labels, scored together: ranks are not known before the last one."""
+    """Collects outputs and labels: AUROC needs all of them to rank samples."""
 
     def __init__(self, task: Classification) -> None:
         self._task = task
@@ -177,19 +177,19 @@ class _ClassificationScorer:
         self._target: list[Tensor] = []
 
     def update(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> None:
-        """Keep them."""
+        """Add outputs and labels."""
         self._outputs.append(outputs)
         self._target.append(target)
 
     def compute(self) -> dict[str, float | None]:
-        """Return `Classification.metrics` of all."""
+        """Return `Classification.metrics` of all samples."""
         return self._task.metrics(torch.cat(self._outputs), torch.cat(self._target))
 
 
-def _area(scores: Tensor, positive: Tensor) -> float:
+def _roc_area(scores: Tensor, positive: Tensor) -> float:
     """Return the area under the ROC curve.
 
-    The scores' ranks are passed on, not the scores: the library takes a sigmoid of what is not in [0, 1], and
+    The library gets the scores' ranks, not the scores: it takes the sigmoid of values outside of [0, 1], and
     confident logits would all become 1.
     """
     from bench.tasks.metrics import binary_auroc

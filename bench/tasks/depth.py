@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from bench.tasks.maps import share_of_pixels, split_maps
+from bench.tasks.maps import score_constant, share_of_pixels, split_maps
 from bench.tasks.protocol import MISSING, Kind, Scorer
 
 BINS = 8
-"""Classes into which depths are sorted for class-wise noise."""
+"""Number of classes into which depths are divided for class-wise noise."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Depth:
         return torch.full_like(target, math.nan)
 
     def shifted(self, target: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        """Return the distance half of the range away, as half of the classes are in a classification."""
+        """Return the distance half of the range away, as classifications are shifted by half the classes."""
         span = self.farthest - self.nearest
         return (target - self.nearest + span / 2) % span + self.nearest
 
@@ -88,17 +88,12 @@ class Depth:
 
     def describe(self, train: Float[Tensor, "n 1 h w"], test: Float[Tensor, "m 1 h w"]) -> dict[str, Any]:
         """Return the task's `bench.record.TaskInfo`; the floor is the median of the training set."""
-        constant = self._median(train)
-        scorer = self.scorer()
-        for some in split_maps(test):
-            target = some.float()
-            scorer.update(torch.full_like(target, constant), target)
-        floor = scorer.compute()
+        floor = score_constant(self, torch.tensor(self._median(train)), test)
         return {
             "kind": self.kind,
             "headline": "absolute_error",
             "scored": "absolute_error",
-            "floor": {metric: floor[metric] or 0.0 for metric in ("absolute_error", "relative_error")},
+            "floor": {metric: floor[metric] for metric in ("absolute_error", "relative_error")},
             "perfect": {"absolute_error": 0.0, "relative_error": 0.0},
             "test": int(self.labeled(test).sum()),
         }

@@ -1,6 +1,6 @@
-"""The metrics taken from torchmetrics, which imports torchvision, so that its door comes first.
+"""The metrics taken from torchmetrics, which imports torchvision.
 
-Imported where a metric is computed: what only plans or reads needs neither library.
+Modules import this one where a metric is computed, so that planning and reading need neither library.
 """
 
 # ruff: noqa: E402

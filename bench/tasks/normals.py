@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bench.tasks.maps import share_of_pixels, split_maps
+from bench.tasks.maps import score_constant, share_of_pixels, split_maps
 from bench.tasks.protocol import MISSING, Kind, Scorer
 
 SECTORS = 8
-"""The same for normals: directions they lean to, beside those that face the camera."""
+"""Number of classes of directions, besides the class of surfaces that face the camera."""
 
 FACING = 30.0
 """Angle in degrees to the line of sight below which a normal faces the camera."""
@@ -43,17 +43,17 @@ class Normals:
 
     @property
     def classes(self) -> int:
-        """Sectors, and one class for what faces the camera."""
+        """Sectors, and one class for surfaces that face the camera."""
         return SECTORS + 1
 
     @property
     def outputs(self) -> int:
-        """Three outputs, whose direction counts."""
+        """Three outputs, of which only the direction matters."""
         return 3
 
     def loss(self, outputs: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
         """Return the mean of 1 - cos of the angle over the labeled pixels, 0 where there is none."""
-        known = _known(target)
+        known = _labeled_pixels(target)
         return ((1 - _cosine(outputs, target)) * known).sum() / known.sum().clamp(min=1)
 
     def share_wrong(
@@ -61,18 +61,18 @@ class Normals:
     ) -> Float[Tensor, " b"]:
         """Return the share of labeled pixels that are off by the largest of `ANGLES` or more."""
         right = _cosine(outputs, target) > math.cos(math.radians(ANGLES[-1]))
-        return share_of_pixels(~right, _known(target))
+        return share_of_pixels(~right, _labeled_pixels(target))
 
     def labeled(self, target: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]:
         """Return which samples have a labeled pixel."""
-        return _known(target).flatten(1).any(1)
+        return _labeled_pixels(target).flatten(1).any(1)
 
     def without_labels(self, target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return maps without labels."""
         return torch.full_like(target, math.nan)
 
     def shifted(self, target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Return the opposite direction, the farthest there is."""
+        """Return the opposite direction."""
         return -target
 
     def class_labels(self, target: Float[Tensor, "b 3 h w"]) -> Int64[Tensor, "b h w"]:
@@ -81,10 +81,10 @@ class Normals:
         turn = (torch.atan2(y, x) / (2 * math.pi)) % 1
         sector = (turn * SECTORS).long().clamp(max=SECTORS - 1)
         facing = -z > math.cos(math.radians(FACING))
-        return torch.where(_known(target), torch.where(facing, SECTORS, sector), MISSING)
+        return torch.where(_labeled_pixels(target), torch.where(facing, SECTORS, sector), MISSING)
 
     def mirrored(self, target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Return the directions with x turned round."""
+        """Return the directions with x negated."""
         return target * target.new_tensor([-1.0, 1.0, 1.0])[:, None, None]
 
     def scorer(self) -> Scorer:
@@ -94,19 +94,14 @@ class Normals:
     def describe(self, train: Float[Tensor, "n 3 h w"], test: Float[Tensor, "m 3 h w"]) -> dict[str, Any]:
         """Return the task's `bench.record.TaskInfo`; the floor is the mean direction of the training set."""
         total = sum((some.float().nan_to_num().sum((0, 2, 3)) for some in split_maps(train)), torch.zeros(3))
-        constant = functional.normalize(total, dim=0)[:, None, None]
-        scorer = self.scorer()
-        for some in split_maps(test):
-            target = some.float()
-            scorer.update(constant.expand_as(target), target)
-        floor = scorer.compute()
-        perfect = {"mean_angle": 0.0, "median_angle": 0.0} | {_within(angle): 1.0 for angle in ANGLES}
+        floor = score_constant(self, functional.normalize(total, dim=0)[:, None, None], test)
+        perfect = {"mean_angle": 0.0, "median_angle": 0.0} | {_within_metric(angle): 1.0 for angle in ANGLES}
         return {
             "kind": self.kind,
             "derived": self.derived,
             "headline": "mean_angle",
             "scored": "mean_angle",
-            "floor": {metric: floor[metric] or 0.0 for metric in perfect},
+            "floor": {metric: floor[metric] for metric in perfect},
             "perfect": perfect,
             "test": int(self.labeled(test).sum()),
         }
@@ -122,29 +117,29 @@ class _NormalsScorer:
 
         self._task = task
         self._loss, self._angle = MeanMetric(nan_strategy="ignore"), MeanMetric(nan_strategy="ignore")
-        self._within = {angle: MeanMetric(nan_strategy="ignore") for angle in ANGLES}
+        self._within_limits = {angle: MeanMetric(nan_strategy="ignore") for angle in ANGLES}
         self._counts = torch.zeros(self._STEPS, dtype=torch.double)
         self._finite = True
 
     def update(self, outputs: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> None:
         self._finite &= bool(outputs.isfinite().all())
-        cosines = _cosine(outputs, target)[_known(target)]
+        cosines = _cosine(outputs, target)[_labeled_pixels(target)]
         if not len(cosines):
             return
         angles = cosines.clamp(-1, 1).acos().rad2deg()
         for metric, values in [
             (self._loss, 1 - cosines),
             (self._angle, angles),
-            *((self._within[limit], (angles < limit).float()) for limit in ANGLES),
+            *((self._within_limits[limit], (angles < limit).float()) for limit in ANGLES),
         ]:
             # In double precision: a mean over millions of pixels.
             metric.to(outputs.device).update(values.double().mean(), len(values))
-        # Counted, since CUDA's histogram is refused where bits have to repeat.
+        # Counted with bincount, since CUDA's histogram is not deterministic.
         bins = (angles * self._STEPS / 180).long().clamp(0, self._STEPS - 1)
         self._counts += bins.bincount(minlength=self._STEPS).cpu()
 
     def compute(self) -> dict[str, float | None]:
-        names = ("loss", "mean_angle", "median_angle", *map(_within, ANGLES))
+        names = ("loss", "mean_angle", "median_angle", *map(_within_metric, ANGLES))
         count = self._counts.sum()
         if not self._finite or not count:
             return dict.fromkeys(names)
@@ -153,15 +148,15 @@ class _NormalsScorer:
             "loss": float(self._loss.compute()),
             "mean_angle": float(self._angle.compute()),
             "median_angle": (middle + 0.5) * 180 / self._STEPS,
-            **{_within(limit): float(self._within[limit].compute()) for limit in ANGLES},
+            **{_within_metric(limit): float(self._within_limits[limit].compute()) for limit in ANGLES},
         }
 
 
-def _within(angle: float) -> str:
+def _within_metric(angle: float) -> str:
     return f"within_{angle:g}".replace(".", "_")
 
 
-def _known(target: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b h w"]:
+def _labeled_pixels(target: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b h w"]:
     return ~target.isnan().any(1)
 
 

@@ -1,7 +1,7 @@
 """Semantic segmentation: one class per pixel.
 
 Losses and metrics of dense tasks are those of the multi-task literature (Liu et al., CVPR 2019,
-arXiv:1803.10704, MTAN; LibMTL). All are means over the labeled pixels, whatever image they are in.
+arXiv:1803.10704, MTAN; LibMTL). All are means over the labeled pixels of all images.
 """
 
 from dataclasses import dataclass
@@ -48,17 +48,17 @@ class Segmentation:
 
     def loss(self, outputs: Float[Tensor, "b k h w"], target: Int64[Tensor, "b h w"]) -> Float[Tensor, ""]:
         """Return the mean cross-entropy over the labeled pixels, 0 where there is none."""
-        # CUDA adds the pixels up in no certain order, unless that is left to another operation.
-        apart = torch.are_deterministic_algorithms_enabled()
+        # CUDA's own sum over the pixels is not deterministic; a separate sum is.
+        separate = torch.are_deterministic_algorithms_enabled()
         losses = functional.cross_entropy(
-            outputs, target, ignore_index=MISSING, reduction="none" if apart else "sum"
+            outputs, target, ignore_index=MISSING, reduction="none" if separate else "sum"
         )
         return losses.sum() / (target != MISSING).sum().clamp(min=1)
 
     def share_wrong(
         self, outputs: Float[Tensor, "b k h w"], target: Int64[Tensor, "b h w"]
     ) -> Float[Tensor, " b"]:
-        """Return the share of labeled pixels that are given another class."""
+        """Return the share of labeled pixels that get another class."""
         return share_of_pixels(outputs.argmax(1) != target, target != MISSING)
 
     def labeled(self, target: Int[Tensor, "b h w"]) -> Bool[Tensor, " b"]:

@@ -13,30 +13,30 @@ from bench.values import DENSE, Augmentation, Batch, Shape
 
 @dataclass(frozen=True, eq=False)
 class CropAndFlip:
-    """Which part of every image is seen, and which way round.
+    """A crop and a flip for every image.
 
     Attributes:
-        rows: of the part, per image; None: all.
-        columns: of the part in the order in which they are seen; None: all, as they are.
-        flipped: which images are seen mirrored; None: none.
+        rows: rows of the crop, per image; None: all.
+        columns: columns of the crop, in reverse order if flipped; None: all, in their order.
+        flipped: which images are flipped; None: none.
     """
 
     rows: Int64[Tensor, "b s"] | None = None
     columns: Int64[Tensor, "b s2"] | None = None
     flipped: Bool[Tensor, " b"] | None = None
 
-    def of(self, values: Tensor) -> Tensor:
-        """Return the part of maps [b ... h w]; gradients pass, and every value is one of the input's."""
+    def crop(self, values: Tensor) -> Tensor:
+        """Return the cropped and flipped maps [b ... h w]; gradients pass, and values stay exact."""
         if self.rows is not None:
-            values = _pick(values, -2, self.rows)
-        return values if self.columns is None else _pick(values, -1, self.columns)
+            values = _gather_pixels(values, -2, self.rows)
+        return values if self.columns is None else _gather_pixels(values, -1, self.columns)
 
     def crop_target(self, task: Task, target: Tensor) -> Tensor:
-        """Return the part of a dense task's target that belongs to what is seen."""
-        seen = self.of(target)
+        """Return a dense task's target, cropped and flipped like its image."""
+        cropped = self.crop(target)
         if self.flipped is None:
-            return seen
-        return torch.where(self.flipped.view(-1, *[1] * (seen.ndim - 1)), task.mirrored(seen), seen)
+            return cropped
+        return torch.where(self.flipped.view(-1, *[1] * (cropped.ndim - 1)), task.mirrored(cropped), cropped)
 
 
 def draw_crop_and_flip(images: Float[Tensor, "b c h w"], augmentation: Augmentation) -> CropAndFlip:
@@ -82,11 +82,11 @@ def augment(
         name: view.crop_target(dense[name], target) if name in dense else target
         for name, target in batch.targets.items()
     }
-    return replace(batch, images=view.of(batch.images), targets=targets)
+    return replace(batch, images=view.crop(batch.images), targets=targets)
 
 
 def center_crop(batch: Batch, augmentation: Augmentation, tasks: Sequence[Task]) -> Batch:
-    """Return the central crop: what augmented training images are tested with."""
+    """Return the central crops, on which networks trained on random crops are scored."""
     side = augmentation.crop
     if side is None:
         return batch
@@ -102,14 +102,14 @@ def center_crop(batch: Batch, augmentation: Augmentation, tasks: Sequence[Task])
 
 
 def cropped_shape(shape: Shape, augmentation: Augmentation) -> Shape:
-    """Return the shape [c h w] of what a network is shown of images [c h w]."""
+    """Return the shape [c h w] of the crops that a network sees of images [c h w]."""
     channels, height, width = shape
     side = augmentation.crop
     return (channels, height, width) if side is None else (channels, side, side)
 
 
-def _pick(values: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Pick rows (dim -2) or columns (dim -1) of every map by its own index [b s]."""
+def _gather_pixels(values: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Return rows (dim -2) or columns (dim -1) of every map by its own index [b s]."""
     shape = list(values.shape)
     shape[dim] = index.shape[1]
     view = [len(index)] + [1] * (values.ndim - 1)

@@ -14,7 +14,7 @@ SCORING_BATCH = 1024
 
 
 def select_rows(split: Split, rows: Tensor) -> Split:
-    """Return some of a split's images and labels, by their numbers or by a mask."""
+    """Return some of a split's images and labels, by row numbers or by a mask."""
     numbers = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
     targets = {name: _copy_rows(target, numbers) for name, target in split.targets.items()}
     return Split(_copy_rows(split.images, numbers), targets)
@@ -28,11 +28,11 @@ def _copy_rows(values: Tensor, numbers: Tensor) -> Tensor:
 
 
 DEVICE_MEMORY_SHARE = 0.5
-"""Most of a GPU's free memory that images may take; the rest is for networks."""
+"""Largest share of a GPU's free memory that images may take; the rest is for networks."""
 
 
 def to_device_if_it_fits(split: Split, device: torch.device) -> Split:
-    """Return the split on the device whole if it fits there, else as it is, to be streamed batch by batch."""
+    """Return the split on the device if it fits there; else unchanged, to be copied batch by batch."""
     if device.type != "cuda":
         return split
     size = sum(values.nbytes for values in (split.images, *split.targets.values()))
@@ -51,17 +51,17 @@ def make_batch(split: Split, index: Tensor, device: torch.device) -> Batch:
 
 
 def _to_compute_dtype(target: Tensor) -> Tensor:
-    """Return a target as losses take it: maps are stored in fewer bits."""
+    """Return a target in the type that losses take; label maps are stored in fewer bits."""
     return target.float() if target.is_floating_point() else target.long()
 
 
 class ResumableLoader:
-    """A split in batches, pass after pass; the position can be noted and taken up again.
+    """A split in batches, pass after pass, with a position that can be saved and restored.
 
-    Iterating goes on from the position to the end of the pass. A pass that begins draws its order.
+    Iterating continues from the position to the end of the pass. A new pass draws its order.
 
     Attributes:
-        position: batches of the current pass that were handed out.
+        position: number of batches of the current pass that were yielded.
     """
 
     def __init__(self, split: Split, size: int, device: torch.device, shuffle: bool) -> None:
@@ -82,7 +82,7 @@ class ResumableLoader:
             yield make_batch(self._split, index, self._device)
 
     def endless(self) -> Iterator[Batch]:
-        """Yield pass after pass, for ever."""
+        """Yield batches of pass after pass without end."""
         while True:
             yield from self
             self.position = 0
@@ -92,17 +92,17 @@ class ResumableLoader:
         return {"position": self.position, "order": self._order}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a position."""
+        """Restore a position."""
         self.position, self._order = int(state["position"]), state["order"]
 
 
 def iterate_batches(split: Split, size: int, device: torch.device, shuffle: bool) -> Iterator[Batch]:
-    """Yield the split once in batches, in a random order if asked; the last may be smaller, or one larger."""
+    """Yield the split once in batches; the last one may be smaller, or larger by one."""
     return iter(ResumableLoader(split, size, device, shuffle))
 
 
 def split_without_singleton(order: Tensor, size: int) -> list[Tensor]:
-    """Return the rows in batches; a last batch of one joins the one before it."""
+    """Return the rows in batches; a last batch of one row joins the batch before it."""
     chunks = list(order.split(size))
     if len(chunks) > 1 and len(chunks[-1]) == 1:  # batch normalization cannot train on a single image
         chunks[-2:] = [torch.cat(chunks[-2:])]

@@ -20,7 +20,7 @@ SCORING_VALUES = 2**24
 
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """What one pass over the training set leaves: the mean loss, the learning rate, the mean task weights."""
+    """The result of one epoch: the mean loss, the learning rate and the mean task weights."""
 
     epoch: int
     train_loss: float
@@ -44,7 +44,7 @@ def labeled_tasks(tasks: Sequence[Task], targets: Targets) -> Tensor:
 
 
 def batch_losses(outputs: Sequence[Tensor], tasks: Sequence[Task], batch: Batch) -> Tensor:
-    """Return the loss of every task [t] on a batch, of mixed images that of both targets."""
+    """Return the loss of every task [t] on a batch; for mixed images, that of both targets."""
     losses = losses_of_outputs(outputs, tasks, batch.targets)
     if batch.mixed is None:
         return losses
@@ -52,15 +52,15 @@ def batch_losses(outputs: Sequence[Tensor], tasks: Sequence[Task], batch: Batch)
 
 
 def freeze_shared(net: MultiTaskNet, source: MultiTaskNet) -> None:
-    """Give a network another one's shared parameters, which from then on stay as they are."""
+    """Copy another network's shared parameters into a network and freeze them there."""
     net.encoder.load_state_dict(source.encoder.state_dict())
     for own, other in zip(net.shared_parameters(), source.shared_parameters(), strict=True):
         own.data.copy_(other.data)
         own.requires_grad_(False)
 
 
-def _enter_training(net: MultiTaskNet) -> None:
-    """Put a network in training mode, but what is frozen: its batch normalization has nothing to learn."""
+def _set_training_mode(net: MultiTaskNet) -> None:
+    """Put a network in training mode, except frozen parts, whose batch normalization must not change."""
     net.train()
     for part in (net.encoder, net.representation):
         part.train(any(parameter.requires_grad for parameter in part.parameters()))
@@ -69,7 +69,7 @@ def _enter_training(net: MultiTaskNet) -> None:
 def _training_step(
     net: MultiTaskNet, tasks: Sequence[Task], batch: Batch, shared: Sequence[nn.Parameter]
 ) -> Step:
-    """Return the losses of a batch and what they depend on."""
+    """Return the losses of a batch and the features and parameters they depend on."""
     features = net.encode(batch.images)
     if not features.requires_grad:  # frozen; a weighting may still ask how the losses depend on them
         features.requires_grad_(True)
@@ -79,11 +79,11 @@ def _training_step(
         labeled |= labeled_tasks(tasks, batch.mixed)
 
     @torch.no_grad()
-    def again() -> Tensor:
+    def recompute_losses() -> Tensor:
         with PreserveBatchNormStatistics(net):
             return batch_losses(net(batch.images), tasks, batch)
 
-    return Step(losses, labeled, features, shared, again)
+    return Step(losses, labeled, features, shared, recompute_losses)
 
 
 def train_epochs(
@@ -110,10 +110,10 @@ def train_epochs(
         total = torch.zeros(len(tasks), device=device)
         weights = torch.zeros(len(tasks), device=device)
         steps = 0
-        _enter_training(net)
+        _set_training_mode(net)
         for batch in iterate_batches(train, recipe.batch, device, shuffle=True):
-            drawn = replace(augment(batch, augmentation, tasks), progress=(epoch - 1) / recipe.epochs)
-            seen = defense.augment(drawn, net, tasks)
+            cropped = replace(augment(batch, augmentation, tasks), progress=(epoch - 1) / recipe.epochs)
+            seen = defense.augment(cropped, net, tasks)
             step = _training_step(net, tasks, seen, shared)
             optimizer.zero_grad(set_to_none=True)
             weights += balancer.backward(step).detach()

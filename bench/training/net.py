@@ -24,11 +24,11 @@ REPRESENTATION = 256
 class MultiTaskNet(nn.Module):
     """An encoder and one head per task.
 
-    Classification tasks read a shared representation: the encoder's features (averaged over the image, if it
-    gives a map), a linear layer and ELU; their heads are linear. Every dense task has a decoder of the
+    Classification tasks use a shared representation: the encoder's features (averaged over the image if they
+    are a map), a linear layer and ELU; their heads are linear. Every dense task has a decoder of the
     encoder's map, whose output is scaled to the image's size.
 
-    To save memory a batch can go through encoder and decoders in pieces, of which each is computed again for
+    To save memory a batch can go through encoder and decoders in pieces, each of which is computed again for
     its gradient. Losses and gradients are those of the whole batch, but batch normalization sees one piece at
     a time.
 
@@ -37,7 +37,7 @@ class MultiTaskNet(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, tasks: Sequence[Task], shape: Shape, pieces: int = 1) -> None:
-        """Build a network for images [c h w] of this shape, which takes batches in so many pieces.
+        """Build a network for images [c h w] of this shape, which splits batches into ``pieces``.
 
         Raises:
             BenchError: when a task is dense and the backbone is not, or for a shape the backbone cannot take.
@@ -65,8 +65,8 @@ class MultiTaskNet(nn.Module):
         return self.apply_heads(self.encode(images), images.shape[2:])
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d ..."]:
-        """Return what all heads read: the representation, or the encoder's map where a task is dense."""
-        features = self._put_through(self.encoder, images)
+        """Return the input of all heads: the representation, or the encoder's map if a task is dense."""
+        features = self._run_in_pieces(self.encoder, images)
         return features if any(self._dense) else self._shared(features)
 
     def apply_heads(self, features: Float[Tensor, "b d ..."], size: Sequence[int]) -> list[Tensor]:
@@ -75,21 +75,23 @@ class MultiTaskNet(nn.Module):
             return [head(features) for head in self.heads]
         shared = None if all(self._dense) else self._shared(features)
         return [
-            _resize_to(self._put_through(head, features), size) if dense else head(shared)
+            _resize_to(self._run_in_pieces(head, features), size) if dense else head(shared)
             for head, dense in zip(self.heads, self._dense, strict=True)
         ]
 
-    def _put_through(self, part: nn.Module, inputs: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+    def _run_in_pieces(self, part: nn.Module, inputs: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         count = min(self._pieces, len(inputs) // 2)  # batch normalization cannot train on a single image
         if count < 2:
             return cast("Tensor", part(inputs))
         run: Callable[[Tensor], Tensor] = part
         if torch.is_grad_enabled():
-            run = partial(checkpoint, part, use_reentrant=False, context_fn=partial(_contexts, part))
+            run = partial(
+                checkpoint, part, use_reentrant=False, context_fn=partial(_checkpoint_contexts, part)
+            )
         return torch.cat([run(piece) for piece in inputs.tensor_split(count)])
 
     def represent(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """Return the representation the heads of classification tasks read, or would read."""
+        """Return the representation: the input of the heads of classification tasks."""
         return self._shared(self.encoder(images))
 
     def _shared(self, features: Float[Tensor, "b d ..."]) -> Float[Tensor, "b d2"]:
@@ -98,18 +100,20 @@ class MultiTaskNet(nn.Module):
         return shared
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters below what `encode` returns: all but the heads'."""
+        """Return the parameters that the output of `encode` depends on: all but the heads'."""
         own = [] if any(self._dense) else self.representation.parameters()
         return [*self.encoder.parameters(), *own]
 
 
-def _contexts(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what to enter when a part is run, and whenever it is run again on the same images."""
+def _checkpoint_contexts(
+    part: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the contexts of a part's first run and of its later runs on the same images."""
     return nullcontext(), PreserveBatchNormStatistics(part)
 
 
 class PreserveBatchNormStatistics(AbstractContextManager[None]):
-    """The running statistics of batch normalization stay as they are; can be entered several times."""
+    """Keeps the running statistics of batch normalization unchanged; can be entered several times."""
 
     def __init__(self, part: nn.Module) -> None:
         norms = (module for module in part.modules() if isinstance(module, BATCH_NORMS))

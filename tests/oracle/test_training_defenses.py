@@ -387,6 +387,6 @@ def test_what_learns_from_labels_tells_of_its_progress_and_refuses_dense_tasks(n
         assert steps[-1][0] == steps[-1][1]
     assert not defense.dense
     with pytest.raises(
-        BenchError, match=r"defense '.*' works on classification tasks only, and 'parts' is none"
+        BenchError, match=r"defense '.*' works on classification tasks only, and 'parts' is not one"
     ):
         defense.purify(released, (Segmentation("parts", ("a", "b")),), CPU)

@@ -125,7 +125,7 @@ def test_maps_of_dense_tasks_are_cropped_and_mirrored_with_their_images(shared: 
         "turned": torch.stack([x, torch.zeros_like(x), -(1 - x * x).sqrt()], dim=1),
         "label": torch.arange(count),
     }
-    tasks = (Segmentation("what", tuple(map(str, range(99)))), Depth("far", 0, 99), Normals("turned"))
+    tasks = (Segmentation("what", tuple(map(str, range(99)))), Depth("far", 0.0, 99.0), Normals("turned"))
     batch = Batch(place[:, None].float() / 98, targets, torch.arange(count))
     seen = augment(batch, Augmentation(6, flip=True), tasks, shared=shared)
     where = (seen.images[:, 0] * 98).round().long()
