@@ -38,6 +38,7 @@ COLOR = (3, 64, 64)
 def built(name: str, shape: Shape) -> tuple[nn.Module, int]:
     """Return a backbone's encoder and its width under seed 0."""
     if name.startswith("timm:"):
+        torchvision_import.import_torchvision()  # timm imports torchvision
         pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
     torch.manual_seed(0)
     encoder, width = build_part("backbone", name).build(shape)
