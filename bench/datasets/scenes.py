@@ -1,6 +1,7 @@
 """The embedded dataset of dense tasks: rendered rooms with exact classes, depths and normals."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Final
 
@@ -232,9 +233,7 @@ def render(
     Float32[np.ndarray, "3 h w"],
 ]:
     """Return the image without noise, classes, depth along the optical axis and normals in camera axes."""
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    pixels = np.stack([columns - (width - 1) / 2, rows - (height - 1) / 2]) / (FOCAL * width)
-    rays = room.camera @ np.concatenate([pixels, np.ones_like(rows)[None]]).reshape(3, -1)
+    rays = room.camera @ _camera_rays(height, width)
     depth, normals, surfaces = _trace(room, rays)
     points = depth * rays
     cosines = (-(rays * normals).sum(0) / np.linalg.norm(rays, axis=0)).clip(0.01)
@@ -246,6 +245,13 @@ def render(
         depth.reshape(1, height, width),
         (room.camera.T @ normals).reshape(3, height, width),
     )
+
+
+@cache
+def _camera_rays(height: int, width: int) -> Float32[np.ndarray, "3 p"]:
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    pixels = np.stack([columns - (width - 1) / 2, rows - (height - 1) / 2]) / (FOCAL * width)
+    return np.concatenate([pixels, np.ones_like(rows)[None]]).reshape(3, -1)
 
 
 def _trace(room: Room, rays: Float32[np.ndarray, "3 p"]) -> tuple[Floats, Floats, NDArray[np.int64]]:
@@ -312,11 +318,12 @@ def _intersect(origin: Floats, ray: Floats, groups: tuple[tuple[int, ...], ...])
 
     A ray that misses a bound enters at infinity and leaves at minus infinity.
     """
+    ray_squares, products, origin_squares = ray**2, origin * ray, origin**2
     entries, exits = [], []
     for axes in map(list, groups):
-        a = (ray[axes] ** 2).sum(0).clip(1e-12)
-        b = (origin[axes] * ray[axes]).sum(0)
-        root = b**2 - a * ((origin[axes] ** 2).sum(0) - 1)
+        a = ray_squares[axes].sum(0).clip(1e-12)
+        b = products[axes].sum(0)
+        root = b**2 - a * (origin_squares[axes].sum(0) - 1)
         hit, root = root > 0, np.sqrt(root.clip(0))
         entries.append(np.where(hit, (-b - root) / a, np.inf))
         exits.append(np.where(hit, (-b + root) / a, -np.inf))
