@@ -43,8 +43,8 @@ Targets = Mapping[str, Tensor]
 """Task name → one target per image.
 
 Classification: int64 [n], `MISSING` where there is no label. Dense tasks have one value per pixel:
-segmentation int8 [n h w], `MISSING` where there is none; depth float [n 1 h w], in meters, and normals float
-[n 3 h w], of length 1, x to the right, y down, z away from the camera; both NaN where there is none.
+segmentation int8 [n h w], `MISSING` without a label; depth float [n 1 h w], in meters, and normals float
+[n 3 h w], of length 1, x to the right, y down, z away from the camera; both NaN without a label.
 """
 
 Shape = tuple[int, int, int]

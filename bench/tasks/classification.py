@@ -68,7 +68,7 @@ class Classification:
         return "balanced_accuracy" if self.headline == "accuracy" else self.headline
 
     def loss(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy over the labeled samples, 0 where there is none."""
+        """Return the mean cross-entropy over the labeled samples, 0 if there are none."""
         if self.outputs == 1:
             losses = functional.binary_cross_entropy_with_logits(
                 outputs[:, 0], target.clamp(min=0).to(outputs.dtype), reduction="none"

@@ -47,7 +47,7 @@ class Depth:
         return 1
 
     def loss(self, outputs: Float[Tensor, "b 1 h w"], target: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
-        """Return the mean absolute error over the labeled pixels, 0 where there is none."""
+        """Return the mean absolute error over the labeled pixels, 0 if there are none."""
         known = ~target.isnan()
         errors = (outputs - target.nan_to_num()).abs() * known
         return errors.sum() / known.sum().clamp(min=1)

@@ -52,7 +52,7 @@ class Normals:
         return 3
 
     def loss(self, outputs: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
-        """Return the mean of 1 - cos of the angle over the labeled pixels, 0 where there is none."""
+        """Return the mean of 1 - cos of the angle over the labeled pixels, 0 if there are none."""
         known = _labeled_pixels(target)
         return ((1 - _cosine(outputs, target)) * known).sum() / known.sum().clamp(min=1)
 

@@ -47,7 +47,7 @@ class Segmentation:
         return self.classes
 
     def loss(self, outputs: Float[Tensor, "b k h w"], target: Int64[Tensor, "b h w"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy over the labeled pixels, 0 where there is none."""
+        """Return the mean cross-entropy over the labeled pixels, 0 if there are none."""
         # CUDA's own sum over the pixels is not deterministic; a separate sum is.
         separate = torch.are_deterministic_algorithms_enabled()
         losses = functional.cross_entropy(
