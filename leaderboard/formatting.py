@@ -142,7 +142,7 @@ def metric_order(metric: str) -> tuple[int, str]:
     return (list(METRICS).index(metric) if metric in METRICS else len(METRICS)), metric
 
 
-def format_value(value: float | None, spec: str) -> str:
+def format_with_spec(value: float | None, spec: str) -> str:
     """Return a value in a format such as ``.3f``."""
     return NO_VALUE if is_missing(value) else f"{value:{spec}}"
 

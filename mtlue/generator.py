@@ -132,7 +132,7 @@ class Generator(nn.Module):
             _embedding(task, embedding_channels, rows, columns) for task in tasks if task.name in self._names
         )
         joined = 2 * base_width * (self.stem is not None) + embedding_channels * len(self._names)
-        self.decoder = _decoder(joined, base_width, channels, reduction)
+        self.decoder = _build_decoder(joined, base_width, channels, reduction)
 
     def forward(self, images: Float[Tensor, "b c h w"], targets: Targets) -> Float[Tensor, "b c h w"]:
         """Return δ for images and their labels."""
@@ -178,7 +178,7 @@ def _stem(channels: int, width: int, reduction: Reduction) -> nn.Sequential:
     )
 
 
-def _decoder(joined: int, width: int, channels: int, reduction: Reduction) -> nn.Sequential:
+def _build_decoder(joined: int, width: int, channels: int, reduction: Reduction) -> nn.Sequential:
     def last(inner: int, outer: int) -> nn.Module:
         """Return one of the two last layers, which enlarge if the reduction is 8."""
         if reduction == 8:

@@ -43,9 +43,11 @@ def trains_every_parameter(tested: PartUnderTest, case: str) -> None:
 def trains_one_task_as_if_alone(tested: PartUnderTest, _: str) -> None:
     """Check that the gradient of one task only has its direction."""
     step, net = make_step(TASKS[1:2], 0)
-    alone = _flatten(torch.autograd.grad(step.losses.sum(), net.shared_parameters(), retain_graph=True))
+    alone = _concatenate_gradients(
+        torch.autograd.grad(step.losses.sum(), net.shared_parameters(), retain_graph=True)
+    )
     _start(tested, TASKS[1:2]).backward(step)
-    trained = _flatten(
+    trained = _concatenate_gradients(
         [p.grad if p.grad is not None else torch.zeros_like(p) for p in net.shared_parameters()]
     )
     if float(torch.cosine_similarity(trained, alone, dim=0)) < 0.9999:
@@ -122,7 +124,7 @@ def _has_gradient(head: nn.Module) -> bool:
     return any(p.grad is not None and bool(p.grad.any()) for p in head.parameters())
 
 
-def _flatten(gradients: Sequence[Tensor]) -> Tensor:
+def _concatenate_gradients(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients])
 
 

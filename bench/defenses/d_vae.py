@@ -168,8 +168,8 @@ class DisentanglingVAE(nn.Module):
         self.mean = nn.Conv2d(2 * width, latent, 1)
         self.log_variance = nn.Conv2d(2 * width, latent, 1)
         self.widen = nn.Conv2d(latent, 2 * width, 1)
-        self.decoder = nn.Sequential(*_decoder(width, channels), nn.Sigmoid())
-        self.noise_decoder = nn.Sequential(*_decoder(width, channels))
+        self.decoder = nn.Sequential(*_decoder_layers(width, channels), nn.Sigmoid())
+        self.noise_decoder = nn.Sequential(*_decoder_layers(width, channels))
         self._code = (2 * width, (self._height + 1) // 2, (self._width + 1) // 2)
         # Row 0 stands for a missing label.
         self.labels = nn.EmbeddingBag(1 + classes, torch.Size(self._code).numel(), mode="mean", padding_idx=0)
@@ -203,7 +203,7 @@ def _halving(width: int) -> nn.Module:
     )
 
 
-def _decoder(width: int, channels: int) -> Iterator[nn.Module]:
+def _decoder_layers(width: int, channels: int) -> Iterator[nn.Module]:
     """Yield the layers from [b 2·width h/2 w/2] to [b c h w]."""
     yield nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1)
     yield nn.Conv2d(width, width, 3, padding=1)

@@ -5,7 +5,7 @@ from pandas import DataFrame, concat
 from bench.record import POISON_PHASES
 from leaderboard.formatting import (
     format_number,
-    format_value,
+    format_with_spec,
     join_blocks,
     markdown_table,
 )
@@ -65,8 +65,8 @@ def render_costs(frame: DataFrame) -> str:
             "part": row["part"],
             "s": format_number(row["s"]),
             "img/s": format_number(row["images_per_s"]),
-            "host MiB": format_value(row["host_mb"], ".0f"),
-            "device MiB": format_value(row["device_mb"], ".0f"),
+            "host MiB": format_with_spec(row["host_mb"], ".0f"),
+            "device MiB": format_with_spec(row["device_mb"], ".0f"),
             "measured": str(row["measured"]),
         }
         for row in cost_table(frame).to_dict("records")

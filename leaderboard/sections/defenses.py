@@ -95,7 +95,7 @@ def most_robust_attack(frame: DataFrame, dataset: str) -> tuple[str, float, int]
 
 def render_defenses(frame: DataFrame) -> str:
     """Return the section in markdown, empty if no dataset has `MIN_DEFENSES` defenses."""
-    tables = join_blocks(*(_render_dataset(frame, dataset) for dataset in dataset_names(frame)))
+    tables = join_blocks(*(_render_defenses_of(frame, dataset) for dataset in dataset_names(frame)))
     return join_blocks("## Attack against defense", LEGEND, tables) if tables else ""
 
 
@@ -121,7 +121,7 @@ def _recovery(rows: DataFrame) -> "Series[float]":
     return ((cells["relative"] - cells["relative_undefended"]) / damage).where(defined)
 
 
-def _render_dataset(frame: DataFrame, dataset: str) -> str:
+def _render_defenses_of(frame: DataFrame, dataset: str) -> str:
     rows = _rows_with_relative_scores(frame, dataset)
     defenses = set(rows.loc[rows["attack"] != CLEAN, "defense"]) - {NO_DEFENSE}
     if len(defenses) < MIN_DEFENSES:

@@ -11,7 +11,7 @@ from leaderboard.formatting import (
     escape_markdown,
     format_number,
     format_percent,
-    format_value,
+    format_with_spec,
     join_blocks,
     markdown_table,
 )
@@ -64,11 +64,11 @@ def _summary_row(dataset: str, attack: str, rows: DataFrame) -> dict[str, str]:
     return {
         "dataset": dataset,
         "attack": attack,
-        "l∞ /255": format_value(first["linf"], ".3g"),
+        "l∞ /255": format_with_spec(first["linf"], ".3g"),
         "l2": format_number(first["l2"]),
         "l0 %": format_percent(first["l0"]),
         "PSNR dB": format_number(first["psnr"]),
-        "SSIM": format_value(first["ssim"], ".3f"),
+        "SSIM": format_with_spec(first["ssim"], ".3f"),
         "clamped %": format_percent(first["clamped"]),
         "linear %": linear if linear == NO_VALUE else f"{linear} ({format_percent(means['linear_floor'])})",
         "spread": format_number(means["intra_spread"]),

@@ -12,7 +12,7 @@ from leaderboard.formatting import (
     format_number,
     format_protection,
     format_score,
-    format_value,
+    format_with_spec,
     join_blocks,
     markdown_table,
     metric_label,
@@ -153,9 +153,9 @@ def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[st
         "undefined": str(row["undefined"]),
         "craft s": format_number(row["craft_s"]),
         "craft img/s": format_number(row["craft_images_per_s"]),
-        "host MiB": format_value(row["craft_host_mb"], ".0f"),
-        "device MiB": format_value(row["craft_device_mb"], ".0f"),
-        "l∞ /255": format_value(row["linf"], ".3g"),
+        "host MiB": format_with_spec(row["craft_host_mb"], ".0f"),
+        "device MiB": format_with_spec(row["craft_device_mb"], ".0f"),
+        "l∞ /255": format_with_spec(row["linf"], ".3g"),
     }
     if row["attack"] == CLEAN:
         # It has no worst defense, and the cost of copying images is not a cost of crafting.

@@ -48,10 +48,10 @@ def scores_by_task(frame: DataFrame, dataset: str) -> DataFrame:
 
 def render_tasks(frame: DataFrame) -> str:
     """Return the tables of all datasets in markdown, each with the metrics of its dense tasks."""
-    return join_blocks(*(_render_dataset(frame, dataset) for dataset in dataset_names(frame)))
+    return join_blocks(*(_render_tasks_of(frame, dataset) for dataset in dataset_names(frame)))
 
 
-def _render_dataset(frame: DataFrame, dataset: str) -> str:
+def _render_tasks_of(frame: DataFrame, dataset: str) -> str:
     scores, rows = scores_by_task(frame, dataset), default_victim_rows(frame, dataset)
     metrics = rows.sort_values("position").drop_duplicates("task").set_index("task")["headline"]
     mark = unbounded_marker(frame)

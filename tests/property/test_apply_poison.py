@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.engine.stages.apply_poison import apply_poison, quantize_delta
 from bench.errors import BenchError
-from bench.memory import IMAGES
+from bench.memory import MAX_IMAGES
 from bench.values import Batch, Split
 
 CPU = torch.device("cpu")
@@ -155,7 +155,7 @@ def test_without_a_budget_the_audit_still_holds_the_range(change: int) -> None:
         apply_poison(images, steps, 8, "em")
 
 
-@pytest.mark.parametrize("rows", [1, IMAGES, IMAGES + 1, 2 * IMAGES + 3])
+@pytest.mark.parametrize("rows", [1, MAX_IMAGES, MAX_IMAGES + 1, 2 * MAX_IMAGES + 3])
 def test_nothing_depends_on_the_images_that_are_worked_on_together(rows: int) -> None:
     draw = torch.Generator().manual_seed(rows)
     images = torch.randint(0, 256, (rows, 1, 2, 2), generator=draw).to(torch.uint8)

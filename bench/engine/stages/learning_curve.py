@@ -9,7 +9,7 @@ LearningCurve = list[Epoch]
 """One point per epoch, in order."""
 
 
-def relative_scores(scores: Scores, infos: dict[str, TaskInfo]) -> dict[str, float]:
+def validation_scores(scores: Scores, infos: dict[str, TaskInfo]) -> dict[str, float]:
     """Return every task's `relative_score`, 0 if it is undefined."""
     shares = {task: relative_score(infos[task], scores[task][infos[task]["scored"]]) for task in scores}
     return {task: 0.0 if share is None else share for task, share in shares.items()}

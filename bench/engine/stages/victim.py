@@ -12,7 +12,7 @@ from bench.engine.planning.cell import Cell
 from bench.engine.stages.context import RunContext, network_input_shape, seeded
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import train_within_memory
-from bench.engine.stages.learning_curve import LearningCurve, relative_scores
+from bench.engine.stages.learning_curve import LearningCurve, validation_scores
 from bench.engine.stages.released_set import draw_mask, owned_mask
 from bench.engine.stages.surrogate import train_undefended
 from bench.record import Epoch, TaskInfo
@@ -149,5 +149,5 @@ def _score_epoch(
     if victim_data.validation is not None:
         with meter.phase("validate", images=len(victim_data.validation)):
             held_out = score_network(net, victim_data.validation, tasks, augmentation, device)
-        point["validation"] = relative_scores(held_out, victim_data.validation_infos)
+        point["validation"] = validation_scores(held_out, victim_data.validation_infos)
     return point

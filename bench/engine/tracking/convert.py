@@ -79,7 +79,7 @@ def record_tags(record: Record) -> dict[str, str]:
 
 def record_params(record: Record) -> dict[str, str]:
     """Return the settings of a record as MLflow parameters."""
-    values = {**dict(_flatten(record.settings)), **record.cell}
+    values = {**dict(_flatten_settings(record.settings)), **record.cell}
     texts = {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in values.items()
@@ -87,10 +87,10 @@ def record_params(record: Record) -> dict[str, str]:
     return {safe_name(name): truncate(text, PARAM_LIMIT) for name, text in texts.items()}
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from _flatten_settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
