@@ -328,7 +328,7 @@ def test_ctrl_c_once_more_stops_at_once(tmp_path: Path, out: Path) -> None:
     run = start(suite, out, "--executor", "processes", "--jobs", "1")
     run.wait_for("poisons 1/2")
     os.killpg(run.process.pid, signal.SIGINT)
-    run.wait_for("Ctrl-C once more")
+    run.wait_for("press Ctrl-C again")
     helpers = workers(run)
     assert helpers
     os.killpg(run.process.pid, signal.SIGINT)
