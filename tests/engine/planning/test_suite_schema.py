@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator  # comes with ray
+from jsonschema import Draft202012Validator
 
 from bench.engine.planning.suite_file import Suite, suite_schema
 from bench.record import AXES
