@@ -6,8 +6,8 @@
 A *part* is a frozen dataclass: its fields are its hyperparameters with the paper's defaults, and
 ``version`` is raised whenever its results change. State lives in what a part returns.
 
-Three more class variables are optional: ``quick_params``, parameters that make its checks and tests fast;
-of an attack ``deterministic``, if every seed gives the same poison, and ``resumable``, if it saves checkpoints.
+Three more class variables are optional: ``quick_params``, parameters that make its checks and tests fast; of
+an attack ``deterministic``, if every seed gives the same poison, and ``resumable``, if it saves checkpoints.
 
 The module of a part imports all it needs from here: the values that parts pass to each other are explained in
 `bench.values`, tasks in `bench.tasks.protocol`.

@@ -33,7 +33,7 @@ SAMPLES = 48
 """Images on the page."""
 
 DENSE_SAMPLES = 12
-"""Images on the page if each has maps beside it."""
+"""Images on the page if each image has maps."""
 
 MAX_SIDE = 288
 """Images with a longer side are scaled down to this many px."""

@@ -168,4 +168,4 @@ _WAVES: tuple[tuple[Wave, tuple[str, ...], str | None, Callable[[Any, MultiTaskD
     ("purified", ("defense",), "purify", _purified_bytes),
     ("cells", ("backbone",), None, _record_bytes),
 )
-"""Wave, axes beside the dataset whose parts decide the time, phase that cells share, and bytes of an item."""
+"""Wave, axes besides the dataset that decide the time, phase that cells share, and bytes of an item."""

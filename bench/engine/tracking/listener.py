@@ -39,7 +39,7 @@ class Tracker:
     Args:
         uri: MLflow's tracking URI.
         suite: name of the suite, which is also that of the experiment.
-        artifact_folder: for the artifacts, if the store is a database; by default ``mlartifacts`` beside an
+        artifact_folder: for the artifacts, if the store is a database; by default ``mlartifacts`` next to an
             SQLite file.
         notify: called with the message for the user.
     """
