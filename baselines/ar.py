@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from baselines.crafting.lift import ImageCell, Lift, Signal, assign_cells, lift_samplewise
-from baselines.crafting.table import Rows
+from baselines.crafting.noise_table import Rows
 from bench.api import CraftContext
 from bench.errors import BenchError
 from bench.tasks.classification import require_classification

@@ -9,9 +9,9 @@ from annotated_types import Ge, Gt, Le
 from baselines.crafting.classwise import ClasswiseTable
 from baselines.crafting.lift import Lift, lift_classwise
 from baselines.crafting.loop import craft_noise
+from baselines.crafting.noise_table import Table
 from baselines.crafting.objectives import ErrorMinimizing
-from baselines.crafting.surrogate import SurrogateTraining
-from baselines.crafting.table import Table
+from baselines.crafting.surrogate_training import SurrogateTraining
 from bench.api import CraftContext, Noise
 from bench.tasks.classification import require_classification
 from bench.training.loaders import select_rows

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from baselines.crafting.lift import ImageCell, Lift, Signal, assign_cells, lift_samplewise
-from baselines.crafting.table import Rows
+from baselines.crafting.noise_table import Rows
 from bench.api import CraftContext
 from bench.errors import BenchError
 from bench.tasks.classification import Classification, require_classification

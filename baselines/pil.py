@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, craft_noise
-from baselines.crafting.surrogate import mean_over_labeled_tasks
-from baselines.crafting.table import Table
+from baselines.crafting.noise_table import Table
+from baselines.crafting.surrogate_training import mean_over_labeled_tasks
 from bench.api import CraftContext, Noise
 from bench.tasks.classification import require_classification
 from bench.tasks.labels import labeled_mean

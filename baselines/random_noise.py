@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from baselines.crafting.lift import ClasswiseNoise, Lift, lift_classwise
-from baselines.crafting.table import Rows
+from baselines.crafting.noise_table import Rows
 from bench.api import CraftContext
 from bench.memory import rows_per_chunk
 from bench.values import Split

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, craft_noise, project_delta
-from baselines.crafting.surrogate import (
+from baselines.crafting.noise_table import Table
+from baselines.crafting.surrogate_training import (
     SurrogateInTraining,
     SurrogateTraining,
     batch_loss,
     perturb_batch,
     share_missed,
 )
-from baselines.crafting.table import Table
 from bench.api import CraftContext, Noise
 from bench.training.augmentation import augment, center_crop
 from bench.values import Batch, Split

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 
 from baselines.crafting.loop import Objective, Perturber, craft_noise
+from baselines.crafting.noise_table import Table, VarianceReducedTable
 from baselines.crafting.objectives import FeatureAlignment, FixedSurrogate
-from baselines.crafting.table import Table, VarianceReducedTable
 from bench.api import CraftContext, Noise
 from bench.values import Split
 

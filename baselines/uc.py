@@ -19,7 +19,7 @@ from baselines.crafting.loop import (
     add_delta,
     craft_noise,
 )
-from baselines.crafting.surrogate import perturb_batch, representation_of
+from baselines.crafting.surrogate_training import perturb_batch, representation_of
 from bench.api import CraftContext, Noise
 from bench.training.augmentation import augment
 from bench.training.loaders import iterate_batches

@@ -18,7 +18,7 @@ from leaderboard.sections.notes import render_failures, render_notes
 from leaderboard.sections.partial import render_partial_protection
 from leaderboard.sections.peaks import render_peaks
 from leaderboard.sections.published import render_published
-from leaderboard.sections.ranking import render_ranking, render_unbounded_ranking
+from leaderboard.sections.ranking_tables import render_ranking, render_unbounded_ranking
 from leaderboard.sections.regimes import render_regimes
 from leaderboard.sections.tasks import render_tasks
 

@@ -17,12 +17,11 @@ from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series, concat
 
 from bench.record import CLEAN, POISON_PHASES, Record
-from leaderboard.attack_order import DAGGER, attack_order, unbounded_marker
 from leaderboard.frame import to_frame
+from leaderboard.ranking import DAGGER, attack_order, rank_attacks, unbounded_marker
 from leaderboard.rows import dataset_names, default_victim_rows
 from leaderboard.scores import is_clean, mean_relative_score
 from leaderboard.sections.costs import cost_table
-from leaderboard.sections.ranking import rank_attacks
 
 WIDTH = 9.0
 """Width of every figure, in inches."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baselines.crafting.loop import LossOfDelta, Objective, State, craft_noise, delta_gradient
 from baselines.crafting.objectives import ErrorMinimizing, FixedSurrogate
-from baselines.crafting.surrogate import SurrogateTraining, SurrogateView
+from baselines.crafting.surrogate_training import SurrogateTraining, SurrogateView
 from bench.api import CraftContext, Noise
 from bench.values import Batch, Split
 from mtlue.generator import Generator, Inputs, Reduction

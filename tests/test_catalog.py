@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from baselines.em import EM
-from bench.catalog import table
+from bench.catalog import parts
 from bench.catalog.build import build_part, load_part_class, part_settings
 from bench.catalog.choice import Choice, parse_value
 from bench.catalog.description import describe_part
-from bench.catalog.table import CATALOG, FAMILIES, catalog_axes, catalog_entries, locate_part, names_on_axis
+from bench.catalog.parts import CATALOG, FAMILIES, catalog_axes, catalog_entries, locate_part, names_on_axis
 from bench.cli import app
 from bench.errors import BenchError
 from bench.files import hash_json
@@ -265,7 +265,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             EntryPoint("em", "fine_package:Impostor", group),
         ]
     }
-    monkeypatch.setattr(table, "entry_points", lambda group: found.get(group, []))
+    monkeypatch.setattr(parts, "entry_points", lambda group: found.get(group, []))
     catalog_entries.cache_clear()
     yield
     catalog_entries.cache_clear()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from baselines.crafting.table import Rows
+from baselines.crafting.noise_table import Rows
 from bench.api import CraftContext, Task
 from bench.errors import BenchError
 from bench.memory import rows_per_chunk

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, add_delta
-from baselines.crafting.surrogate import (
+from baselines.crafting.surrogate_training import (
     SurrogateInTraining,
     SurrogateTraining,
     SurrogateView,

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from bench.catalog.choice import Choice
-from bench.catalog.table import COMPOSED, REQUIRED_VARIABLES, catalog_entries, locate_part
+from bench.catalog.parts import COMPOSED, REQUIRED_VARIABLES, catalog_entries, locate_part
 from bench.errors import BenchError, unknown_name_error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.catalog.table import locate_part
+from bench.catalog.parts import locate_part
 from bench.errors import BenchError
 
 

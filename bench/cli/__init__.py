@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import bench
-from bench.cli import catalog, conform, data, explain, plan, report, run, status, track
+from bench.cli import catalog, check, compare, conform, data, explain, plan, report, run, status, track
 from bench.cli.run_folder import print_message
 from bench.errors import BenchError
 
@@ -46,8 +46,8 @@ app.command()(status.status)
 app.command()(explain.explain)
 app.command("why", hidden=True)(explain.explain)
 app.command()(report.report)
-app.command()(report.compare)
-app.command()(report.check)
+app.command()(compare.compare)
+app.command()(check.check)
 app.command("list")(catalog.list_parts)
 app.command("show")(catalog.show_part)
 app.command()(conform.conform)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bench.catalog.table import COMPOSED, catalog_axes, locate_part, names_on_axis
+from bench.catalog.parts import COMPOSED, catalog_axes, locate_part, names_on_axis
 from bench.cli import completion
 from bench.errors import BenchError, unknown_name_error
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from bench.catalog.table import COMPOSED, catalog_axes, catalog_entries
+from bench.catalog.parts import COMPOSED, catalog_axes, catalog_entries
 from bench.suites import describe_suites
 
 

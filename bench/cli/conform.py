@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.catalog.choice import Choice
-from bench.catalog.table import catalog_axes, catalog_entries
+from bench.catalog.parts import catalog_axes, catalog_entries
 from bench.cli import completion
 from bench.cli.options import DataRootOption
 from bench.errors import unknown_name_error

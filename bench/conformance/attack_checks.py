@@ -21,7 +21,7 @@ from bench.conformance.cases import (
 )
 from bench.conformance.craft_run import AttackUnderTest, CraftFailedError, attack_budget
 from bench.conformance.part import CPU, Check, ContractError
-from bench.engine.stages.apply_poison import apply_poison, quantize_delta
+from bench.engine.stages.budget import apply_poison, quantize_delta
 from bench.engine.stages.context import seeded
 from bench.record import CLEAN
 from bench.values import Batch, Targets

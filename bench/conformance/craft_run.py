@@ -17,7 +17,7 @@ from bench.catalog.choice import Choice
 from bench.conformance.cases import CASES, Case, skip_dense_case
 from bench.conformance.part import CPU, ContractError, NoResultError, PartUnderTest
 from bench.engine.planning.partial_protection import PARTIAL_PARAMETERS
-from bench.engine.stages.apply_poison import quantize_delta
+from bench.engine.stages.budget import quantize_delta
 from bench.engine.stages.checkpoint import FileCheckpoint
 from bench.engine.stages.context import seeded
 from bench.engine.stages.surrogate import equidistant_epochs

@@ -13,7 +13,7 @@ import torch
 from bench import api
 from bench.catalog.build import build_part, load_part_class
 from bench.catalog.choice import Choice
-from bench.catalog.table import locate_part
+from bench.catalog.parts import locate_part
 from bench.errors import BenchError
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from typing import Any
 from bench.catalog.build import build_part, part_settings
 from bench.catalog.choice import Choice
 from bench.catalog.description import describe_part
-from bench.catalog.table import REQUIRED_VARIABLES, catalog_entries
+from bench.catalog.parts import REQUIRED_VARIABLES, catalog_entries
 from bench.conformance.part import PROTOCOLS, Check, ContractError, PartUnderTest, build_quick_part
 from bench.engine.planning.partial_protection import PARTIAL_PARAMETERS
 

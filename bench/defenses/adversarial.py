@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from torch import nn
 
 from bench.api import Task
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 from bench.training.loop import batch_losses
 from bench.values import Batch
 

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from bench.api import Task
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 from bench.memory import allocate_zeros
 from bench.values import Progress, Split, ignore_progress
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bench import torchvision_import
 from bench.api import Task
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 from bench.errors import BenchError
 from bench.memory import allocate_zeros
 from bench.tasks.classification import Classification, require_classification

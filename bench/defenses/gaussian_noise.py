@@ -9,7 +9,7 @@ from annotated_types import Gt
 from torch import nn
 
 from bench.api import Task
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 from bench.values import Batch
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bench import torchvision_import
 from bench.api import Task
+from bench.defenses.base import NoOp
 from bench.defenses.by_chunk import map_by_chunk
-from bench.defenses.no_op import NoOp
 from bench.errors import BenchError
 from bench.values import Progress, Split, ignore_progress
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.api import Task
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 from bench.errors import BenchError
 from bench.memory import allocate_zeros
 from bench.values import Progress, Split, ignore_progress

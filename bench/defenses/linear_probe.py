@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Gt, Lt
 
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 
 
 @dataclass(frozen=True)

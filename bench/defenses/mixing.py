@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from bench.api import Task
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 from bench.values import DENSE, Batch, Targets
 
 

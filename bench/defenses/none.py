@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from bench.api import Task
+from bench.defenses.base import NoOp
 from bench.defenses.by_chunk import map_by_chunk
-from bench.defenses.no_op import NoOp
 from bench.memory import rows_per_chunk
 from bench.tasks.classification import require_classification
 from bench.training.loaders import iterate_batches

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench import torchvision_import
 from bench.api import Task
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 from bench.errors import BenchError
 from bench.values import Batch
 

@@ -4,8 +4,8 @@ from pandas import DataFrame
 
 from bench.errors import unknown_name_error
 from bench.record import AXES, CLEAN
-from leaderboard.attack_order import attack_order, unbounded_marker
 from leaderboard.formatting import cross_table, format_protection, join_blocks
+from leaderboard.ranking import attack_order, unbounded_marker
 from leaderboard.rows import cell_rows, full_protection_rows, rows_where_axis_varies, varying_axes
 
 

@@ -6,7 +6,6 @@ from typing import Any
 from pandas import DataFrame, Series
 
 from bench.record import CLEAN
-from leaderboard.attack_order import sort_table, unbounded_marker
 from leaderboard.formatting import (
     NO_VALUE,
     Bold,
@@ -20,9 +19,9 @@ from leaderboard.formatting import (
     metric_label,
     with_protection,
 )
+from leaderboard.ranking import rank_attacks, sort_table, unbounded_marker
 from leaderboard.rows import NO_DEFENSE, dataset_names, full_protection_rows, rows_where_axis_varies
 from leaderboard.scores import MIN_HEADROOM, SETTING_AXES, relative_scores
-from leaderboard.sections.ranking import rank_attacks
 from leaderboard.statistics import TIE
 
 MIN_DEFENSES = 2
@@ -78,7 +77,7 @@ def most_robust_attack(frame: DataFrame, dataset: str) -> tuple[str, float, int]
     Attacks are compared over the victims and defenses that all of them were run with.
 
     Returns:
-        The attack, its worst case as in `leaderboard.sections.ranking.rank_attacks`, and the number of
+        The attack, its worst case as in `leaderboard.ranking.rank_attacks`, and the number of
         defenses besides ``none`` in it. None if there are fewer than `MIN_DEFENSES`, or if no attack leads.
     """
     rows = _rows_with_relative_scores(frame, dataset)

@@ -2,9 +2,9 @@
 
 from pandas import DataFrame
 
-from leaderboard.attack_order import sort_table, unbounded_marker
 from leaderboard.formatting import cross_table, escape_markdown, format_score, metric_label
 from leaderboard.frame import DERIVED, METRIC
+from leaderboard.ranking import sort_table, unbounded_marker
 from leaderboard.rows import default_victim_rows
 
 CLASSIFICATION = "classification"

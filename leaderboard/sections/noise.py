@@ -3,7 +3,6 @@
 from pandas import DataFrame, Series
 
 from bench.record import CLEAN
-from leaderboard.attack_order import sort_table, unbounded_marker
 from leaderboard.formatting import (
     MAX_TASK_COLUMNS,
     NO_VALUE,
@@ -16,6 +15,7 @@ from leaderboard.formatting import (
     markdown_table,
 )
 from leaderboard.frame import NOISE, TASK_NOISE
+from leaderboard.ranking import sort_table, unbounded_marker
 
 
 def noise_table(frame: DataFrame) -> DataFrame:

@@ -2,7 +2,6 @@
 
 from pandas import DataFrame
 
-from leaderboard.attack_order import unbounded_marker
 from leaderboard.formatting import (
     format_count,
     format_protection,
@@ -11,6 +10,7 @@ from leaderboard.formatting import (
     markdown_table,
     metric_label,
 )
+from leaderboard.ranking import unbounded_marker
 from leaderboard.statistics import seed_spread
 
 

@@ -2,8 +2,8 @@
 
 from pandas import DataFrame, concat
 
-from leaderboard.attack_order import sort_table, unbounded_marker
 from leaderboard.formatting import format_score, join_blocks, markdown_table, metric_label
+from leaderboard.ranking import sort_table, unbounded_marker
 from leaderboard.rows import dataset_names, default_victim_rows
 
 

@@ -2,7 +2,6 @@
 
 from pandas import DataFrame
 
-from leaderboard.attack_order import sort_table, unbounded_marker
 from leaderboard.formatting import (
     NO_VALUE,
     format_score,
@@ -11,6 +10,7 @@ from leaderboard.formatting import (
     metric_label,
     with_protection,
 )
+from leaderboard.ranking import sort_table, unbounded_marker
 from leaderboard.rows import NO_DEFENSE, full_protection_rows, rows_where_axis_varies, varying_axes
 
 

@@ -2,7 +2,6 @@
 
 from pandas import DataFrame, Series, concat
 
-from leaderboard.attack_order import attack_order, unbounded_marker
 from leaderboard.formatting import (
     MAX_TASK_COLUMNS,
     cross_table,
@@ -14,6 +13,7 @@ from leaderboard.formatting import (
     with_protection,
 )
 from leaderboard.frame import DERIVED
+from leaderboard.ranking import attack_order, unbounded_marker
 from leaderboard.rows import dataset_names, default_victim_rows
 from leaderboard.sections.dense import render_dense
 

@@ -33,7 +33,7 @@ def add_part(tree: Path, axis: str, name: str, target: str) -> None:
     """Write a part's file and its line of the catalog."""
     module, _, kind = target.partition(":")
     (tree / FOLDERS[axis] / f"{module}.py").write_text(MODULES[f"{module}.py"], encoding="utf-8")
-    table = tree / "bench" / "catalog" / "table.py"
+    table = tree / "bench" / "catalog" / "parts.py"
     head = f'    "{axis}": {{\n'
     before, found, after = table.read_text(encoding="utf-8").partition(head)
     assert found

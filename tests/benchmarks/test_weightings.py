@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from bench.api import Step
 from bench.catalog.build import build_part
-from bench.catalog.table import CATALOG
+from bench.catalog.parts import CATALOG
 from bench.engine.stages.cost import CostMeter
 from bench.tasks.classification import Classification
 from bench.training.loop import losses_of_outputs

@@ -21,7 +21,7 @@ from typer.main import get_command
 
 from bench import cli
 from bench.api import CraftContext
-from bench.catalog.table import CATALOG, catalog_axes, catalog_entries
+from bench.catalog.parts import CATALOG, catalog_axes, catalog_entries
 from bench.suites import suite_names, suite_text
 from bench.values import Split
 from tests.engine import tiny

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.catalog.table import catalog_axes, catalog_entries
+from bench.catalog.parts import catalog_axes, catalog_entries
 from bench.suites import suite_names
 from tests.cli.test_cli import MODULES, ok
 

@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 from typer.testing import CliRunner
 
 from bench.api import CraftContext, Noise
-from bench.catalog.table import CATALOG, catalog_entries
+from bench.catalog.parts import CATALOG, catalog_entries
 from bench.cli import app
 from bench.conformance.cases import (
     CASES,

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from bench.backbones.small import Small
-from bench.catalog.table import CATALOG, catalog_entries
+from bench.catalog.parts import CATALOG, catalog_entries
 from bench.cli.conform import find_axis
 from bench.conformance.contracts import CONTRACTS, put_under_test
 from bench.conformance.report import run_checks
 from bench.datasets.digits import Digits
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 from bench.regimes import MultiTask
 from bench.weightings.ew import EqualWeights
 

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from bench.catalog.table import CATALOG
+from bench.catalog.parts import CATALOG
 from bench.conformance.cases import CASES
 from bench.conformance.contracts import CONTRACTS, put_under_test
 from bench.conformance.dataset_checks import DatasetUnderTest

@@ -11,7 +11,7 @@ import torch
 
 from bench.catalog.build import build_part, load_part_class
 from bench.catalog.description import describe_part
-from bench.catalog.table import CATALOG
+from bench.catalog.parts import CATALOG
 from bench.conformance.part import CPU, PROTOCOLS
 from bench.conformance.weighting_checks import TASKS, make_step
 
@@ -50,7 +50,7 @@ def test_every_parameter_is_described_with_its_default(axis: str, name: str) -> 
 def test_the_catalog_is_described_without_importing_torch() -> None:
     program = (
         "import sys; from bench.catalog.description import describe_part\n"
-        "from bench.catalog.table import CATALOG\n"
+        "from bench.catalog.parts import CATALOG\n"
         "for axis, parts in CATALOG.items():\n"
         "    for name in parts: assert describe_part(axis, name).summary\n"
         "print(sorted({'torch', 'torchvision', 'numpy', 'sklearn', 'pandas', 'pydantic'} & set(sys.modules)))"

@@ -17,7 +17,7 @@ from typer.main import get_command
 import noxfile
 from bench.catalog.build import build_part
 from bench.catalog.choice import Choice
-from bench.catalog.table import COMPOSED, catalog_axes, catalog_entries
+from bench.catalog.parts import COMPOSED, catalog_axes, catalog_entries
 from bench.cli import app
 from bench.cli.conform import find_axis
 from bench.engine.planning.suite_file import read_suite

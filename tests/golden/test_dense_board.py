@@ -18,10 +18,10 @@ from leaderboard.board import render_board
 from leaderboard.comparison import compare_labels, render_comparison
 from leaderboard.formatting import METRICS, format_score, metric_label
 from leaderboard.frame import to_csv, to_frame, to_json
+from leaderboard.ranking import rank_attacks
 from leaderboard.reference import check_against_reference, render_changes, summarize_records
 from leaderboard.sections.dense import scores_by_metric
 from leaderboard.sections.peaks import peak_and_last_scores
-from leaderboard.sections.ranking import rank_attacks
 from leaderboard.sections.regimes import scores_by_regime
 from leaderboard.sections.tasks import scores_by_task
 from tests.golden.committed import expect

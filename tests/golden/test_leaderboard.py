@@ -22,13 +22,13 @@ from bench.record import Record, TaskInfo
 from leaderboard.board import render_board
 from leaderboard.comparison import compare_labels, render_comparison
 from leaderboard.frame import select_records, to_csv, to_frame, to_json
+from leaderboard.ranking import rank_attacks
 from leaderboard.rows import default_victim_rows
 from leaderboard.sections.axes import protection_by_axis
 from leaderboard.sections.costs import cost_table
 from leaderboard.sections.noise import noise_table
 from leaderboard.sections.partial import partial_images, partial_tasks
 from leaderboard.sections.peaks import peak_and_last_scores
-from leaderboard.sections.ranking import rank_attacks
 from leaderboard.sections.tasks import scores_by_task
 from tests.golden.committed import expect
 from tests.records import cost, fail, make_record, matrix, task_info

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pandas import DataFrame
 
-from bench.catalog.table import CATALOG
+from bench.catalog.parts import CATALOG
 from bench.record import Record
 from leaderboard.board import render_board
 from leaderboard.frame import to_frame

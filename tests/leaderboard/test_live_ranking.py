@@ -8,9 +8,9 @@ import pytest
 from bench.record import Record
 from leaderboard.frame import to_frame
 from leaderboard.live_ranking import LiveRanking
+from leaderboard.ranking import rank_attacks
 from leaderboard.rows import cell_rows
 from leaderboard.scores import protection_by_task
-from leaderboard.sections.ranking import rank_attacks
 from tests.records import ROOM, fail, make_record, make_room, matrix
 
 LEARNED = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baselines.crafting.lift import ClasswiseNoise
 from baselines.crafting.loop import LossOfDelta, add_delta, craft_noise
-from baselines.crafting.table import Table
+from baselines.crafting.noise_table import Table
 from bench.api import CraftContext, Noise
 from bench.backbones.small import Small
 from bench.catalog.build import build_part

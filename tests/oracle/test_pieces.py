@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bench.backbones.small import Small
 from bench.catalog.build import build_part
-from bench.catalog.table import CATALOG
+from bench.catalog.parts import CATALOG
 from bench.conformance.cases import Case
 from bench.training.loop import train_epochs
 from bench.training.net import MultiTaskNet

@@ -12,9 +12,9 @@ from torch.nn import functional
 from baselines.crafting.classwise import ClasswiseTable
 from baselines.crafting.lift import lift_classwise
 from baselines.crafting.loop import add_delta, delta_gradient
+from baselines.crafting.noise_table import Table, VarianceReducedTable
 from baselines.crafting.objectives import FeatureAlignment, FixedSurrogate
-from baselines.crafting.surrogate import surrogate_view
-from baselines.crafting.table import Table, VarianceReducedTable
+from baselines.crafting.surrogate_training import surrogate_view
 from baselines.pil import LinearSeparability
 from bench.api import CraftContext, Noise
 from bench.backbones.small import Small

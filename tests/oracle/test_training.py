@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.api import Step, Task
 from bench.backbones.small import Small
 from bench.catalog.build import build_part
-from bench.defenses.no_op import NoOp
+from bench.defenses.base import NoOp
 from bench.tasks.classification import Classification
 from bench.training.loaders import iterate_batches, make_batch
 from bench.training.loop import TrainedEpoch, score_network, task_losses, train_epochs

@@ -10,8 +10,8 @@ from pandas import Series
 
 from bench.record import Record
 from leaderboard.frame import to_frame
+from leaderboard.ranking import rank_attacks
 from leaderboard.scores import MIN_HEADROOM
-from leaderboard.sections.ranking import rank_attacks
 from leaderboard.statistics import compare_pairs, mean_interval, seed_means, seed_spread
 from tests.records import make_record, task_info
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench.catalog.choice import Choice
-from bench.catalog.table import catalog_entries, locate_part
+from bench.catalog.parts import catalog_entries, locate_part
 from bench.engine.planning.suite_file import ALL, Suite
 from bench.errors import BenchError, unknown_name_error
 from bench.record import AXES

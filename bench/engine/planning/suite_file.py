@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 
 from bench.catalog.choice import parse_value
 from bench.catalog.description import attribute_meanings
-from bench.catalog.table import catalog_axes, locate_part
+from bench.catalog.parts import catalog_axes, locate_part
 from bench.errors import BenchError, unknown_name_error
 from bench.record import AXES
 from bench.suites import suite_names, suite_text

@@ -5,7 +5,7 @@ from typing import cast
 from bench.api import Checkpoint, CraftContext, Generative, MultiTaskData, Noise, RestoringAttack
 from bench.engine.planning.cell import Poison
 from bench.engine.planning.partial_protection import hide_unprotected
-from bench.engine.stages.apply_poison import quantize_delta
+from bench.engine.stages.budget import quantize_delta
 from bench.engine.stages.checkpoint import FileCheckpoint
 from bench.engine.stages.context import (
     RunContext,

@@ -9,7 +9,7 @@ from torch import Tensor
 from bench.api import MultiTaskData
 from bench.engine.planning.cell import Cell, Poison, Purified
 from bench.engine.planning.partial_protection import draw_perturbed_rows
-from bench.engine.stages.apply_poison import apply_poison
+from bench.engine.stages.budget import apply_poison
 from bench.engine.stages.context import RunContext, hash_split, seeded
 from bench.engine.storage.store import POISONS
 from bench.errors import BenchError

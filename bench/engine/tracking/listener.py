@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 from bench.engine.execution.events import Event, ItemFinished, RunFinished, RunStarted
-from bench.engine.tracking.convert import time_span
 from bench.engine.tracking.mlflow_store import (
     ArtifactFiles,
     CellCounts,
@@ -18,6 +17,7 @@ from bench.engine.tracking.mlflow_store import (
     StoredRun,
     failure_reason,
 )
+from bench.engine.tracking.record_to_mlflow import time_span
 from bench.errors import BenchError
 from bench.record import Record
 

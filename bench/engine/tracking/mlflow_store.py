@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from bench.engine.tracking.convert import (
+from bench.engine.tracking.record_to_mlflow import (
     CHECKSUM_TAG,
     KEY_TAG,
     KIND_TAG,

@@ -25,14 +25,14 @@ from pandas.testing import assert_frame_equal
 
 import bench.cli
 from bench.api import CraftContext
-from bench.catalog.table import CATALOG, catalog_entries
+from bench.catalog.parts import CATALOG, catalog_entries
 from bench.engine.execution import runner
 from bench.engine.stages import evaluate
 from bench.engine.storage.store import POISONS, RECORDS, SURROGATES, Stamp, Store
 from bench.values import Progress, Split
 from leaderboard import board  # noqa: F401 - so that the fork server has it
 from leaderboard.frame import to_frame
-from leaderboard.sections.ranking import rank_attacks
+from leaderboard.ranking import rank_attacks
 from tests.engine import tiny
 
 KILLS = int(os.environ.get("MTLUE_KILLS", "24"))

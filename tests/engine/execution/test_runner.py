@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.api import CraftContext
 from bench.catalog.choice import Choice
-from bench.catalog.table import CATALOG, catalog_entries
+from bench.catalog.parts import CATALOG, catalog_entries
 from bench.engine.execution import runner
 from bench.engine.execution.events import (
     ItemFinished,

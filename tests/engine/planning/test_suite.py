@@ -10,7 +10,7 @@ import pytest
 
 from bench.catalog.build import build_part
 from bench.catalog.choice import Choice
-from bench.catalog.table import CATALOG, catalog_axes, catalog_entries
+from bench.catalog.parts import CATALOG, catalog_axes, catalog_entries
 from bench.engine.planning.cell import Cell
 from bench.engine.planning.expand import expand_suite
 from bench.engine.planning.suite_file import RecipeOverrides, override_recipe, read_suite

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.backbones.small import cell_means
 from bench.catalog.build import build_part
-from bench.catalog.table import CATALOG
+from bench.catalog.parts import CATALOG
 from bench.conformance.cases import CASES, PLAIN_CASE, Case
 from bench.conformance.craft_run import AttackUnderTest
 from bench.conformance.part import build_quick_part

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.catalog.build import build_part
-from bench.catalog.table import CATALOG
+from bench.catalog.parts import CATALOG
 from bench.engine.stages import craft, evaluate, surrogate, victim
 from bench.engine.stages.context import seeded
 from bench.record import Record, Scores

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bench.api import CraftContext
 from bench.backbones.small import Small
-from bench.catalog.table import CATALOG, catalog_entries
-from bench.defenses.no_op import NoOp
+from bench.catalog.parts import CATALOG, catalog_entries
+from bench.defenses.base import NoOp
 from bench.engine.planning.expand import Plan
 from bench.engine.stages import device
 from bench.engine.stages.craft import craft_poison

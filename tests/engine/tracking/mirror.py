@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from bench.engine.tracking.convert import SUITE_TAG
+from bench.engine.tracking.record_to_mlflow import SUITE_TAG
 from bench.record import AXES, Epoch, Record
 
 FINISHED = "2026-03-01T12:00:00+00:00"

@@ -14,9 +14,9 @@ import pytest
 
 from bench.engine.execution.events import ItemFinished, Notice, RunFinished, RunStarted
 from bench.engine.tracking import listener
-from bench.engine.tracking.convert import CHECKSUM_TAG, KEY_TAG, SUITE_TAG
 from bench.engine.tracking.listener import Tracker, rebuild_mirror
 from bench.engine.tracking.mlflow_store import default_uri
+from bench.engine.tracking.record_to_mlflow import CHECKSUM_TAG, KEY_TAG, SUITE_TAG
 from bench.errors import BenchError
 from bench.files import hash_json
 from bench.record import AXES, Epoch, Record, write_record

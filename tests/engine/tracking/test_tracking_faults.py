@@ -23,9 +23,9 @@ from bench.engine.execution.events import ItemFinished, RunStarted
 from bench.engine.execution.runner import run_plan
 from bench.engine.executors.inline import Inline
 from bench.engine.tracking import listener
-from bench.engine.tracking.convert import KEY_TAG
 from bench.engine.tracking.listener import Tracker, rebuild_mirror
 from bench.engine.tracking.mlflow_store import default_uri
+from bench.engine.tracking.record_to_mlflow import KEY_TAG
 from bench.errors import BenchError
 from bench.record import Record, write_record
 from tests.engine import tiny

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from bench.engine.stages.apply_poison import apply_poison, quantize_delta
+from bench.engine.stages.budget import apply_poison, quantize_delta
 from bench.errors import BenchError
 from bench.memory import MAX_IMAGES
 from bench.values import Batch, Split

@@ -1,24 +1,90 @@
-"""The ranking of the attacks, one per track."""
+"""Rank the attacks, and list them in the order of the ranking in every table."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from pandas import DataFrame, Series, concat, isna
+from pandas import DataFrame, Series, concat
 
-from bench.record import CLEAN
-from leaderboard.attack_order import DAGGER, group_by_setting, sort_attacks, worst_and_mean_protection
-from leaderboard.formatting import (
-    NO_VALUE,
-    format_number,
-    format_protection,
-    format_score,
-    format_with_spec,
-    join_blocks,
-    markdown_table,
-    metric_label,
-    metric_order,
-)
+from bench.record import AXES, CLEAN
+from leaderboard.formatting import metric_order
 from leaderboard.rows import NO_DEFENSE, cell_rows, full_protection_rows
+from leaderboard.scores import SETTING_AXES
+
+if TYPE_CHECKING:
+    from pandas.api.typing import SeriesGroupBy
+
+DAGGER = "†"
+"""Marks an attack of the unbounded track in tables that show both tracks."""
+
+_COLUMNS = [*AXES, "key", "bounded", "partial", "paired", "defined", "protection"]
+"""Columns of a tidy table that the order of the attacks depends on."""
+
+
+def group_by_setting(cells: DataFrame) -> "SeriesGroupBy[Any, tuple[Hashable, ...]]":
+    """Return the defined protections, one group for all cells that differ in the defense only."""
+    return cells[cells["protection"].notna()].groupby(["attack", *SETTING_AXES])["protection"]
+
+
+def worst_and_mean_protection(cells: DataFrame) -> DataFrame:
+    """Return, by attack, ``worst`` and ``mean`` protection over the defenses, NaN if none is defined.
+
+    For each setting of the other axes the worst case and the mean over its defenses are taken, and then the
+    means over all settings.
+    """
+    groups = group_by_setting(cells)
+    found = DataFrame({"worst": groups.min(), "mean": groups.mean()}).groupby(level="attack").mean()
+    return found.reindex(sorted(set(cells["attack"])))
+
+
+def sort_attacks(by_attack: DataFrame) -> DataFrame:
+    """Return a table indexed by attack with a column ``attack``: best first, ``clean`` last."""
+    table = by_attack.rename_axis("attack").reset_index()
+    table["clean"] = table["attack"] == CLEAN
+    order = ["clean", "worst", "mean", "attack"]
+    table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True)
+    return table.drop(columns="clean")
+
+
+def attack_order(frame: DataFrame) -> list[str]:
+    """Return the attacks in the order of the rankings: ``clean``, those with a budget, those without."""
+    cells = cell_rows(full_protection_rows(frame[_COLUMNS]))
+    order = [CLEAN] if (cells["attack"] == CLEAN).any() else []
+    for bounded in (True, False):
+        track = cells[(cells["bounded"] == bounded) & (cells["attack"] != CLEAN)]
+        order.extend(sort_attacks(worst_and_mean_protection(track))["attack"])
+    return list(dict.fromkeys(order))
+
+
+def sort_table(table: DataFrame, frame: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """Sort a table by columns.
+
+    Attacks are in the order of the rankings, with unranked ones last; metrics in the order of the field;
+    defense ``none`` is first; everything else is in its natural order.
+
+    Args:
+        table: the table.
+        frame: the tidy table it was made from, which the rankings depend on.
+        columns: columns to sort by.
+    """
+    ranked = attack_order(frame)
+    orders: dict[object, Callable[[str], tuple[object, ...]]] = {
+        "attack": lambda attack: (ranked.index(attack) if attack in ranked else len(ranked), attack),
+        "metric": metric_order,
+        "defense": lambda defense: (defense != NO_DEFENSE, defense),
+    }
+
+    def positions(column: Any) -> Any:
+        values = sorted(column.unique(), key=orders.get(column.name))
+        return column.map({value: position for position, value in enumerate(values)})
+
+    return table.sort_values(list(columns), key=positions, ignore_index=True)
+
+
+def unbounded_marker(frame: DataFrame) -> Callable[[str], str]:
+    """Return a function that marks attacks of the unbounded track with a dagger."""
+    unbounded = set(frame.loc[~frame["bounded"], "attack"])
+    return lambda attack: f"{attack} {DAGGER}" if attack in unbounded else attack
+
 
 RAW = "raw_"
 """Prefix of the column of a headline metric."""
@@ -58,35 +124,6 @@ def rank_attacks(frame: DataFrame, bounded: bool = True) -> DataFrame:
     is_ranked = (table["attack"] != CLEAN) & table["worst"].notna()
     table.insert(0, "rank", is_ranked.cumsum().where(is_ranked).astype("Int64"))
     return table
-
-
-def render_ranking(frame: DataFrame) -> str:
-    """Return the ranking of the attacks with a budget in markdown, empty if there is nothing to rank."""
-    ranked = rank_attacks(frame)
-    if not len(ranked):
-        return ""
-    spread = "; ± is the standard deviation over seeds" if ranked["spread"].notna().any() else ""
-    legend = (
-        "The exploiter picks the defense: *worst case* is the lowest protection over the defenses, averaged "
-        f"over everything else; *mean* is the mean over the defenses, too{spread}. *Defenses* is the number "
-        "of defenses in a worst case. *Undefined* is the number of task scores without a defined protection, "
-        "which are left out. Raw scores are without a defense if that was run. A better protected task has a "
-        "lower score, but a higher error or angle. Memory is the peak while crafting, l∞ the largest change "
-        f"of a pixel. {CLEAN} is the reference and is not ranked."
-    )
-    return join_blocks("## Ranking", _ranking_table(ranked), legend)
-
-
-def render_unbounded_ranking(frame: DataFrame) -> str:
-    """Return the ranking of the attacks without a budget in markdown, empty if there are none."""
-    ranked = rank_attacks(frame, bounded=False)
-    if not (ranked["attack"] != CLEAN).any():
-        return ""
-    legend = (
-        "Attacks without a budget: their changes may be visible, so they are ranked separately. The columns "
-        f"are as above. {DAGGER} marks these attacks in the tables that show both tracks."
-    )
-    return join_blocks("## Ranking, unbounded track", _ranking_table(ranked), legend)
 
 
 def _worst_case_columns(cells: DataFrame) -> DataFrame:
@@ -131,36 +168,3 @@ def _raw_columns(frame: DataFrame) -> DataFrame:
     # The mean of a cell is taken first, so that a dataset with many tasks does not outweigh one with few.
     per_cell = rows.groupby(["attack", "headline", "key"])["raw"].mean()
     return per_cell.groupby(level=["attack", "headline"]).mean().unstack().add_prefix(RAW)
-
-
-def _ranking_table(ranked: DataFrame) -> str:
-    names = [str(column) for column in ranked if str(column).startswith(RAW)]
-    metrics = sorted((name.removeprefix(RAW) for name in names), key=metric_order)
-    return markdown_table([_ranking_row(row, metrics) for row in ranked.to_dict("records")], drop_empty=True)
-
-
-def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[str, str]:
-    low, high = row["defenses_min"], row["defenses_max"]
-    cells = {
-        "#": NO_VALUE if isna(row["rank"]) else str(row["rank"]),
-        "attack": row["attack"],
-        "worst case": format_protection(row["worst"], row["spread"]),
-        "worst defense": NO_VALUE if isna(row["worst_defense"]) else row["worst_defense"],
-        "defenses": str(low) if low == high else f"{low}–{high}",
-        "mean": format_protection(row["mean"]),
-        **{metric_label(metric): format_score(row[f"{RAW}{metric}"], metric) for metric in metrics},
-        "cells": str(row["cells"]),
-        "undefined": str(row["undefined"]),
-        "craft s": format_number(row["craft_s"]),
-        "craft img/s": format_number(row["craft_images_per_s"]),
-        "host MiB": format_with_spec(row["craft_host_mb"], ".0f"),
-        "device MiB": format_with_spec(row["craft_device_mb"], ".0f"),
-        "l∞ /255": format_with_spec(row["linf"], ".3g"),
-    }
-    if row["attack"] == CLEAN:
-        # It has no worst defense, and the cost of copying images is not a cost of crafting.
-        cells["worst case"] = format_protection(row["worst"])
-        cells |= dict.fromkeys(
-            ("worst defense", "craft s", "craft img/s", "host MiB", "device MiB"), NO_VALUE
-        )
-    return cells
