@@ -13,6 +13,11 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ["MTLUE_CACHE"] = str(Path(tempfile.gettempdir()) / f"mtlue-bench-tests-{os.getuid()}")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Use one process more than there are cores: many tests wait for processes they have started."""
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch

@@ -25,7 +25,14 @@ from leaderboard.live_ranking import LiveRanking
 from tests import large
 from tests.engine import tiny
 
-CELLS = 10_125
+REDUCED: dict[str, list[str | int]] = {
+    "seed": [0],
+    "dataset": ["digits"],
+    "weighting": ["ew"],
+    "defense": ["none"],
+}
+"""Axes of the suite when nothing is timed: that the benchmarks run is tested with 45 cells."""
+
 Say = Callable[[str], None]
 
 
@@ -41,10 +48,17 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
 
 
 @pytest.fixture(scope="module")
-def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def planned(request: pytest.FixtureRequest) -> Plan:
+    """Return all 10,125 cells, or few of them if nothing is timed."""
+    return large.plan(**({} if request.config.getoption("benchmark_enable") else REDUCED))
+
+
+@pytest.fixture(scope="module")
+def suite_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("suite") / "large.toml"
+    matrix = large.AXES if request.config.getoption("benchmark_enable") else {**large.AXES, **REDUCED}
     # What JSON writes of a list or a text is TOML too.
-    axes = "".join(f"{axis} = {json.dumps(values)}\n" for axis, values in large.AXES.items())
+    axes = "".join(f"{axis} = {json.dumps(values)}\n" for axis, values in matrix.items())
     head, _, rest = tiny.TOML.partition("[matrix]")
     tables = rest[rest.index("[recipe]") :].replace("epochs = 2", f"epochs = {large.EPOCHS}")
     path.write_text(f"{head.replace('star = true', '')}[matrix]\n{axes}\n{tables}")
@@ -52,10 +66,10 @@ def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(planned: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run of the whole suite."""
     out = tmp_path_factory.mktemp("run")
-    finish(out, large.plan())
+    finish(out, planned)
     return out
 
 
@@ -93,24 +107,29 @@ def test_plan_of_what_is_done(
 
 
 @pytest.mark.benchmark(group="bench run, 10,125 cells, all done")
-def test_run_of_what_is_done(benchmark: BenchmarkFixture, suite_file: Path, finished: Path, say: Say) -> None:
+def test_run_of_what_is_done(
+    benchmark: BenchmarkFixture, suite_file: Path, finished: Path, planned: Plan, say: Say
+) -> None:
     command = ("run", "--suite", str(suite_file), "--out", str(finished), "--no-track")
     say(benchmark.pedantic(bench, args=command, rounds=1))
-    assert f"{CELLS} cells" in (finished / "leaderboard.md").read_text(encoding="utf-8")
+    assert f"{len(planned.cells)} cells" in (finished / "leaderboard.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 @pytest.mark.benchmark(group="bench track, 45 cells")
 def test_track(benchmark: BenchmarkFixture, tmp_path: Path, say: Say) -> None:
-    finish(tmp_path, large.plan(seed=[0], dataset=["digits"], weighting=["ew"], defense=["none"]))
+    finish(tmp_path, large.plan(**REDUCED))
     command = ("track", "--out", str(tmp_path))
     say(benchmark.pedantic(bench, args=command, rounds=1))
     say(f"the same again: {bench(*command)}")
 
 
 @pytest.mark.benchmark(group="2,250 cells that do nothing")
-def test_memory_over_cells(benchmark: BenchmarkFixture, tmp_path: Path, say: Say) -> None:
-    planned = large.plan(seed=[0, 1], dataset=["digits"])
+def test_memory_over_cells(
+    request: pytest.FixtureRequest, benchmark: BenchmarkFixture, tmp_path: Path, say: Say
+) -> None:
+    timed = request.config.getoption("benchmark_enable")
+    planned = large.plan(**({"seed": [0, 1], "dataset": ["digits"]} if timed else REDUCED))
     process, marks = psutil.Process(), list[float]()
 
     def watch(event: Event) -> None:
