@@ -23,7 +23,11 @@ COMPOSED_DEFENSES = ("jpeg(quality=30)+cutmix", "none+mixup+ueraser")
 EXTRA_PARTS = {"backbone": FAMILY_PARTS, "defense": COMPOSED_DEFENSES}
 
 CASES_OF_TEST = [
-    pytest.param(axis, name, check, id=f"{axis}-{name}-{check.name.replace(' ', '-')}")
+    pytest.param(
+        *(axis, name, check),
+        id=f"{axis}-{name}-{check.name.replace(' ', '-')}",
+        marks=pytest.mark.xdist_group(f"{axis} {name}"),  # one process, which crafts or builds it once
+    )
     for axis, parts in CATALOG.items()
     for name in (*parts, *EXTRA_PARTS.get(axis, ()))
     for check in CONTRACTS[axis].checks  # innermost, so that the tests of one part follow each other

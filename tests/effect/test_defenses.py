@@ -15,7 +15,8 @@ from bench.record import Record
 from tests.effect.exploit import RECIPE, Scene
 from tests.engine import tiny
 
-pytestmark = pytest.mark.slow
+# One process, which trains each victim once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("effects of defenses")]
 
 EM = "em(rounds=10, surrogate_steps=47, steps=2, step_size=2.0, batch=32, stop_error=0)"
 CLASSWISE = "em-classwise(portion=1.0, rounds=6, surrogate_steps=20)"

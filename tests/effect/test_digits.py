@@ -9,7 +9,8 @@ import pytest
 from bench.catalog.build import build_part
 from tests.effect.exploit import Scene
 
-pytestmark = pytest.mark.slow
+# One process, which trains each victim once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("effects on digits")]
 
 EM = "em(rounds=10, surrogate_steps=47, steps=2, step_size=2.0, batch=32, stop_error=0)"
 MTL_UE = (
