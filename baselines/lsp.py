@@ -72,7 +72,7 @@ class LSP:
 
 
 def patch_size(task: Classification, channels: int, height: int, width: int, patches: int) -> tuple[int, int]:
-    """Return height and width of the largest patches, at least so many per side, that can tell classes apart.
+    """Return height and width of the largest patches that can tell the classes apart.
 
     Every class needs its own corner of the hypercube of features, so 2^features must be at least k.
 

@@ -110,7 +110,7 @@ def assign_cells(tasks: Sequence[T], mode: Lift, train: Split) -> Layout[T]:
     and draws each task's signal at its cell's own size, which keeps its structure.
 
     Raises:
-        BenchError: when the image has too few pixels for so many cells.
+        BenchError: when the image has fewer pixels than the cells need.
     """
     labeled = tuple(task for task in tasks if bool(task.labeled(train.targets[task.name]).any()))
     height, width = train.images.shape[-2:]

@@ -68,7 +68,7 @@ _PARAM = re.compile(rf'(?:{_STRING}|\[(?:{_STRING}|[^\]"])*\]|[^,"\[])+')
 _PART = re.compile(rf'[\w.:-]+(?:\s*\((?:{_STRING}|[^"()])*\))?')
 
 _COMPOSITION = re.compile(rf"\s*{_PART.pattern}\s*(?:\+\s*{_PART.pattern}\s*)+")
-"""Parts joined by +; a + in parentheses joins nothing."""
+"""Parts joined by ``+``; a ``+`` in parentheses is not a separator."""
 
 
 def _parse_params(params: str, text: str) -> dict[str, Any]:

@@ -114,7 +114,7 @@ FAMILIES: dict[str, dict[str, str]] = {
 """Axis → family → ``module:class``: the class of ``FAMILY:MODEL``, with MODEL in its field ``model``."""
 
 COMPOSED: dict[str, str] = {"defense": "bench.defenses.composed:Composed"}
-"""Axis → the class of several parts joined by +; parts of other axes cannot be joined."""
+"""Axis → the class that combines parts joined by ``+``. Parts of other axes cannot be combined."""
 
 REQUIRED_VARIABLES = {
     "dataset": ("version", "recipe"),

@@ -12,7 +12,7 @@ from bench.catalog.parts import REQUIRED_VARIABLES, catalog_entries
 from bench.conformance.part import PROTOCOLS, Check, ContractError, PartUnderTest, build_quick_part
 from bench.engine.planning.partial_protection import PARTIAL_PARAMETERS
 
-COMPOSED = "it is made of several parts, each of which is to be checked alone"
+COMPOSED = "it combines several parts; check each of them alone"
 
 
 def is_a_frozen_dataclass(tested: PartUnderTest, _: str) -> str | None:

@@ -54,7 +54,7 @@ class CelebA:
     Attributes:
         size: side in px to which images are resized.
         crop: side in px of the random crop; None: 64/70 of the size, as in the paper.
-        limit: use so many images, of each split its share, drawn with ``split_seed``; None: all.
+        limit: number of images to use, in proportion from each split, drawn with ``split_seed``; None: all.
         test_fraction: share of the identities in the test split, if the official one cannot be used.
         split_seed: seed of that split and of ``limit``.
     """

@@ -62,7 +62,7 @@ class ChestXray14:
         size: side in px to which images are resized; the paper uses 256, in some experiments 128.
         crop: side in px of the random crop; None: 224/256 of the size, as in the paper.
         split: the official one, or a random one of all images in which no patient is in both splits.
-        limit: use so many images, of each split its share, drawn with ``split_seed``; None: all.
+        limit: number of images to use, in proportion from each split, drawn with ``split_seed``; None: all.
         test_fraction: share of the patients in the test split, if it is not the official one.
         split_seed: seed of that split and of ``limit``.
     """
@@ -97,7 +97,7 @@ class ChestXray14:
         folder = require_files(self.missing(root), root) / FOLDER
         files = list_files(folder, ".png", folders=_image_folders(folder))
         paths = pd.Series({file.name.rpartition("/")[2]: file.name for file in files}, dtype=object)
-        entries = read_entries(max(folder.glob(ENTRIES)))  # the newest of several versions
+        entries = read_entries(max(folder.glob(ENTRIES)))  # if there are several versions, the newest
         official = read_split(folder) if self.split == "official" else None
         table = entries if official is None else entries[entries.index.isin(official.index)]
         rows, notes = match_rows_to_files(table, paths.index)

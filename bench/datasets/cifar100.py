@@ -53,7 +53,7 @@ class CIFAR100:
 
     Attributes:
         crop: side in px of the random crop; None: the whole image.
-        limit: use so many images, the first of each split in its share; None: all.
+        limit: number of images to use: the first of each split, in proportion to its size; None: all.
     """
 
     version: ClassVar[int] = 1

@@ -61,7 +61,7 @@ class Folder:
         size: side in px to which images are resized; the whole image is scaled to this square.
         crop: side in px of the random crop; None: 128/140 of the size, as in the paper for faces.
         flip: random flips; false if left and right matter, as for text.
-        limit: use so many images, of each split its share, drawn with ``split_seed``; None: all.
+        limit: number of images to use, in proportion from each split, drawn with ``split_seed``; None: all.
         test_fraction: share of the images in the test split, if no column sets it.
         split_seed: seed of that split and of ``limit``.
     """

@@ -89,7 +89,7 @@ def load_labeled_images(
         files: all files; any change of them makes a new cache.
         labels: one row per file, its index, and one column of classes per task.
         is_test: which of these rows [n] are the test split.
-        limit: use so many images, of each split its share; None: all.
+        limit: number of images to use, shared between the splits in proportion; None: all.
         seed: of the images that a limit keeps; a larger limit keeps the same ones and more.
         decode: how each file becomes an image.
         progress: called as images are decoded.

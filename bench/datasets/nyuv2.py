@@ -72,7 +72,7 @@ class NYUv2:
         classes: 13, or 40 from the original file.
         height: of the images in px.
         width: of the images in px.
-        limit: use so many images, of each split its share, evenly spaced; None: all.
+        limit: number of images to use, shared between the splits in proportion, evenly spaced; None: all.
     """
 
     version: ClassVar[int] = 1

@@ -75,7 +75,7 @@ class UTKFace:
     Attributes:
         size: side in px to which images are resized.
         crop: side in px of the random crop; None: 128/140 of the size, as in the paper.
-        limit: use so many images, the first after the shuffle, including damaged ones; None: all.
+        limit: number of images to use, the first of the shuffled list; damaged ones count; None: all.
         test_fraction: share of the images in the test split.
         split_seed: seed of the shuffle; each seed has its own decode cache, because it orders the rows.
     """

@@ -154,7 +154,7 @@ class DisentanglingVAE(nn.Module):
     """A convolutional encoder at half the resolution, and two decoders: of the image and of the noise."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, width: int, latent: int) -> None:
-        """Build it for images [c h w] of this shape and so many classes in all tasks."""
+        """Build it for images [c h w] of this shape and the total number of classes of all tasks."""
         super().__init__()
         channels, self._height, self._width = shape
         self.encoder = nn.Sequential(

@@ -21,7 +21,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class WaveStarted:
-    """A wave begins: so many items are to do, so many are already made."""
+    """A wave begins: the numbers of items to make and of items that are already made."""
 
     wave: "Wave"
     todo: int

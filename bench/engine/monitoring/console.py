@@ -26,7 +26,7 @@ SUMMARY_EVERY_S = 300.0
 """Least time between two plain summaries of speed, memory and best attack."""
 
 WIDE_COLUMNS = 100
-"""A terminal of so many columns has room for the speed of every item."""
+"""Number of columns from which a terminal can show the speed of every item."""
 
 BAR_COLUMNS = 30
 

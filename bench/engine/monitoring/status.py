@@ -147,7 +147,7 @@ def _is_alive(status: Status, age: float) -> bool:
 
 
 def render_status(found: FoundStatus, out: Path, width: int) -> RenderableType:
-    """Return what an active run is doing, for so many columns."""
+    """Return what an active run is doing, as text of the given width."""
     status, progress = found.status, found.status.progress
     title = f"{progress.suite or 'a suite'} in {out}: {_cell_count(progress)}"
     process = f"process {status.pid} on {status.host}"

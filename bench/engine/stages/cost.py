@@ -28,7 +28,7 @@ class CostMeter:
 
     @contextlib.contextmanager
     def phase(self, name: str, images: int = 0) -> Iterator[None]:
-        """Measure the block as part of a phase that processes so many images."""
+        """Measure the block as part of a phase that processes the given number of images."""
         _reset_host_peak()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)

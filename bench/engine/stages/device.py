@@ -23,7 +23,7 @@ def train_within_memory(train: Callable[[int], T], name: str, batch: int) -> tup
     """Train a network; if the device's memory is too small, train it again with every batch in two halves.
 
     Args:
-        train: trains it from the start, with batches split into so many pieces (`MultiTaskNet`).
+        train: trains it from the start, with batches split into the given number of pieces (`MultiTaskNet`).
         name: what is trained, for the messages.
         batch: images per step.
 

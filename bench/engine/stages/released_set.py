@@ -71,12 +71,12 @@ def build_released_set(item: Cell | Purified, train: Split, change: Tensor | Non
 
 
 def owned_mask(item: Cell | Purified, count: int) -> Tensor:
-    """Return of which of so many training images [n] the exploiter owns the clean originals."""
+    """Return a mask [n] of the training images whose clean originals the exploiter owns."""
     return draw_mask(count, item.defense.part.trusted, "trusted", item)
 
 
 def draw_mask(count: int, share: float, purpose: str, item: Cell | Purified) -> Tensor:
-    """Return which of so many images [n] are set aside: a share of them, drawn with the victim's seed.
+    """Return a mask [n] of the images that are set aside: a share, drawn with the victim's seed.
 
     Raises:
         BenchError: when fewer than two images would be set aside, or fewer than two left.
