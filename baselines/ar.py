@@ -22,7 +22,7 @@ SIDE, VALUES = 32, 3 * 32 * 32
 """Side and number of values of the images the paper's limits are for."""
 
 MAX_NORM = 50.0
-"""Largest norm of the unscaled signal of a stable process; a process with a larger norm diverges."""
+"""Largest norm of a stable process's unscaled signal of `VALUES` values; with a larger norm it diverges."""
 
 TEST_SIGNALS = 3
 """Signals of a process that must keep below it."""

@@ -74,7 +74,8 @@ class LSP:
 def patch_size(task: Classification, channels: int, height: int, width: int, patches: int) -> tuple[int, int]:
     """Return height and width of the largest patches that can tell the classes apart.
 
-    Every class needs its own corner of the hypercube of features, so 2^features must be at least k.
+    There are at least ``patches`` of them per side. Every class needs its own corner of the hypercube of
+    features, so 2^features must be at least k.
 
     Raises:
         BenchError: when even patches of one pixel are too few.
