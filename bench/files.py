@@ -35,6 +35,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file is on the disk, so that a folder with its final name has complete files."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def hash_bytes(content: bytes) -> str:
     """Return the SHA-256 of some bytes."""
     return hashlib.sha256(content).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, which may be larger than memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ Drawing the board of ten thousand records takes seconds: most of the time of a r
 import json
 from pathlib import Path
 
-from bench.files import hash_bytes, hash_json, write_atomically
+from bench.files import hash_bytes, hash_file, hash_json, write_atomically
 
 BOARD, SEAL = "leaderboard.md", "leaderboard.seal"
 """The board, and the file with the hashes of the board and of its inputs."""
@@ -23,14 +23,14 @@ def hash_board_inputs(folder: Path) -> str:
         (path.name, (state := path.stat()).st_size, state.st_ino, state.st_mtime_ns) for path in files
     )
     code = (path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".toml"))
-    return hash_json([states, [_hash_file(path) for path in (folder / "run.json", *sorted(code))]])
+    return hash_json([states, [_hash_if_present(path) for path in (folder / "run.json", *sorted(code))]])
 
 
 def read_cached_board(folder: Path, input_hash: str) -> str | None:
     """Return the board in a run's folder if it is intact and was made from the same inputs, else None."""
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        if seal == {"source": input_hash, "board": _hash_file(folder / BOARD)}:
+        if seal == {"source": input_hash, "board": _hash_if_present(folder / BOARD)}:
             return (folder / BOARD).read_text(encoding="utf-8")
     except (OSError, ValueError):  # absent or damaged
         pass
@@ -53,5 +53,5 @@ def write_cached_board(folder: Path, input_hash: str, board: str) -> None:
     write_atomically(folder / SEAL, json.dumps(seal) + "\n")
 
 
-def _hash_file(path: Path) -> str:
-    return hash_bytes(path.read_bytes()) if path.exists() else ""
+def _hash_if_present(path: Path) -> str:
+    return hash_file(path) if path.exists() else ""

@@ -7,7 +7,6 @@ name begins with a dot is being written, or was by a process that was killed.
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.files import hash_json
+from bench.files import flush_to_disk, hash_json
 
 LAYOUT_VERSION = 2
 """Version of the folder's layout, part of every key."""
@@ -177,7 +176,7 @@ def _build_aside(target: Path, build: Callable[[Path], dict[str, Any]]) -> None:
         file = built / "index.json"
         file.write_text(json.dumps({"checksum": hash_json(kept), "kept": kept}), encoding="utf-8")
         for path in (*paths, file):
-            _sync(path)
+            flush_to_disk(path)
         try:
             built.rename(target)
         except OSError:
@@ -191,9 +190,3 @@ def _check_written(path: Path) -> list[Any]:
         return _type_and_shape(_map_array(path))
     except ValueError as error:
         raise OSError(f"{path.name} could not be written in full") from error
-
-
-def _sync(path: Path) -> None:
-    """Wait until the file is on the disk, so that a folder with its final name has complete files."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from hashlib import file_digest
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from bench.datasets.cache import RowWriter, cached_arrays
 from bench.errors import BenchError
+from bench.files import hash_file
 from bench.values import Progress, ignore_progress
 
 DECODING_VERSION = 2
@@ -121,8 +121,7 @@ def find_copies(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
     def hash_content(name: str) -> str:
         try:
-            with (folder / name).open("rb") as file:
-                return file_digest(file, "sha256").hexdigest()
+            return hash_file(folder / name)
         except OSError:
             return name
 

@@ -10,7 +10,6 @@
 Everything is written under a temporary name and renamed. Tensors have a checksum; nothing is ever unpickled.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.errors import BenchError
-from bench.files import hash_json
+from bench.files import flush_to_disk, hash_file, hash_json
 from bench.record import Record, read_record, write_record
 
 if TYPE_CHECKING:
@@ -136,11 +135,11 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / _TENSORS)
-            body = {**about, "key": key, "tensors_sha256": _sha256(temporary / _TENSORS)}
+            body = {**about, "key": key, "tensors_sha256": hash_file(temporary / _TENSORS)}
             text = json.dumps({"schema": SCHEMA, "checksum": hash_json(body), "about": body}, indent=1)
             (temporary / _ABOUT).write_text(text, encoding="utf-8")
             for path in temporary.iterdir():
-                _flush_to_disk(path)
+                flush_to_disk(path)
             if target.is_dir():
                 for name in (_TENSORS, _ABOUT):
                     (temporary / name).replace(target / name)
@@ -185,7 +184,7 @@ class Store:
         if about is None:
             return False
         path = self.folder(kind, key) / _TENSORS
-        if about["tensors_sha256"] != _sha256(path):
+        if about["tensors_sha256"] != hash_file(path):
             raise DamagedError(f"{path} is damaged: its checksum does not match")
         return True
 
@@ -211,13 +210,3 @@ def _check_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise BenchError(f"{key!r} is not a key: a key has only hexadecimal digits")
     return key
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

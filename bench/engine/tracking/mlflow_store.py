@@ -8,7 +8,6 @@ MLflow is imported when the first run is logged, and only in the process that ru
 """
 
 import fcntl
-import hashlib
 import logging
 import os
 import re
@@ -36,7 +35,7 @@ from bench.engine.tracking.record_to_mlflow import (
     time_span,
     truncate,
 )
-from bench.files import hash_json
+from bench.files import hash_bytes, hash_json
 from bench.record import Record
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ class MLflowStore:
         suite_run = self._suite_run(suite)
         status = "FAILED" if cells.failed else "FINISHED"
         counts = {"cells/done": cells.done, "cells/failed": cells.failed}
-        hashes = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+        hashes = {path: hash_bytes(content) for path, content in files.items()}
         checksum = hash_json({**counts, **hashes})
         if _stored_run(self._client.get_run(suite_run)).state == (status, checksum):
             return

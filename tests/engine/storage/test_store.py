@@ -105,9 +105,7 @@ def test_a_stamp_changes_with_every_replacement(store: Store) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError()])
-@pytest.mark.parametrize(
-    "where", ["safetensors.torch.save_file", "bench.engine.storage.store._flush_to_disk"]
-)
+@pytest.mark.parametrize("where", ["safetensors.torch.save_file", "bench.engine.storage.store.flush_to_disk"])
 def test_a_save_that_fails_leaves_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException
 ) -> None:
@@ -137,7 +135,7 @@ def half(tensors, path):
 if sys.argv[2] == "half":
     safetensors.torch.save_file = half
 else:
-    store._flush_to_disk = die
+    store.flush_to_disk = die
 store.Store(Path(sys.argv[1])).save("poisons", "0123456789abcdef", {"x": torch.ones(9)}, {})
 """
 
