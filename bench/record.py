@@ -58,6 +58,11 @@ class TaskInfo(TypedDict):
     test: int
 
 
+def is_clean(attack: str) -> bool:
+    """Return whether an attack's label is that of ``clean``, with or without a rate."""
+    return attack.partition("(")[0].strip() == CLEAN
+
+
 def relative_score(info: TaskInfo, score: float | None) -> float | None:
     """Return where a score of the task's ``scored`` metric lies between the floor (0) and perfect (1).
 

@@ -16,11 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series, concat
 
-from bench.record import CLEAN, POISON_PHASES, Record
+from bench.record import CLEAN, POISON_PHASES, Record, is_clean
 from leaderboard.frame import to_frame
 from leaderboard.ranking import DAGGER, attack_order, rank_attacks, unbounded_marker
 from leaderboard.rows import dataset_names, default_victim_rows
-from leaderboard.scores import is_clean, mean_relative_score
+from leaderboard.scores import mean_relative_score
 from leaderboard.sections.costs import cost_table
 
 WIDTH = 9.0

@@ -8,8 +8,8 @@ from typing import Any
 from pandas import DataFrame, concat
 
 from bench.errors import BenchError
-from bench.record import AXES, Record
-from leaderboard.scores import add_protection, is_bounded, is_clean, is_partial
+from bench.record import AXES, Record, is_clean
+from leaderboard.scores import add_protection, is_bounded, is_partial
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
 """Phases of a cell in their order. They always have columns, even if nothing was measured."""

@@ -4,8 +4,8 @@ from collections import defaultdict
 from dataclasses import replace
 from statistics import fmean
 
-from bench.record import CLEAN, Record, Scores
-from leaderboard.scores import SETTING_AXES, is_bounded, is_clean, is_partial, protection_by_task
+from bench.record import CLEAN, Record, Scores, is_clean
+from leaderboard.scores import SETTING_AXES, is_bounded, is_partial, protection_by_task
 
 
 class LiveRanking:

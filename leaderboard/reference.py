@@ -11,10 +11,10 @@ from pandas import DataFrame
 
 from bench.errors import BenchError
 from bench.files import hash_json, write_atomically
-from bench.record import AXES, Record
+from bench.record import AXES, Record, is_clean
 from leaderboard.formatting import NO_VALUE, format_number, markdown_table
 from leaderboard.frame import select_records, to_frame
-from leaderboard.scores import is_clean, relative_scores
+from leaderboard.scores import relative_scores
 from leaderboard.statistics import mean_over_seeds, seed_spread
 
 REFERENCE_SCHEMA = 1

@@ -37,11 +37,6 @@ def is_partial(record: Record) -> bool:
     return record.settings.get("rate", 1.0) < 1 or bool(set(record.tasks) - set(protected))
 
 
-def is_clean(attack: str) -> bool:
-    """Return whether an attack's label is that of ``clean``, with or without a rate."""
-    return attack.partition("(")[0].strip() == CLEAN
-
-
 def protection(clean: Number, score: Number, floor: Number) -> Number:
     """Return (clean - score) / (clean - floor), of numbers or of columns."""
     return (clean - score) / (clean - floor)

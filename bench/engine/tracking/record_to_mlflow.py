@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.files import hash_json
-from bench.record import CLEAN, Record, Scores
+from bench.record import Record, Scores, is_clean
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -58,7 +58,7 @@ def dataset_inputs(record: Record) -> "list[DatasetInput]":
     if record.status == "failed" or "data" not in record.environment:
         return []
     inputs = [describe_input("dataset", record.environment["data"], "training", {"tasks": record.tasks})]
-    if str(record.cell["attack"]).partition("(")[0] != CLEAN:
+    if not is_clean(str(record.cell["attack"])):
         inputs.append(describe_input("attack", record.poison, "poison", record.noise))
     return inputs
 
