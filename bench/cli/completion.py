@@ -9,7 +9,7 @@ from bench.suites import describe_suites
 
 
 def complete_suite(incomplete: str) -> list[tuple[str, str]]:
-    """Return the suites whose name begins so, with their descriptions."""
+    """Return the suites whose name starts with the incomplete word, with their descriptions."""
     return [(name, text) for name, text in describe_suites() if name.startswith(incomplete)]
 
 
@@ -28,7 +28,7 @@ def complete_axis_or_part(incomplete: str) -> list[str]:
 
 
 def complete_dataset(incomplete: str) -> list[str]:
-    """Return the datasets whose name begins so."""
+    """Return the datasets whose name starts with the incomplete word."""
     return complete_part("dataset", incomplete)
 
 
@@ -47,7 +47,7 @@ def complete_axis_values(incomplete: str) -> list[str]:
 
 
 def complete_part(axis: str, incomplete: str) -> list[str]:
-    """Return the parts of an axis whose name begins so; of a composed part, its last name is completed."""
+    """Return the parts of an axis that complete a word; in a composed part, the last name is completed."""
     if axis not in catalog_axes():
         return []
     done, plus, last = incomplete.rpartition("+") if axis in COMPOSED else ("", "", incomplete)
