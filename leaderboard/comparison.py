@@ -186,7 +186,8 @@ def render_comparison(comparison: Comparison) -> str:
     ]
     overall = comparison.overall
     legend = (
-        f"{comparison.cells} cells of each side are paired (equal in all axes except {comparison.axis}); "
+        f"{format_count(comparison.cells, 'cell')} of each side "
+        f"{'is' if comparison.cells == 1 else 'are'} paired (equal in all axes except {comparison.axis}); "
         f"without a counterpart: {comparison.only_a} of {a}, {comparison.only_b} of {b}. "
         f"Over the paired cells {a} wins {overall.wins}, ties {overall.ties} and loses {overall.losses}."
     )
