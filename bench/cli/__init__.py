@@ -5,6 +5,7 @@ Heavy libraries are imported inside the commands, so that help and completion st
 
 import os
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
@@ -55,6 +56,17 @@ app.command()(track.track)
 app.add_typer(data.app, name="data")
 
 
+def find_foreign_exit(error: SystemExit) -> str | None:
+    """Return the file and line of the code that ended the program; None if a command ended it itself.
+
+    A part that calls ``sys.exit(0)`` while it is imported or loaded must not look like a success.
+    """
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    if frame.f_globals.get("__name__", "").startswith((__name__, typer.__name__)):
+        return None
+    return f"{frame.f_code.co_filename}, line {line},"
+
+
 def main() -> NoReturn:
     """Run the command line. An error that the user can fix is one line and exit code 2."""
     try:
@@ -65,4 +77,9 @@ def main() -> NoReturn:
     except BrokenPipeError:  # the reader of the pipe, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except SystemExit as error:
+        if (caller := find_foreign_exit(error)) is None:
+            raise
+        print_message(f"error: {caller} ended the program with sys.exit({error.code}); only a command may")
+        sys.exit(2)
     raise AssertionError("typer exits by itself")

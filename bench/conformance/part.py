@@ -87,7 +87,7 @@ class PartUnderTest:
         """Return why no check of this part applies to a case; None if they do."""
         return None
 
-    def describe_error(self, error: Exception) -> str:
+    def describe_error(self, error: Exception | SystemExit) -> str:
         """Return an error's message; for one that is not meant for users also its type and place."""
         message = " ".join(str(error).split())
         if isinstance(error, ContractError | BenchError):

@@ -44,7 +44,7 @@ def _run_check(tested: PartUnderTest, check: Check, case: str) -> Verdict:
             return Verdict(check.name, case, not_applicable=check.run(tested, case))
         except NoResultError:
             return Verdict(check.name, case, not_applicable=NO_RESULT)
-        except Exception as error:  # any error is a failure of the part
+        except (Exception, SystemExit) as error:  # any error is a failure of the part
             return Verdict(check.name, case, failure=tested.describe_error(error))
 
 

@@ -1,20 +1,23 @@
 """What executors share: the outcome of an item, how it is attempted, and what a worker sends its parent."""
 
 import logging
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from bench.record import Failure
-from bench.values import Progress
+
+if TYPE_CHECKING:  # importing values imports torch, which a worker does only once it can end with its parent
+    from bench.values import Progress
 
 I = TypeVar("I")  # noqa: E741 - an item
 
 R = TypeVar("R")
 
-Work = Callable[[I, Progress], R]
+Work = Callable[[I, "Progress"], R]
 """What is done for one item. For workers in other processes, it and the items must be picklable."""
 
 ReportProgress = Callable[[I, str, int, int], None]
@@ -54,21 +57,35 @@ class Executor(Protocol):
         """
 
 
-def attempt_item(work: Work[I, R], item: I, progress: Progress) -> Outcome[I, R]:
-    """Do an item's work; return its result or the exception it raised, and the seconds it took."""
+def attempt_item(work: Work[I, R], item: I, progress: "Progress") -> Outcome[I, R]:
+    """Do an item's work; return its result or what it raised, and the seconds it took.
+
+    Only Ctrl-C gets through: an item whose code calls ``sys.exit(0)`` fails, and the run goes on.
+    """
     start = time.perf_counter()
     try:
         result, failure = work(item, progress), None
-    except Exception as error:
+    except BaseException as error:
+        if _is_from_user(error):
+            raise
         result, failure = None, describe_failure(error)
     return Outcome(item, result, failure, time.perf_counter() - start)
 
 
+def _is_from_user(error: BaseException) -> bool:
+    """Return whether Ctrl-C has raised an error; no other signal handler of the program raises one."""
+    return (
+        isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+
 def describe_failure(error: BaseException) -> Failure:
     """Return an exception in the form that a record stores."""
+    name, text = type(error).__name__, str(error)
     return Failure(
-        type=type(error).__name__,
-        message=str(error) or type(error).__name__,
+        type=name,
+        # What ends programs often has only a number as its text.
+        message=(text or name) if isinstance(error, Exception) else f"it raised {name}({text})",
         traceback="".join(traceback.format_exception(error)),
     )
 
@@ -114,7 +131,7 @@ class _WarningSender(logging.Handler):
         self._send(record.getMessage())
 
 
-def _throttle_progress(send: SendMessage) -> Progress:
+def _throttle_progress(send: SendMessage) -> "Progress":
     """Return a callback that sends the first and the last step of a kind, and few of those between."""
     last = 0.0
 

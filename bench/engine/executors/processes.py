@@ -203,6 +203,7 @@ def _worker_main(pipe: "connection.Connection[Any, Any]", threads: int, gpu: str
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # must be set before torch first looks for GPUs
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = threading.Lock()  # warnings may come from any thread
 
     def send(message: object) -> None:

@@ -7,6 +7,7 @@ nodes that are alive at that moment: they may join and leave during a run.
 import contextlib
 import logging
 import os
+import signal
 import socket
 import uuid
 from collections.abc import Collection, Iterator
@@ -139,6 +140,8 @@ class Ray(RemoteExecutor[Reference]):
 
 def _run_task(task: RemoteTask, messages: Queue) -> Outcome[Any, Any]:
     task_id = ray.get_runtime_context().get_task_id()
+    # Ray's own handler raises an error amid the item's code, which would count as a failure of the item.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def send(message: Message) -> None:
         with contextlib.suppress(RayError):  # the work does not depend on its messages

@@ -146,10 +146,15 @@ def start(
 
 def _serve(arguments: list[str], out: Path, told: Path, harm: Harm, ledger: Path | None) -> None:
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     output = os.open(told, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
+    run_command(arguments, out, harm, ledger)
+
+
+def run_command(arguments: list[str], out: Path, harm: Harm, ledger: Path | None = None) -> None:
+    """Do what the command does, and end this process as it does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     CATALOG["attack"]["hanging"] = f"{__name__}:{Hanging.__name__}"
     catalog_entries.cache_clear()
     if ledger is not None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,66 @@ def test_inline_can_be_interrupted() -> None:
         list(executor.map(work, [1], silent))
 
 
+@dataclass(frozen=True)
+class Ending:
+    """Code of a part that ends the program, in one of several ways."""
+
+    way: str
+
+    def __call__(self, item: int, progress: Progress) -> int:
+        if item == 2:
+            if self.way == "os._exit":
+                os._exit(0)
+            if self.way == "sys.exit":
+                sys.exit(0)
+            raise {
+                "interrupt": KeyboardInterrupt,
+                "generator": GeneratorExit("end"),
+                "base": BaseException("x"),
+            }[self.way]
+        return item
+
+
+ENDINGS = {
+    "sys.exit": ("SystemExit", "it raised SystemExit(0)"),
+    "os._exit": ("SystemExit", "it raised SystemExit(0)"),
+    "interrupt": ("KeyboardInterrupt", "it raised KeyboardInterrupt()"),
+    "generator": ("GeneratorExit", "it raised GeneratorExit(end)"),
+    "base": ("BaseException", "it raised BaseException(x)"),
+}
+
+
+def check_ending(outcomes: list[Outcome[int, int]], kind: str, message: str) -> None:
+    by_item = {outcome.item: outcome for outcome in outcomes}
+    assert [by_item[item].result for item in (1, 2, 3)] == [1, None, 3]
+    failure = by_item[2].failure
+    assert failure is not None
+    assert (failure["type"], failure["message"]) == (kind, message)
+
+
+@pytest.mark.parametrize("way", ENDINGS)
+def test_inline_fails_an_item_that_ends_the_program(way: str) -> None:
+    handler = signal.signal(signal.SIGINT, lambda *_: None)  # as `bench run` has one of its own
+    try:
+        with Inline() as executor:
+            check_ending(list(executor.map(Ending(way), [1, 2, 3], silent)), *ENDINGS[way])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_inline_lets_a_forked_process_end(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(item: int, progress: Progress) -> int:
+        pid = os.fork()
+        if not pid:
+            os._exit(7)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    end_process = os._exit
+    with Inline() as executor:
+        (outcome,) = executor.map(work, [1], silent)
+    assert (outcome.result, os._exit) == (7, end_process)
+
+
 def test_a_failure_without_a_message_has_its_type() -> None:
     failure = describe_failure(MemoryError())
     assert (failure["type"], failure["message"]) == ("MemoryError", "MemoryError")
@@ -268,6 +329,22 @@ def test_workers_are_kept_and_have_their_threads(pool: Processes) -> None:
     pids = {pid for _, pid in filter(None, found)}
     assert os.getpid() not in pids
     assert len(pids) <= 2
+
+
+@pytest.mark.parametrize("way", sorted({*ENDINGS} - {"os._exit"}))
+def test_processes_fail_an_item_that_ends_the_program(pool: Processes, way: str) -> None:
+    check_ending(list(pool.map(Ending(way), [1, 2, 3], silent)), *ENDINGS[way])
+
+
+def test_processes_fail_an_item_that_ends_its_process(pool: Processes) -> None:
+    outcomes = list(pool.map(Ending("os._exit"), [1, 2, 3], silent))
+    check_ending(outcomes, "WorkerDied", "the worker process died (killed, or out of memory)")
+
+
+def test_workers_end_with_their_run_before_they_import_torch() -> None:
+    """A worker that is still importing it when its run is killed would outlive the run by seconds."""
+    code = "import sys, bench.engine.executors.processes; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_memory_of_gpus_is_shared_out() -> None:

@@ -1,0 +1,269 @@
+"""Signals to a run in the foreground of a terminal, and to its workers: the same numbers as without them.
+
+`nox -s chaos -- -k terminal` sends every signal sixty times to each; `-s` shows what it counted.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import random
+import select
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.engine import tiny
+from tests.engine.execution import chaos
+from tests.engine.execution.chaos import FORKS, KILLS, Harm, assert_same, finished, write_suite
+
+MATRIX = {"attack": ["clean", "tap"], "defense": ["none", "grayscale"]}
+
+TRIES = max(1, KILLS // 5)
+"""Signals of each kind to the run, and to a worker."""
+
+LONGEST_S = {"spawn": 8.0, "fork": 3.0}
+"""A signal is sent at most so long after the start of a run; a later one would often find it finished."""
+
+OUTLIVE_S = 2.0
+"""How long a process of a run may outlive it."""
+
+TO_RUN = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "SIGSTOP", "hangup")
+"""`hangup`: the terminal is closed."""
+
+TO_WORKER = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "SIGSTOP")
+
+
+@dataclass
+class TerminalRun:
+    """A `bench run` in the foreground of a pseudo-terminal that a shell has opened.
+
+    Attributes:
+        shell: the leader of the terminal's session; it only starts the run and waits for it.
+        pid: the run.
+        terminal: the end of the terminal that the user sees.
+        code: the run's exit code, negative for a signal; None while it is running.
+    """
+
+    shell: Any
+    pid: int
+    terminal: int
+    answers: Any
+    code: int | None = None
+    is_closed: threading.Event = field(default_factory=threading.Event)
+    shown: list[bytes] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """What it has written to the terminal."""
+        return b"".join(self.shown).decode(errors="replace")
+
+    def wait_until_ended(self, seconds: float) -> bool:
+        """Wait for the run's end; return whether it has ended."""
+        if self.code is None and self.answers.poll(seconds):
+            self.code = self.answers.recv()
+        return self.code is not None
+
+    def end(self) -> int:
+        """Wait for the run's end; return its exit code."""
+        assert self.wait_until_ended(chaos.PATIENCE_S), self.text
+        assert self.code is not None
+        return self.code
+
+    def find_processes(self) -> list[psutil.Process]:
+        """Return the run and everything it has started: its session, without the shell."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == self.shell.pid != process.pid:
+                    found.append(process)
+            except ProcessLookupError:
+                continue
+        return [process for process in found if is_running(process)]
+
+    def find_workers(self) -> list[psutil.Process]:
+        """Return the run's workers."""
+        return [
+            process
+            for process in self.find_processes()
+            if process.pid != self.pid and not is_resource_tracker(process)
+        ]
+
+    def read_terminal(self) -> None:
+        """Keep what is written until the terminal is closed, as its window does."""
+        with contextlib.suppress(OSError):  # nobody writes to it any more
+            while not self.is_closed.is_set():
+                if select.select([self.terminal], [], [], 0.02)[0]:
+                    self.shown.append(os.read(self.terminal, 65536))
+        os.close(self.terminal)
+
+
+def is_running(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def is_resource_tracker(process: psutil.Process) -> bool:
+    try:
+        return "resource_tracker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return True  # it has ended
+
+
+@contextmanager
+def start_in_terminal(suite: Path, out: Path, workers: str, *options: str) -> Iterator[TerminalRun]:
+    """Start a run in a terminal of its own; end all that is left of it afterwards.
+
+    Args:
+        suite: its suite file.
+        out: its folder.
+        workers: how they start: `spawn`, as they do, or `fork`, which takes no time.
+        options: more options of the command.
+    """
+    terminal, run_end = os.openpty()
+    answers, answers_end = FORKS.Pipe()
+    arguments = ["run", "--suite", str(suite), "--out", str(out), "--cache", str(suite.parent / "cache")]
+    arguments += ["--device", "cpu", "--no-track", *options]
+    shell = FORKS.Process(
+        target=_open_shell, args=(os.ttyname(run_end), answers_end, arguments, out, workers)
+    )
+    shell.start()
+    assert answers.poll(chaos.PATIENCE_S)
+    run = TerminalRun(shell, answers.recv(), terminal, answers)
+    os.close(run_end)  # the shell has opened the terminal itself
+    window = threading.Thread(target=run.read_terminal, daemon=True)
+    window.start()
+    try:
+        yield run
+    finally:
+        for process in run.find_processes():
+            process.kill()
+        shell.kill()
+        shell.join()
+        run.is_closed.set()
+        window.join()
+
+
+def _open_shell(terminal: str, answers: Any, arguments: list[str], out: Path, workers: str) -> None:
+    """Do what a shell does: lead a session, start the run as the foreground job, wait for it."""
+    os.setsid()
+    descriptor = os.open(terminal, os.O_RDWR)  # becomes the terminal of the session
+    for stream in (0, 1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # so that it can report how the run ended
+    ready, go = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(go)
+        os.read(ready, 1)
+        for number in (signal.SIGTTOU, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        start = multiprocessing.get_context(workers)
+        multiprocessing.get_context = lambda _: start  # type: ignore[assignment]
+        chaos.run_command(arguments, out, Harm())
+    os.setpgid(pid, pid)
+    os.tcsetpgrp(0, pid)
+    answers.send(pid)
+    os.close(go)
+    _, status = os.waitpid(pid, 0)
+    answers.send(os.waitstatus_to_exitcode(status))
+    signal.pause()
+
+
+def send(name: str, run: TerminalRun, to: str) -> str:
+    """Send a signal to the run or to one of its workers; return what happened to it."""
+    if to == "worker":
+        targets = [worker.pid for worker in run.find_workers()][:1]
+        if not targets:
+            return "no worker"
+    elif name == "SIGINT":  # the key: the terminal sends the signal to all processes of the run
+        os.write(run.terminal, b"\x03")
+        return "sent"
+    elif name == "hangup":
+        run.is_closed.set()
+        return "sent"
+    else:
+        targets = [run.pid]
+    try:
+        os.kill(targets[0], signal.Signals[name])
+        if name == "SIGSTOP":
+            run.wait_until_ended(random.Random(run.pid).uniform(0.05, 0.5))
+            os.kill(targets[0], signal.SIGCONT)
+    except ProcessLookupError:
+        return "had ended"
+    return "sent"
+
+
+def assert_nothing_outlives(run: TerminalRun) -> float:
+    """Check that no process of an ended run is left after `OUTLIVE_S`; return how long the last one took."""
+    start = time.monotonic()
+    while left := run.find_processes():
+        if time.monotonic() > start + OUTLIVE_S:
+            pytest.fail(f"{[(one.pid, one.status(), one.cmdline()) for one in left]} are left; {run.text}")
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+EXPECTED = {
+    ("SIGINT", "run"): {0, 130},
+    ("SIGTERM", "run"): {0, -signal.SIGTERM},
+    ("SIGHUP", "run"): {0, -signal.SIGHUP},
+    ("hangup", "run"): {0, -signal.SIGHUP},
+    ("SIGKILL", "run"): {0, -signal.SIGKILL},
+}
+"""Exit codes of a run after a signal; after all others it ends as if there had been none."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run nothing happened to; for reading only."""
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    assert tiny.run(tiny.plan(matrix=MATRIX), out).counts == (4, 0, 0)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "to"), [*((name, "run") for name in TO_RUN), *((name, "worker") for name in TO_WORKER)]
+)
+def test_a_signal_at_any_moment_costs_no_finished_work(
+    tmp_path: Path, unbroken: Path, name: str, to: str
+) -> None:
+    rng = random.Random(f"{name} {to}")
+    suite = write_suite(tmp_path / "tiny.toml", **MATRIX)
+    counted: Counter[str] = Counter()
+    slowest = 0.0
+    while counted["sent"] < TRIES:
+        counted["folders"] += 1
+        out = tmp_path / str(counted["folders"])
+        kept: dict[Path, object] = {}
+        code = -1
+        while code:
+            workers = rng.choice(("spawn", "fork", "fork"))
+            with start_in_terminal(suite, out, workers, "--executor", "processes", "--jobs", "2") as run:
+                if not run.wait_until_ended(rng.uniform(0, LONGEST_S[workers])):
+                    counted[send(name, run, to)] += 1
+                code = run.end()
+                assert code in EXPECTED.get((name, to), {0}), run.text
+                assert "Traceback" not in run.text, run.text
+                slowest = max(slowest, assert_nothing_outlives(run))
+            counted[f"ended with {code}"] += 1
+            there = finished(out)
+            counted["lost"] += len(kept.keys() - there.keys())
+            counted["made twice"] += sum(there[path] != kept[path] for path in kept.keys() & there.keys())
+            kept = dict(there)
+        assert_same(out, unbroken)
+    print(name, "to", to, dict(counted), f"the last process ended {slowest:.2f} s after its run")
+    assert (counted["lost"], counted["made twice"]) == (0, 0)
