@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 from baselines.crafting.classwise import ClasswiseTable
 from baselines.crafting.lift import Lift, lift_classwise
 from baselines.crafting.loop import craft_noise
-from baselines.crafting.noise_table import Table
+from baselines.crafting.noise_table import Table, warn_of_short_path
 from baselines.crafting.objectives import ErrorMinimizing
 from baselines.crafting.surrogate_training import SurrogateTraining
 from bench.api import CraftContext, Noise
@@ -44,7 +44,7 @@ class EM:
         rounds: cap on the alternations of surrogate training and noise improvement.
         surrogate_steps: mini-batches of surrogate training per round (M).
         steps: gradient steps per image and round (T).
-        step_size: α of one step, in 1/255.
+        step_size: α of one step, in 1/255 at ε = 8/255 and in proportion to ε.
         stop_error: stop when the surrogate's error on the perturbed images is at most this.
         batch: images per step.
         learning_rate: the surrogate's, SGD.
@@ -70,14 +70,19 @@ class EM:
         "batch": 20,
     }
 
+    def parameter_warning(self) -> str | None:
+        """Return one sentence if the steps cannot cross the budget, else None."""
+        return warn_of_short_path(self.rounds * self.steps, self.step_size)
+
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
         training = _surrogate_training(self.surrogate_steps, self.batch, self.learning_rate)
+        step_size = context.scale_strength(self.step_size)
         return craft_noise(
             train,
             context,
             ErrorMinimizing(train, context, training, view="image", surrogate_first=True),
-            Table(train, epsilon=context.epsilon, steps=self.steps, step_size=self.step_size / 255),
+            Table(train, epsilon=context.epsilon, steps=self.steps, step_size=step_size),
             batch_size=self.batch,
             rounds=self.rounds,
             stop_error=self.stop_error,
@@ -97,7 +102,7 @@ class ClasswiseEM:
     Attributes:
         rounds: cap on the alternations of surrogate training and noise improvement.
         surrogate_steps: mini-batches of surrogate training per round (M).
-        step_size: α of the one step per batch, in 1/255.
+        step_size: α of the one step per batch, in 1/255 at ε = 8/255 and in proportion to ε.
         stop_error: stop when the surrogate's error on the perturbed images is at most this.
         portion: share of the training images the patterns are crafted on.
         batch: images per step.
@@ -130,6 +135,7 @@ class ClasswiseEM:
         rows = torch.randperm(len(train))[: max(1, round(self.portion * len(train)))].sort().values
         part = select_rows(train, rows)
         training = _surrogate_training(self.surrogate_steps, self.batch, self.learning_rate)
+        step_size = context.scale_strength(self.step_size)
         channels = train.images.shape[1]
 
         def zeros(classes: int, rows: int, columns: int) -> torch.Tensor:
@@ -141,7 +147,7 @@ class ClasswiseEM:
             part,
             context,
             ErrorMinimizing(part, context, training, view="image", surrogate_first=True),
-            ClasswiseTable(start, epsilon=context.epsilon, step_size=self.step_size / 255),
+            ClasswiseTable(start, epsilon=context.epsilon, step_size=step_size),
             batch_size=self.batch,
             rounds=self.rounds,
             stop_error=self.stop_error,

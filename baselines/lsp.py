@@ -30,7 +30,8 @@ class LSP:
 
     Attributes:
         patches: patches per side of a task's cell; four are the paper's 8-pixel patches on 32 pixels.
-        strength: root mean square of an image's noise in a cell, in 1/255.
+        strength: root mean square of an image's noise in a cell, in 1/255 at ε = 8/255 and in proportion
+            to ε.
         separation: distance of a cluster's center from zero, per feature, in standard deviations.
         lift: how the noises of several tasks share an image.
     """
@@ -60,13 +61,14 @@ class LSP:
         size = patch_size(task, channels, height, width, self.patches)
         grid = (channels, math.ceil(height / size[0]), math.ceil(width / size[1]))
         samples = draw_clusters(train.targets[task.name], task.classes, math.prod(grid), self.separation)
+        strength = context.scale_strength(self.strength)
 
         def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
             patches = samples[rows].to(context.device).view(-1, *grid)
             enlarged = patches.repeat_interleave(size[0], 2).repeat_interleave(size[1], 3)
             cropped = enlarged[:, :, :height, :width]
             mean_square = cropped.square().mean((1, 2, 3), keepdim=True)
-            return cropped * (self.strength / 255) / mean_square.sqrt()
+            return cropped * strength / mean_square.sqrt()
 
         return signal
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, craft_noise
-from baselines.crafting.noise_table import Table
+from baselines.crafting.noise_table import Table, warn_of_short_path
 from baselines.crafting.surrogate_training import mean_over_labeled_tasks
 from bench.api import CraftContext, Noise
 from bench.tasks.classification import require_classification
@@ -36,7 +36,7 @@ class PIL:
 
     Attributes:
         steps: gradient steps per image.
-        step_size: α of one step, in 1/255.
+        step_size: α of one step, in 1/255 at ε = 8/255 and in proportion to ε.
         balance: λ.
         epochs: passes of the linear models' training.
         learning_rate: the linear models', SGD with momentum 0.9 and a cosine schedule.
@@ -56,6 +56,10 @@ class PIL:
     resumable: ClassVar[bool] = True
     quick_params: ClassVar[dict[str, object]] = {"epochs": 2, "steps": 2, "batch": 20}
 
+    def parameter_warning(self) -> str | None:
+        """Return one sentence if the steps cannot cross the budget, else None."""
+        return warn_of_short_path(self.steps, self.step_size)
+
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
         return craft_noise(
@@ -73,7 +77,7 @@ class PIL:
                 train,
                 epsilon=context.epsilon,
                 steps=self.steps,
-                step_size=self.step_size / 255,
+                step_size=context.scale_strength(self.step_size),
                 start="uniform",
             ),
             batch_size=self.batch,

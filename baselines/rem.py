@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, craft_noise, project_delta
-from baselines.crafting.noise_table import Table
+from baselines.crafting.noise_table import Table, warn_of_short_path
 from baselines.crafting.surrogate_training import (
     SurrogateInTraining,
     SurrogateTraining,
@@ -37,11 +37,11 @@ class REM:
     Attributes:
         iterations: steps of the surrogate, its learning rate divided by ten at 40 % and at 80 % of them.
         steps: gradient steps per image.
-        step_size: of one step, in 1/255.
+        step_size: of one step, in 1/255 at ε = 8/255 and in proportion to ε.
         samples: random crops and flips per step, whose losses are averaged.
-        radius: of the adversarial training that the noise is to resist (ρ_a), in 1/255.
+        radius: of the adversarial training that the noise is to resist (ρ_a), in the same unit.
         attack_steps: steps of the adversarial examples.
-        attack_step_size: size of one of these steps, in 1/255.
+        attack_step_size: size of one of these steps, in the same unit.
         batch: images per step.
         learning_rate: the surrogate's, SGD.
     """
@@ -68,6 +68,10 @@ class REM:
         "batch": 20,
     }
 
+    def parameter_warning(self) -> str | None:
+        """Return one sentence if the steps cannot cross the budget, else None."""
+        return warn_of_short_path(self.steps, self.step_size)
+
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
         training = SurrogateTraining(
@@ -83,16 +87,16 @@ class REM:
         objective = RobustErrorMinimizing(
             context,
             training,
-            radius=self.radius / 255,
+            radius=context.scale_strength(self.radius),
             attack_steps=self.attack_steps,
-            attack_step_size=self.attack_step_size / 255,
+            attack_step_size=context.scale_strength(self.attack_step_size),
             samples=self.samples,
         )
         table = Table(
             train,
             epsilon=context.epsilon,
             steps=self.steps,
-            step_size=self.step_size / 255,
+            step_size=context.scale_strength(self.step_size),
             start="uniform",
         )
         training_passes = ceil(self.iterations / ceil(len(train) / self.batch))

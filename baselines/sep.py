@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 
 from baselines.crafting.loop import Objective, Perturber, craft_noise
-from baselines.crafting.noise_table import Table, VarianceReducedTable
+from baselines.crafting.noise_table import Table, VarianceReducedTable, warn_of_short_path
 from baselines.crafting.objectives import FeatureAlignment, FixedSurrogate
 from bench.api import CraftContext, Noise
 from bench.values import Split
@@ -20,12 +20,12 @@ class SEP:
     Yu et al., ICML 2025
 
     Departs from the paper: labels are shifted by half the classes, as there for ten classes; if the run has
-    fewer snapshots, all of them are used.
+    fewer snapshots, all of them are used; the step size is in proportion to ε, there 1/255 at 2/255 too.
 
     Attributes:
         checkpoints: equidistant snapshots of the clean training run (K), the trained network included.
         steps: gradient steps per image (T).
-        step_size: α of one step, in 1/255.
+        step_size: α of one step, in 1/255 at ε = 8/255 and in proportion to ε.
         batch: images per step.
     """
 
@@ -41,6 +41,10 @@ class SEP:
     resumable: ClassVar[bool] = True
     quick_params: ClassVar[dict[str, object]] = {"checkpoints": 2, "steps": 2, "batch": 20}
 
+    def parameter_warning(self) -> str | None:
+        """Return one sentence if the steps cannot cross the budget, else None."""
+        return warn_of_short_path(self.steps, self.step_size)
+
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
         return craft_noise(
@@ -55,7 +59,8 @@ class SEP:
         return FixedSurrogate(context, context.surrogate_snapshots(self.checkpoints), view="image")
 
     def _perturber(self, train: Split, context: CraftContext) -> Perturber:
-        return Table(train, epsilon=context.epsilon, steps=self.steps, step_size=self.step_size / 255)
+        step_size = context.scale_strength(self.step_size)
+        return Table(train, epsilon=context.epsilon, steps=self.steps, step_size=step_size)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,6 @@ class VarianceReducedSEP(FeatureAlignedSEP):
             train,
             epsilon=context.epsilon,
             steps=self.steps,
-            step_size=self.step_size / 255,
+            step_size=context.scale_strength(self.step_size),
             inner_steps=self.inner_steps,
         )

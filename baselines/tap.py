@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 
 from baselines.crafting.loop import craft_noise
-from baselines.crafting.noise_table import Table
+from baselines.crafting.noise_table import Table, warn_of_short_path
 from baselines.crafting.objectives import Aim, FixedSurrogate
 from bench.api import CraftContext, Noise
 from bench.values import Split
@@ -24,7 +24,7 @@ class TAP:
 
     Attributes:
         steps: gradient steps per image.
-        step_size: α of one step, in 1/255.
+        step_size: α of one step, in 1/255 at ε = 8/255 and in proportion to ε.
         restarts: random starts, of which the one with the lowest loss is kept.
         batch: images per step.
     """
@@ -41,6 +41,10 @@ class TAP:
     resumable: ClassVar[bool] = True
     quick_params: ClassVar[dict[str, object]] = {"steps": 2, "step_size": 1.6, "batch": 20, "restarts": 2}
 
+    def parameter_warning(self) -> str | None:
+        """Return one sentence if the steps cannot cross the budget, else None."""
+        return warn_of_short_path(self.steps, self.step_size)
+
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one δ per training image."""
         return craft_noise(
@@ -51,7 +55,7 @@ class TAP:
                 train,
                 epsilon=context.epsilon,
                 steps=self.steps,
-                step_size=self.step_size / 255,
+                step_size=context.scale_strength(self.step_size),
                 start="normal",
                 restarts=self.restarts,
             ),

@@ -8,6 +8,7 @@ A *part* is a frozen dataclass: its fields are its hyperparameters with the pape
 
 Three more class variables are optional: ``quick_params``, parameters that make its checks and tests fast; of
 an attack ``deterministic``, if every seed gives the same poison, and ``resumable``, if it saves checkpoints.
+So is an attack's method ``parameter_warning()``: one sentence if its parameters cannot work well, else None.
 
 The module of a part imports all it needs from here: the values that parts pass to each other are explained in
 `bench.values`, tasks in `bench.tasks.protocol`.

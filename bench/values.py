@@ -200,6 +200,13 @@ class CraftContext:
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
 
+    def scale_strength(self, strength: float) -> float:
+        """Return a strength in [0, 1] pixel units that is given in 1/255 for a budget of `EPSILON`/255.
+
+        With another budget it is in proportion: half of it at half the budget.
+        """
+        return strength / EPSILON * self.epsilon
+
 
 @dataclass(frozen=True, eq=False)
 class Step:

@@ -9,10 +9,21 @@ from torch import Tensor
 
 from baselines.crafting.loop import LossOfDelta, PerturberHooks, State, delta_gradient, project_delta
 from bench.memory import allocate_zeros
-from bench.values import Batch, Split
+from bench.values import EPSILON, Batch, Split
 
 Start = Literal["rows", "uniform", "normal"]
 """Start of a batch's steps: the δ they ended at last, U(-ε, ε), or N(0, ε²) within the budget."""
+
+
+def warn_of_short_path(steps: int, step_size: float) -> str | None:
+    """Return one sentence if steps of this size (in 1/255 at ε = 8/255) cannot cross the budget, or None."""
+    reach = steps * step_size / EPSILON
+    if reach >= 1:
+        return None
+    return (
+        f"its steps ({steps} of size {step_size:g}) change a value by {reach:.0%} of the budget at most; "
+        "raise its parameters 'steps' or 'step_size'"
+    )
 
 
 class Rows:

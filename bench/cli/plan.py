@@ -46,6 +46,8 @@ def plan(
     print(tabulate(rows, headers, "github"))
     if warning := check_disk_space(waves, context):
         print(f"warning: {warning}")
+    for warning in planned.warnings:
+        print(f"warning: {warning}")
     for note in (*planned.left_out, *remaining.notices):
         print(f"note: {note}")
     if list_cells:

@@ -50,11 +50,11 @@ width = 2
 rounds = 1
 surrogate_steps = 1
 steps = 1
-step_size = 4.0
+step_size = 8.0
 
 [params.attack.tap]
 steps = 1
-step_size = 4.0
+step_size = 8.0
 restarts = 1
 
 [params.attack.mtl-ue-em]

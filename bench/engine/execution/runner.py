@@ -131,7 +131,7 @@ class _Run:
             items: dict[Wave, Sequence[Any]] = {wave: getattr(work, wave) for wave in waves}
             counts = {wave: (len(items[wave]), work.cached[wave]) for wave in waves}
             self._emit(RunStarted(self.plan.suite, str(self.run_context.out), counts))
-            for message in (*self.plan.left_out, *work.notices):
+            for message in (*self.plan.left_out, *self.plan.warnings, *work.notices):
                 self._emit(Notice(message))
             for wave in waves:
                 if not self.stopped():

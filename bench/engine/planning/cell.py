@@ -9,7 +9,7 @@ from bench.catalog.build import part_settings
 from bench.catalog.choice import Choice
 from bench.files import hash_json
 from bench.record import PROTOCOL
-from bench.values import Recipe
+from bench.values import EPSILON, Recipe
 
 P = TypeVar("P")
 
@@ -112,11 +112,13 @@ class Poison:
             surrogate = self.surrogate.settings()
         else:
             surrogate = {"backbone": self.surrogate.backbone.settings()}
+        # Strengths once were the same at every budget: results of then are not those of now at another one.
         return {
             "dataset": self.dataset.settings(),
             "attack": self.attack.settings(),
             "surrogate": surrogate,
             "epsilon": self.epsilon,
+            **({} if self.epsilon in (None, EPSILON) else {"strengths": "in proportion to epsilon"}),
             "poison_seed": self.seed,
             "protected": list(self.protected),
         }

@@ -38,6 +38,16 @@ class Plan:
         return tuple({cell.poison.key: cell.poison for cell in self.cells}.values())
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence for every attack whose parameters cannot work well."""
+        attacks = {poison.attack.label: poison.attack.part for poison in self.poisons}
+        return tuple(
+            f"attack {label!r}: {sentence}"
+            for label, part in attacks.items()
+            if hasattr(part, "parameter_warning") and (sentence := part.parameter_warning())
+        )
+
+    @property
     def surrogates(self) -> tuple[Surrogate, ...]:
         """The distinct surrogates that some attack needs trained, in order."""
         needed = (poison for poison in self.poisons if poison.attack.part.needs_surrogate)

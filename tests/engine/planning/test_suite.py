@@ -285,6 +285,7 @@ def test_suites_of_the_package(name: str) -> None:
             expand_suite(suite)
         return
     plan = expand_suite(suite)
+    assert not plan.warnings
     assert {tuple(cell.labels) for cell in plan.cells} == {AXES}
     assert len({cell.key for cell in plan.cells}) == len(plan.cells)
     assert {cell.victim for cell in plan.cells} == {
@@ -350,3 +351,12 @@ def test_a_number_of_epochs_is_for_every_network_unless_single_task_ones_have_th
     both = RecipeOverrides.model_validate({"epochs": 5, "stl_epochs": 2})
     assert override_recipe(recipe, both) == replace(recipe, epochs=5, stl_epochs=2)
     assert override_recipe(recipe, RecipeOverrides(batch=4)) == replace(recipe, batch=4)
+
+
+# Warnings
+
+
+def test_attacks_whose_steps_cannot_cross_the_budget_are_named_once() -> None:
+    chosen = tiny.plan(matrix={"attack": ["tap(step_size=2.0)", "em", "random"], "seed": [0, 1]})
+    (warning,) = chosen.warnings
+    assert warning.startswith("attack 'tap(step_size=2.0)': its steps (1 of size 2) change")
