@@ -19,18 +19,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import sklearn.datasets  # noqa: F401 - so that the fork server has it
+import rich.live  # noqa: F401 - so that the fork server has it, as the other unused imports
+import sklearn.datasets  # noqa: F401
+import tabulate  # noqa: F401
 from pandas import DataFrame
 from pandas.testing import assert_frame_equal
 
 import bench.cli
+import bench.tasks.metrics
+from bench import torchvision_import
 from bench.api import CraftContext
 from bench.catalog.parts import CATALOG, catalog_entries
 from bench.engine.execution import runner
 from bench.engine.stages import evaluate
 from bench.engine.storage.store import POISONS, RECORDS, SURROGATES, Stamp, Store
 from bench.values import Progress, Split
-from leaderboard import board  # noqa: F401 - so that the fork server has it
+from leaderboard import board  # noqa: F401
 from leaderboard.frame import to_frame
 from leaderboard.ranking import rank_attacks
 from tests.engine import tiny
@@ -41,6 +45,7 @@ KILLS = int(os.environ.get("MTLUE_KILLS", "24"))
 PATIENCE_S = 120
 """A wait ends when what it is for happens; this only keeps a broken test from going on for ever."""
 
+torchvision_import.import_submodules()
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["pytest", __name__])
 
