@@ -248,8 +248,8 @@ FATAL = {
     ("hangup", "run"): {0, -signal.SIGHUP},
     ("SIGKILL", "run"): {0, -signal.SIGKILL},
 }
-"""Signals that end a run, and the exit codes after them: it may be done by then. Of the others, a run gets many.
-One whose workers end for the same item twice has a failed cell, and exit code 1."""
+"""Signals that end a run, and the exit codes after them: it may be done by then. Of the others, a run gets
+many. One whose workers end for the same item twice has a failed cell, and exit code 1."""
 
 
 @pytest.fixture(scope="module")
