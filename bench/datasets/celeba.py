@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, TextIO
 
 import numpy as np
 import pandas as pd
@@ -13,23 +13,36 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
 from bench.api import MultiTaskData
-from bench.datasets.data_root import describe_missing_files, name_unreadable_file, require_files
-from bench.datasets.decoding import DecodeSettings, list_files
-from bench.datasets.labeled_images import check_crop, load_labeled_images, match_rows_to_files
+from bench.datasets.data_root import FileLayout, name_unreadable_file, no_image_error
+from bench.datasets.decoding import list_images
+from bench.datasets.image_files import IMAGE_SUFFIXES, DecodeSettings
+from bench.datasets.labeled_images import LISTED, check_crop, load_labeled_images, match_rows_to_files
 from bench.datasets.splits import draw_test_rows
 from bench.errors import BenchError
 from bench.tasks.classification import Classification
 from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
 
-FOLDER: Final = "celeba"
-IMAGES: Final = "img_align_celeba"
-ATTRIBUTES: Final = "list_attr_celeba.txt"
-PARTITION: Final = "list_eval_partition.txt"
-IDENTITY: Final = "identity_CelebA.txt"
-LAYOUT: Final = f"{FOLDER}/{IMAGES}/*.jpg, {FOLDER}/{ATTRIBUTES} and {FOLDER}/{PARTITION}"
-"""The expected files under the data root."""
+LAYOUT: Final = FileLayout(
+    "celeba",
+    ("celeba", "celeba-dataset"),
+    {
+        "images": (
+            *("img_align_celeba/", "img_align_celeba_png/", "images/"),
+            *("[0-9]*.jpg", "[0-9]*.png", "[0-9]*.jpeg"),
+        ),
+        "attributes": ("list_attr_celeba.txt", "list_attr_celeba.csv"),
+        "partition": ("list_eval_partition.txt", "list_eval_partition.csv"),
+        "identity": ("identity_CelebA.txt", "identity_CelebA.csv"),
+    },
+    "celeba/img_align_celeba/*.jpg (the aligned images), celeba/list_attr_celeba.txt and"
+    " celeba/list_eval_partition.txt (or .csv)",
+)
+NEEDED: Final = ("images", "attributes", "partition")
 
 _FILE: Final = "file"
+
+ASPECT: Final = (218, 178)
+"""Height and width of the published images."""
 
 CROP: Final = (140 / 218, 140 / 178)
 """The central square of 140 px, in shares of height and width of the published images."""
@@ -75,8 +88,7 @@ class CelebA:
 
     def missing(self, root: Path | None) -> str | None:
         """Return a sentence on what is missing and where it is expected, None if nothing is."""
-        needed = (IMAGES, ATTRIBUTES, PARTITION)
-        return describe_missing_files("celeba", root, LAYOUT, *(f"{FOLDER}/{name}" for name in needed))
+        return LAYOUT.missing(root, NEEDED)
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/celeba``; decoded images are kept under ``cache`` and memory-mapped.
@@ -84,18 +96,20 @@ class CelebA:
         Raises:
             BenchError: if a file is missing, a list is malformed or the cache cannot be used.
         """
-        folder = require_files(self.missing(root), root) / FOLDER
-        files = list_files(folder / IMAGES, ".jpg", ".jpeg")
-        attributes = read_attributes(folder / ATTRIBUTES)
-        partition = read_list(folder / PARTITION, ["partition"], values=(0, 1, 2))
+        found = LAYOUT.find(root, NEEDED)
+        images = found["images"] if found["images"].is_dir() else found["images"].parent
+        folder, files = list_images(images)
+        attributes = read_attributes(found["attributes"])
+        partition = read_list(found["partition"], ["partition"], values=(0, 1, 2))
         table = attributes.join(partition, how="inner")
-        rows, notes = match_rows_to_files(table, [file.name for file in files])
+        rows, notes = match_rows_to_files(table, files)
         if rows.empty:
-            raise BenchError(f"none of the images in {folder / IMAGES} is in the lists of {folder}")
+            lists = found["attributes"].parent
+            raise no_image_error(f"none of the images in {folder} is in the lists of {lists}", found[""])
         used = rows[rows["partition"] != VALIDATION]
         is_test = used["partition"].to_numpy() == TEST
         if is_test.all() or not is_test.any():
-            used, is_test = rows, self._split_by_identity(folder, rows.index)
+            used, is_test = rows, self._split_by_identity(root, rows)
             notes.append(
                 "the official partition leaves a split empty, so the images are split by identity, "
                 f"{is_test.sum()} of {len(is_test)} for testing"
@@ -103,97 +117,113 @@ class CelebA:
         return load_labeled_images(
             cache,
             "celeba",
-            folder / IMAGES,
+            folder,
             files=files,
             labels=used[attributes.columns] > 0,
             tasks=tuple(Classification(name, ("no", "yes")) for name in map(str, attributes)),
             is_test=is_test,
             limit=self.limit,
             seed=self.split_seed,
-            decode=DecodeSettings((self.size, self.size), crop=CROP),
+            decode=DecodeSettings((self.size, self.size), crop=CROP, aspect=ASPECT),
             augmentation=Augmentation(self.crop or round(self.size * 64 / 70), flip=True),
             notes=notes,
             progress=progress,
         )
 
-    def _split_by_identity(self, folder: Path, names: pd.Index) -> NDArray[np.bool_]:
-        """Return which images [n] are the test split; no identity is in both splits."""
-        path = folder / IDENTITY
-        if not path.is_file():
-            raise BenchError(
-                f"{folder / PARTITION} leaves a split empty; to split by identity, {path} is needed"
-            )
-        identities = read_list(path, ["identities"])["identities"].reindex(names)
+    def _split_by_identity(self, root: Path | None, rows: pd.DataFrame) -> NDArray[np.bool_]:
+        """Return which rows [n] are the test split; no identity is in both splits."""
+        if problem := LAYOUT.missing(root, ("identity",)):
+            raise BenchError(f"the official partition leaves a split empty; to split by identity, {problem}")
+        path = LAYOUT.find(root, ("identity",))["identity"]
+        identities = read_list(path, ["identities"])["identities"].reindex(rows[LISTED])
         if identities.isna().any():
-            raise BenchError(f"{path} has no identity for {names[identities.isna()][0]}")
+            raise BenchError(f"{path} has no identity for {identities.index[identities.isna()][0]}")
         return draw_test_rows("celeba", identities, self.test_fraction, self.split_seed)
 
 
 def read_attributes(path: Path) -> pd.DataFrame:
-    """Return -1 or 1 per image (the index) and attribute (the columns), as published.
+    """Return -1 or 1 per image (the index) and attribute (the columns), as published or as CSV.
 
     Raises:
         BenchError: naming the file and the line that is not in the published format.
     """
-    with name_unreadable_file(path), path.open(encoding="utf-8", errors="replace") as lines:
-        count, names = lines.readline().strip(), lines.readline().split()
-    if not count.isdecimal():
-        raise BenchError(f"{path}, line 1: {count!r} is not the number of images")
-    if not names or len(set(names)) < len(names):
-        raise BenchError(f"{path}, line 2: the names of the attributes are missing or not distinct")
-    return read_list(path, names, values=(-1, 1), first=3)
+    with name_unreadable_file(path), _open_list(path) as lines:
+        first, second = lines.readline().strip(), lines.readline()
+    if _is_csv(path):
+        names = [name.strip() for name in first.split(",")[1:]]
+    elif first.isdecimal():
+        names = second.split()
+    else:
+        raise BenchError(f"{path}, line 1: {first!r} is not the number of images")
+    line = 1 if _is_csv(path) else 2
+    if not all(names) or not names or len(set(names)) < len(names):
+        raise BenchError(f"{path}, line {line}: the names of the attributes are missing or not distinct")
+    return read_list(path, names, values=(-1, 1), header=line)
 
 
 def read_list(
-    path: Path, columns: Sequence[str], values: Collection[int] | None = None, first: int = 1
+    path: Path, columns: Sequence[str], values: Collection[int] | None = None, header: int = 0
 ) -> pd.DataFrame:
     """Return the rows ``FILE VALUE ...`` of a list: files are the index, integer values the columns.
 
     Args:
-        path: the list.
+        path: the list; the rows of a CSV file are separated by commas, and its first line may be a header.
         columns: a name for every value of a row.
         values: the allowed values; None: all.
-        first: the line of the first row.
+        header: number of lines before the first row of a list that is not CSV.
 
     Raises:
         BenchError: naming the file and the line that is malformed or repeats a file.
     """
+    if _is_csv(path):
+        with name_unreadable_file(path), _open_list(path) as lines:
+            first = lines.readline().partition(",")[0]
+        header = 0 if first.strip(' "').lower().endswith(IMAGE_SUFFIXES) else 1
     try:
         with name_unreadable_file(path):
             table = pd.read_csv(
                 path,
-                sep=r"\s+",
+                sep="," if _is_csv(path) else r"\s+",
                 header=None,
                 names=[_FILE, *columns],
                 dtype={_FILE: str} | dict.fromkeys(columns, np.int32),
-                skiprows=first - 1,
+                skiprows=header,
                 na_filter=False,
-                quoting=csv.QUOTE_NONE,
+                quoting=csv.QUOTE_MINIMAL if _is_csv(path) else csv.QUOTE_NONE,
+                encoding="utf-8-sig",
                 encoding_errors="replace",
             )
     except ValueError as error:  # the parser does not always know the line
-        raise _malformed_line_error(path, columns, values, first) from error
+        raise _malformed_line_error(path, columns, values, header) from error
     # If the first row is too long, the parser uses its first field as the index.
     is_regular = table.index.equals(pd.RangeIndex(len(table))) and table[_FILE].is_unique
     if not is_regular or (values is not None and not np.isin(table[list(columns)], list(values)).all()):
-        raise _malformed_line_error(path, columns, values, first)
+        raise _malformed_line_error(path, columns, values, header)
     return table.set_index(_FILE)
 
 
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _open_list(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", errors="replace")
+
+
 def _malformed_line_error(
-    path: Path, columns: Sequence[str], values: Collection[int] | None, first: int
+    path: Path, columns: Sequence[str], values: Collection[int] | None, header: int
 ) -> BenchError:
     """Return the error that names the first line which `read_list` rejects."""
     seen = set()
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with _open_list(path) as lines:
         for number, line in enumerate(lines, 1):
-            name, *fields = line.split() or [""]
-            if number < first or not name:
+            name, *fields = line.strip().split("," if _is_csv(path) else None) or [""]
+            if number <= header or not name:
                 continue
             if len(fields) != len(columns):
                 return BenchError(f"{path}, line {number}: {len(fields)} values, not {len(columns)}")
             for field in fields:
-                if not re.fullmatch(r"[+-]?\d+", field) or (values and int(field) not in values):
+                if not re.fullmatch(r"[+-]?\d+", field.strip()) or (values and int(field) not in values):
                     allowed = " or ".join(map(str, values)) if values else "an integer"
                     return BenchError(f"{path}, line {number}: {field!r} is not {allowed}")
             if name in seen:

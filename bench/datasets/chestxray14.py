@@ -8,22 +8,28 @@ import pandas as pd
 from annotated_types import Ge, Gt, Lt
 
 from bench.api import MultiTaskData
-from bench.datasets.data_root import describe_missing_files, name_unreadable_file, require_files
-from bench.datasets.decoding import DecodeSettings, list_files
-from bench.datasets.labeled_images import check_crop, load_labeled_images, match_rows_to_files
+from bench.datasets.data_root import FileLayout, name_unreadable_file, no_image_error
+from bench.datasets.decoding import list_images
+from bench.datasets.image_files import DecodeSettings
+from bench.datasets.labeled_images import LISTED, check_crop, load_labeled_images, match_rows_to_files
 from bench.datasets.splits import draw_test_rows
 from bench.errors import BenchError, unknown_name_error
 from bench.tasks.classification import Classification
 from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
 
-FOLDER: Final = "chestxray14"
-ENTRIES: Final = "Data_Entry_2017*.csv"
-TRAIN_LIST: Final = "train_val_list.txt"
-TEST_LIST: Final = "test_list.txt"
-LAYOUT: Final = (
-    f"{FOLDER}/{ENTRIES}, {TRAIN_LIST}, {TEST_LIST} and images/*.png (or images_001/images/*.png, ...)"
+LAYOUT: Final = FileLayout(
+    "chestxray14",
+    ("chestxray14", "chest-xray14", "chestx-ray14", "chest-x-ray14", "nih-chest-xrays", "CXR8"),
+    {
+        "entries": ("Data_Entry_2017*.csv",),
+        "train": ("train_val_list.txt", "train_val_list*.txt"),
+        "test": ("test_list.txt", "test_list*.txt"),
+        "images": ("images*/", "[0-9]*.png", "[0-9]*.jpg"),
+    },
+    "chestxray14/Data_Entry_2017*.csv, train_val_list.txt, test_list.txt and images/*.png"
+    " (or images_001/images/*.png, ...)",
+    loose=False,
 )
-"""The expected files under the data root."""
 
 FINDINGS: Final = (
     "Atelectasis",
@@ -84,9 +90,12 @@ class ChestXray14:
 
     def missing(self, root: Path | None) -> str | None:
         """Return a sentence on what is missing and where it is expected, None if nothing is."""
-        lists = (TRAIN_LIST, TEST_LIST) if self.split == "official" else ()
-        needed = (f"{FOLDER}/{name}" for name in (ENTRIES, *lists, "images*"))
-        return describe_missing_files("chestxray14", root, LAYOUT, *needed)
+        return LAYOUT.missing(root, self._needed)
+
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        """The entries of the layout that the split needs."""
+        return ("entries", "train", "test", "images") if self.split == "official" else ("entries", "images")
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/chestxray14``; decoded images are kept under ``cache`` and memory-mapped.
@@ -94,25 +103,25 @@ class ChestXray14:
         Raises:
             BenchError: if a file is missing, a list is malformed or the cache cannot be used.
         """
-        folder = require_files(self.missing(root), root) / FOLDER
-        files = list_files(folder, ".png", folders=_image_folders(folder))
-        paths = pd.Series({file.name.rpartition("/")[2]: file.name for file in files}, dtype=object)
-        entries = read_entries(max(folder.glob(ENTRIES)))  # if there are several versions, the newest
-        official = read_split(folder) if self.split == "official" else None
+        found = LAYOUT.find(root, self._needed)
+        folder, files = list_images(found[""])
+        entries = read_entries(found["entries"])
+        official = read_split(found["train"], found["test"]) if self.split == "official" else None
         table = entries if official is None else entries[entries.index.isin(official.index)]
-        rows, notes = match_rows_to_files(table, paths.index)
+        rows, notes = match_rows_to_files(table, files)
         if rows.empty:
-            raise BenchError(f"none of the {len(files)} images in {folder} is in its lists")
+            place = found[""]
+            raise no_image_error(f"none of the {len(files)} images in {place} is in its lists", place)
         if official is None:
             is_test = draw_test_rows("chestxray14", rows["patients"], self.test_fraction, self.split_seed)
         else:
-            is_test = official[rows.index].to_numpy(dtype=bool)
+            is_test = official[rows[LISTED]].to_numpy(dtype=bool)
         return load_labeled_images(
             cache,
             "chestxray14",
             folder,
             files=files,
-            labels=rows[list(FINDINGS)].set_axis(paths[rows.index]),
+            labels=rows[list(FINDINGS)],
             tasks=tuple(Classification(name, ("no", "yes"), "auroc") for name in FINDINGS),
             is_test=is_test,
             limit=self.limit,
@@ -122,12 +131,6 @@ class ChestXray14:
             notes=notes,
             progress=progress,
         )
-
-
-def _image_folders(folder: Path) -> list[str]:
-    """Return the folders of images, one or the published twelve; for a name in two the last one counts."""
-    paths = (folder / "images", *sorted(folder.glob("images_*/images")))
-    return [path.relative_to(folder).as_posix() for path in paths if path.is_dir()]
 
 
 def read_entries(path: Path) -> pd.DataFrame:
@@ -166,21 +169,21 @@ def read_entries(path: Path) -> pd.DataFrame:
     return findings.assign(patients=table[_PATIENT].to_numpy())
 
 
-def read_split(folder: Path) -> pd.Series:
+def read_split(train_list: Path, test_list: Path) -> pd.Series:
     """Return whether an image, the index, is for testing; of the images in the two lists.
 
     Raises:
         BenchError: naming the list and the line that is not the name of an image or repeats one.
     """
-    train, test = _read_names(folder / TRAIN_LIST), _read_names(folder / TEST_LIST)
-    _reject_lines(folder / TEST_LIST, test[test.isin(train)], f"is also in {TRAIN_LIST}")
+    train, test = _read_names(train_list), _read_names(test_list)
+    _reject_lines(test_list, test[test.isin(train)], f"is also in {train_list.name}")
     return pd.Series([False] * len(train) + [True] * len(test), [*train, *test])
 
 
 def _read_names(path: Path) -> pd.Series:
     """Return the names in a list, indexed by line number."""
     with name_unreadable_file(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     names = pd.Series(lines, range(1, len(lines) + 1), dtype=str).str.strip()
     names = names[names != ""]
     is_png = names.str.fullmatch(r"\S+\.png", case=False)

@@ -14,15 +14,11 @@ from annotated_types import Ge, Le
 from bench import torchvision_import
 from bench.api import MultiTaskData
 from bench.datasets.cache import cached_arrays
-from bench.datasets.data_root import describe_missing_files, name_unreadable_file, require_files
+from bench.datasets.data_root import FileLayout, Found, name_unreadable_file
 from bench.datasets.splits import share_limit, slice_splits
 from bench.errors import BenchError
 from bench.tasks.classification import Classification
 from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
-
-FOLDER: Final = "cifar-100-python"
-LAYOUT: Final = f"{FOLDER}/train, test and meta, as published"
-"""The expected files under the data root."""
 
 _PUBLISHED: Final = torchvision_import.datasets.CIFAR100
 MD5: Final[dict[str, str]] = {
@@ -31,6 +27,13 @@ MD5: Final[dict[str, str]] = {
     _PUBLISHED.meta["filename"]: _PUBLISHED.meta["md5"],
 }
 """The published files' checksums."""
+
+LAYOUT: Final = FileLayout(
+    "cifar100",
+    ("cifar-100-python", "cifar-100"),
+    {name: (name,) for name in MD5},
+    "cifar-100-python/train, test and meta, as published",
+)
 
 SIDE: Final = 32
 
@@ -65,7 +68,7 @@ class CIFAR100:
 
     def missing(self, root: Path | None) -> str | None:
         """Return a sentence on what is missing and where it is expected, None if nothing is."""
-        return describe_missing_files("cifar100", root, LAYOUT, *(f"{FOLDER}/{name}" for name in MD5))
+        return LAYOUT.missing(root)
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/cifar-100-python``; its arrays are kept under ``cache`` and memory-mapped.
@@ -73,26 +76,26 @@ class CIFAR100:
         Raises:
             BenchError: if a file is missing or not the published one, or the cache cannot be used.
         """
-        folder = require_files(self.missing(root), root) / FOLDER
-        statuses = [(folder / name).stat() for name in MD5]
+        files = LAYOUT.find(root)
+        statuses = [files[name].stat() for name in MD5]
         identity = {
             "reading": READING_VERSION,
             "limit": self.limit,
             "files": [(status.st_size, status.st_mtime_ns) for status in statuses],
         }
         arrays, index = cached_arrays(
-            cache, "cifar100", identity, lambda built: self._write_arrays(folder, built, progress)
+            cache, "cifar100", identity, lambda built: self._write_arrays(files, built, progress)
         )
         tasks = tuple(Classification(name, tuple(index["classes"][name])) for name in ("coarse", "fine"))
         targets = {task.name: arrays[task.name] for task in tasks}
         splits = slice_splits(arrays["images"], targets, index["train"])
         return MultiTaskData(tasks, *splits, Augmentation(self.crop, flip=True))
 
-    def _write_arrays(self, folder: Path, built: Path, progress: Progress) -> dict[str, Any]:
+    def _write_arrays(self, files: Found, built: Path, progress: Progress) -> dict[str, Any]:
         """Write images and labels, the training split first; return its size and the names of the classes."""
         content = {}
         for done, name in enumerate(MD5, 1):
-            content[name] = read_published(folder / name, MD5[name])
+            content[name] = read_published(files[name], MD5[name])
             progress("reading", done, len(MD5))
         train, test, meta = content["train"], content["test"], content["meta"]
         counts = share_limit(len(train["data"]), len(test["data"]), self.limit)

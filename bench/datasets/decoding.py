@@ -11,27 +11,35 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from annotated_types import Gt, Le
 from jaxtyping import UInt8
 from torch import Tensor
 
 from bench.datasets.cache import RowWriter, cached_arrays
+from bench.datasets.image_files import (
+    IMAGE_SUFFIXES,
+    DecodeSettings,
+    UnreadableImageError,
+    WrongAspectError,
+    decode_image,
+    quiet_image_libraries,
+)
 from bench.errors import BenchError
 from bench.files import hash_file
 from bench.values import Progress, ignore_progress
 
-DECODING_VERSION = 2
+DECODING_VERSION = 3
 """Version of the decoding, raised when its pixels change."""
 
 CHUNK = 256
 """Images that are decoded before they are written; bounds the memory of a first load."""
 
-logger = logging.getLogger("bench")
+MAX_DEPTH: Final = 3
+"""How far below a dataset's folder images are looked for."""
 
-Share = Annotated[float, Gt(0), Le(1)]
+logger = logging.getLogger("bench")
 
 
 class File(NamedTuple):
@@ -40,30 +48,6 @@ class File(NamedTuple):
     name: str
     size: int
     mtime_ns: int
-
-
-@dataclass(frozen=True)
-class DecodeSettings:
-    """How a file becomes a row: full decode, ``mode``, central crop, then Pillow's bilinear resize.
-
-    JPEG's draft mode, which decodes at a fraction of the size, is not used: it is faster below half size, but
-    gives other pixels. Transparency is dropped, not blended.
-
-    Attributes:
-        size: height and width of the row in px.
-        crop: shares of the image's height and width that are cut out first, in whole pixels and at the
-            position of torchvision's ``CenterCrop``; None: the whole image.
-        mode: three channels or one.
-    """
-
-    size: tuple[int, int]
-    crop: tuple[Share, Share] | None = None
-    mode: Literal["RGB", "L"] = "RGB"
-
-    @property
-    def row_shape(self) -> tuple[int, int, int]:
-        """Shape [c h w] of a row."""
-        return len(self.mode), *self.size
 
 
 @dataclass(frozen=True)
@@ -79,10 +63,6 @@ class Selection:
     names: list[str]
     skipped: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
-
-
-class _UnreadableError(Exception):
-    """A file that is not an image, or is damaged."""
 
 
 def list_files(root: Path, *suffixes: str, folders: Iterable[str] = ("",)) -> list[File]:
@@ -113,8 +93,46 @@ def list_files(root: Path, *suffixes: str, folders: Iterable[str] = ("",)) -> li
     return sorted(files)
 
 
+def list_images(root: Path) -> tuple[Path, list[File]]:
+    """Return all images in a folder and up to `MAX_DEPTH` levels below it, without hidden ones.
+
+    Returns:
+        The innermost folder that holds all of them, and the files, named from there and sorted by name.
+
+    Raises:
+        BenchError: if a folder cannot be read.
+    """
+    files: list[File] = []
+    folders = [""]
+    for _ in range(MAX_DEPTH + 1):
+        files += list_files(root, *IMAGE_SUFFIXES, folders=folders)
+        folders = [below for folder in folders for below in _list_subfolders(root, folder)]
+    if not files:
+        return root, []
+    inner = os.path.commonpath([os.path.dirname(file.name) for file in files])  # noqa: PTH120
+    start = len(inner) + 1 if inner else 0
+    return root / inner, sorted(file._replace(name=file.name[start:]) for file in files)
+
+
+def _list_subfolders(root: Path, folder: str) -> list[str]:
+    """Return the folders in a folder, both below the root, with slashes; not those that systems add."""
+    prefix = f"{folder}/" if folder else ""
+    with os.scandir(root / folder) as entries:
+        return [
+            prefix + entry.name
+            for entry in entries
+            if not entry.name.startswith((".", "__MACOSX")) and entry.is_dir()
+        ]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return a file's own name and its folder, which sorts files by their names, whatever their folder."""
+    folder, _, base = name.rpartition("/")
+    return base, folder
+
+
 def find_copies(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return file → byte-identical file with the smallest name, for all but the latter.
+    """Return file → byte-identical file with the smallest name, whatever its folder, for all but the latter.
 
     A file that cannot be read is not a copy; decoding reports it.
     """
@@ -125,7 +143,7 @@ def find_copies(folder: Path, names: Iterable[str]) -> dict[str, str]:
         except OSError:
             return name
 
-    ordered = sorted(names)
+    ordered = sorted(names, key=split_name)
     first_with: dict[str, str] = {}
     with ThreadPoolExecutor() as pool:
         hashes = zip(ordered, pool.map(hash_content, ordered), strict=True)
@@ -184,7 +202,9 @@ def _write_rows(
 ) -> dict[str, str]:
     """Write the rows of the readable files; return file → reason for the others."""
     unreadable: dict[str, str] = {}
+    misshapen = 0
     with (
+        quiet_image_libraries(),
         RowWriter(path, decode.row_shape, np.uint8) as images,
         ThreadPoolExecutor() as pool,  # Pillow releases the interpreter's lock
     ):
@@ -194,34 +214,15 @@ def _write_rows(
             for name, row in zip(chunk, rows, strict=True):
                 try:
                     images.append(row.result()[None])
-                except _UnreadableError as error:
+                except UnreadableImageError as error:
                     unreadable[name] = str(error)
-            progress("decoding", start + len(chunk), len(names))
+                    misshapen += isinstance(error, WrongAspectError)
+            done = start + len(chunk)
+            if 2 * misshapen > done:
+                example = next(f"{name}: {unreadable[name]}" for name in chunk if name in unreadable)
+                raise BenchError(
+                    f"{folder} does not hold the aligned and cropped images: {misshapen} of the first {done}"
+                    f" have another shape ({example})"
+                )
+            progress("decoding", done, len(names))
     return unreadable
-
-
-def decode_image(path: Path, decode: DecodeSettings) -> UInt8[np.ndarray, "c h w"]:
-    """Return the row of one file."""
-    from PIL import Image, ImageOps
-
-    height, width = decode.size
-    try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            if image.mode[0] in "IF":
-                raise _UnreadableError("more than 8 bits per channel")
-            upright = ImageOps.exif_transpose(image)  # as every viewer shows it
-            # A palette's transparency has to be an alpha channel before Pillow drops it without a warning.
-            opaque = upright.convert("RGBA") if upright.mode == "P" else upright
-            whole = opaque.convert(decode.mode)
-            part = whole if decode.crop is None else whole.crop(_central_box(whole.size, decode.crop))
-            row = part.resize((width, height), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _UnreadableError("unreadable image") from error
-    return np.ascontiguousarray(np.asarray(row).reshape(height, width, -1).transpose(2, 0, 1))
-
-
-def _central_box(size: tuple[int, int], shares: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of the central crop of an image with this width and height."""
-    width, height = (max(1, round(side * share)) for side, share in zip(size, shares[::-1], strict=True))
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    return left, top, left + width, top + height

@@ -1,7 +1,7 @@
 """Image files whose labels come from a table: matched, split, decoded."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from bench.api import MultiTaskData
-from bench.datasets.decoding import DecodeSettings, File, Selection, load_decoded
+from bench.datasets.decoding import File, Selection, load_decoded, split_name
+from bench.datasets.image_files import DecodeSettings
 from bench.datasets.splits import share_limit, slice_splits
 from bench.errors import BenchError
 from bench.files import hash_json
 from bench.tasks.classification import Classification
 from bench.values import Augmentation, Progress
+
+LISTED: Final = "listed name"
+"""The column of the names in the lists, which may differ from the files' names in case and ending."""
 
 _MAX_NAMED: Final = 3
 
@@ -46,21 +50,44 @@ def log_notes(dataset: str, notes: Sequence[str]) -> None:
         logger.warning("%s: %s", dataset, "; ".join(notes))
 
 
-def match_rows_to_files(table: pd.DataFrame, names: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table's rows whose files exist, and notes on rows without a file and files without a row.
+def match_rows_to_files(table: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table's rows whose files exist, by the files' names, and notes on what is left out.
+
+    A file belongs to a row if it has its name, in whatever folder it is, or else the same name in another
+    case or with the ending of another format. Of several such files, that in the highest folder is used.
 
     Args:
-        table: one row per file, its index.
-        names: the existing files.
+        table: one row per file, its index, as listed.
+        files: the existing files.
+
+    Returns:
+        The rows, with the listed names in the column `LISTED`, and notes on rows without a file, files
+        without a row, and files that have the name of another one.
     """
-    files = pd.Index(names)
-    rows = table[table.index.isin(files)]
+    names = sorted((file.name for file in files), key=lambda name: (-name.count("/"), name))
+    distinct = {split_name(name)[0]: name for name in names}
+    listed = table.index.to_series()
+    found = listed.map(distinct)
+    if found.isna().any():
+        stems = listed.map(_lower_stem)
+        similar = {_lower_stem(name): name for name in distinct.values()}
+        found = found.fillna(stems[~stems.duplicated(keep=False)].map(similar))
+    is_found = found.notna().to_numpy()
+    rows = table[is_found].assign(**{LISTED: table.index[is_found]}).set_index(pd.Index(found[is_found]))
     notes = []
     if missing := len(table) - len(rows):
         notes.append(f"{missing} of {len(table)} images in the lists are missing")
-    if unlisted := len(files) - len(rows):
-        notes.append(f"{unlisted} of {len(files)} images are not in the lists")
+    if unlisted := len(distinct) - len(rows):
+        notes.append(f"{unlisted} of {len(distinct)} images are not in the lists")
+    if repeated := len(names) - len(distinct):
+        notes.append(f"{repeated} further files have the name of another one and are not used")
     return rows, notes
+
+
+def _lower_stem(name: str) -> str:
+    """Return a file's name without its folder and its ending, in lower case."""
+    base = split_name(name)[0].lower()
+    return base.rpartition(".")[0] or base
 
 
 def load_labeled_images(
@@ -78,6 +105,7 @@ def load_labeled_images(
     tasks: tuple[Classification, ...],
     augmentation: Augmentation,
     notes: Sequence[str],
+    decisions: Sequence[str] = (),
     missing: Collection[str] = (),
 ) -> MultiTaskData:
     """Return the dataset, each split in the order of the labels, and log its notes.
@@ -96,6 +124,7 @@ def load_labeled_images(
         tasks: the dataset's tasks.
         augmentation: what its labels allow.
         notes: sentences on what was found so far; one on skipped files is added.
+        decisions: sentences on how the labels were read; they are notes too, but not logged.
         missing: further files that do not exist.
 
     Raises:
@@ -122,7 +151,9 @@ def load_labeled_images(
         notes = [*notes, skipped_note(skipped, len(files) + len(missing))]
     log_notes(dataset, notes)
     targets = {task.name: torch.from_numpy(labels[task.name].to_numpy(np.int64)[rows]) for task in tasks}
-    return MultiTaskData(tasks, *slice_splits(images, targets, train_count), augmentation, tuple(notes))
+    return MultiTaskData(
+        tasks, *slice_splits(images, targets, train_count), augmentation, (*decisions, *notes)
+    )
 
 
 def _select_rows(is_test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:

@@ -12,22 +12,14 @@ from numpy.typing import NDArray
 
 from bench.api import MultiTaskData
 from bench.datasets.cache import RowWriter, cached_arrays
-from bench.datasets.data_root import describe_missing_files, require_files
 from bench.datasets.labeled_images import log_notes
-from bench.datasets.nyuv2_layouts import MAT_FILE, SPLITS_FILE, ArrayLayout, Frame, Layout, MatLayout
+from bench.datasets.nyuv2_layouts import ARRAYS, MAT_FILE, ORIGINAL, ArrayLayout, Frame, Layout, MatLayout
 from bench.datasets.splits import share_limit
 from bench.errors import BenchError
 from bench.tasks.depth import Depth
 from bench.tasks.normals import Normals
 from bench.tasks.segmentation import Segmentation
 from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
-
-FOLDER: Final = "nyuv2"
-LAYOUT: Final = (
-    f"{FOLDER}/{MAT_FILE} and {FOLDER}/{SPLITS_FILE}, or (for 13 classes) {FOLDER}/train/image/0.npy and so"
-    " on: train and val, each with image, label, depth and optionally normal,"
-)
-"""The expected files under the data root."""
 
 OFFICIAL: Final = (795, 654)
 """Training and test images of the official split."""
@@ -50,7 +42,7 @@ NAMES_40: Final = (
 FARTHEST: Final = 10.0
 """Range of the depth sensor in meters."""
 
-DECODING_VERSION: Final = 1
+DECODING_VERSION: Final = 2
 """Version of everything between the files and the cached arrays, raised when values change."""
 
 
@@ -87,11 +79,9 @@ class NYUv2:
 
     def missing(self, root: Path | None) -> str | None:
         """Return a sentence on what is missing and where it is expected, None if nothing is."""
-        if root is not None and self.classes == 13 and ArrayLayout.is_in(root / FOLDER):
+        if self.classes == 13 and ARRAYS.missing(root) is None:
             return None
-        return describe_missing_files(
-            "nyuv2", root, LAYOUT, f"{FOLDER}/{MAT_FILE}", f"{FOLDER}/{SPLITS_FILE}"
-        )
+        return ORIGINAL.missing(root)
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/nyuv2``; resized images and maps are kept under ``cache`` and memory-mapped.
@@ -99,9 +89,8 @@ class NYUv2:
         Raises:
             BenchError: if a file is missing or cannot be read, or the cache cannot be used.
         """
-        folder = require_files(self.missing(root), root) / FOLDER
-        from_arrays = self.classes == 13 and ArrayLayout.is_in(folder)
-        layout: Layout = ArrayLayout(folder) if from_arrays else MatLayout(folder)
+        from_arrays = self.classes == 13 and ARRAYS.missing(root) is None
+        layout: Layout = ArrayLayout(ARRAYS.find(root)) if from_arrays else MatLayout(ORIGINAL.find(root))
         arrays, index = cached_arrays(
             cache,
             "nyuv2",
@@ -119,7 +108,7 @@ class NYUv2:
             for split in ("train", "test")
         )
         notes = _source_notes(index, len(train), len(test))
-        if from_arrays and (folder / MAT_FILE).is_file():
+        if from_arrays and ORIGINAL.missing(root, ("mat",)) is None:
             notes.append(f"{MAT_FILE} is not used, because the arrays exist too")
         log_notes("nyuv2", notes)
         tasks = (
@@ -160,7 +149,7 @@ class NYUv2:
                         writers[frame_ids[done][1], name].append(values[None])
                     done += 1
                 progress("decoding", done, len(frame_ids))
-        return {"derived": layout.derived, "turned": layout.reversed_axes()}
+        return {"derived": layout.derived, "turned": layout.reversed_axes(), "encoded": layout.encoded}
 
     def _resize(self, frame: Frame) -> dict[str, NDArray[Any]]:
         """Return a row of every array."""
@@ -189,6 +178,8 @@ def _source_notes(index: dict[str, Any], train: int, test: int) -> list[str]:
         notes.append(
             "normals are derived from depth by fitting planes; those where no plane fits are missing"
         )
+    if index["encoded"]:
+        notes.append("the given normals n are stored as (n + 1) / 2 and were decoded")
     if index["turned"]:
         notes.append(
             f"the given normals are reversed along {', '.join(index['turned'])} to agree with the depth:"

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int8, UInt8
 from numpy.typing import NDArray
 
+from bench.datasets.data_root import FileLayout, Found
 from bench.datasets.decoding import File, list_files
 from bench.datasets.geometry import camera_rays, normals_from_depth
 from bench.errors import BenchError
@@ -17,6 +18,19 @@ from bench.values import MISSING
 MAT_FILE: Final = "nyu_depth_v2_labeled.mat"
 SPLITS_FILE: Final = "splits.mat"
 MAPPING_FILE: Final = "classMapping40.mat"
+
+_FOLDERS: Final = ("nyuv2", "nyu-v2", "nyu-depth-v2")
+_WANTED: Final = (
+    f"nyuv2/{MAT_FILE} and nyuv2/{SPLITS_FILE}, or (for 13 classes) nyuv2/train/image/0.npy and so"
+    " on: train and val, each with image, label, depth and optionally normal,"
+)
+ARRAYS: Final = FileLayout(
+    "nyuv2", _FOLDERS, {"train": ("train/image/",), "test": ("val/image/", "test/image/")}, _WANTED
+)
+"""Where the images of the arrays are."""
+
+ORIGINAL: Final = FileLayout("nyuv2", _FOLDERS, {"mat": (MAT_FILE,), "splits": (SPLITS_FILE,)}, _WANTED)
+"""Where the original files are."""
 
 TO_13: Final = np.array(
     [
@@ -41,7 +55,10 @@ RADIUS: Final = 10
 """Radius of the windows from which normals are derived, in px of a full frame."""
 
 SIGN_FRAMES: Final = 8
-"""Training frames from which the directions of the axes of given normals are found."""
+"""Training frames from which the range and the directions of the axes of given normals are found."""
+
+UNIT_TOLERANCE: Final = 0.05
+"""How far the length of a decoded normal may be from 1."""
 
 CHUNK: Final = 16
 """Frames that are read at a time; bounds the memory of a first load."""
@@ -75,16 +92,9 @@ class ArrayLayout:
         derived: whether the normals are derived from depth.
     """
 
-    _SPLITS: ClassVar = {"train": "train", "test": "val"}
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.derived = not all((folder / split / "normal").is_dir() for split in self._SPLITS.values())
-
-    @staticmethod
-    def is_in(folder: Path) -> bool:
-        """Return whether a folder has this layout."""
-        return all((folder / split / "image").is_dir() for split in ArrayLayout._SPLITS.values())
+    def __init__(self, found: Found) -> None:
+        self._splits = {split: found[split].parent for split in ("train", "test")}
+        self.derived = not all((folder / "normal").is_dir() for folder in self._splits.values())
 
     def reversed_axes(self) -> str:
         """Return the axes along which the given normals oppose the depth."""
@@ -93,18 +103,19 @@ class ArrayLayout:
     def source_files(self) -> list[File]:
         """Return every file with its size and modification time."""
         kinds = ["image", "label", "depth"] + ["normal"] * (not self.derived)
-        folders = [f"{split}/{kind}" for split in self._SPLITS.values() for kind in kinds]
-        return list_files(self._folder, ".npy", folders=folders)
+        return [
+            file._replace(name=f"{split}/{file.name}")
+            for split, folder in self._splits.items()
+            for file in list_files(folder, ".npy", folders=kinds)
+        ]
 
     def frame_numbers(self) -> dict[str, list[int]]:
         """Return the numbers of the frames in ``train`` and ``test``: the names of the images."""
         return {
             split: sorted(
-                int(path.stem)
-                for path in (self._folder / name / "image").glob("*.npy")
-                if path.stem.isdecimal()
+                int(path.stem) for path in (folder / "image").glob("*.npy") if path.stem.isdecimal()
             )
-            for split, name in self._SPLITS.items()
+            for split, folder in self._splits.items()
         }
 
     def read_frames(self, frame_ids: FrameIds, classes: int) -> FrameChunks:
@@ -118,31 +129,73 @@ class ArrayLayout:
         """1 for every axis along which the given normals agree with the depth, -1 if they oppose it."""
         if self.derived:
             return (1, 1, 1)
-        numbers = self.frame_numbers()["train"]
         agreement = np.zeros(3)
-        for number in numbers[:: max(1, len(numbers) // SIGN_FRAMES)]:
+        for number in self._sample_frames:
             frame = self._read_frame(number, "train", np.ones((3, 1, 1), np.float32))
             agreement += np.nansum(frame.normals * derive_normals(frame.depth), (1, 2))
         return tuple(-1 if sum_ < 0 else 1 for sum_ in agreement)
 
-    def _read_frame(self, number: int, split: str, signs: Float32[np.ndarray, "3 1 1"]) -> Frame:
-        def read(kind: str, *shape: int) -> NDArray[np.float32]:
-            return _read_array(self._folder / self._SPLITS[split] / kind / f"{number}.npy", shape)
+    @cached_property
+    def _sample_frames(self) -> list[int]:
+        """Training frames that show how the given normals are stored."""
+        numbers = self.frame_numbers()["train"]
+        return numbers[:: max(1, len(numbers) // SIGN_FRAMES)]
 
-        image = read("image")
-        height, width = image.shape[:2]
-        labels = read("label", height, width)
-        depth = _mask_unknown(read("depth", height, width))
-        given = None if self.derived else read("normal", height, width, 3).transpose(2, 0, 1)
+    @property
+    def encoded(self) -> bool:
+        """Whether the given normals n are stored as (n + 1) / 2, or that times 255, as in image files."""
+        return self._white is not None
+
+    @cached_property
+    def _white(self) -> float | None:
+        """The number that stands for 1 in encoded normals; None: they are stored as they are."""
+        if self.derived:
+            return None
+        shares = {None: 0.0, 1.0: 0.0, 255.0: 0.0}
+        for number in self._sample_frames:
+            stored = self._read("train", "normal", number, None)
+            known = stored[stored.any(-1)]
+            if (known < 0).any():
+                return None
+            for white in shares:
+                length = np.linalg.norm(_decode_normals(known, white), axis=-1)
+                shares[white] += float((abs(length - 1) < UNIT_TOLERANCE).sum())
+        return max(shares, key=lambda white: shares[white])
+
+    def _read(self, split: str, kind: str, number: int, shape: tuple[int, ...] | None) -> NDArray[np.float32]:
+        return _read_array(self._splits[split] / kind / f"{number}.npy", shape)
+
+    def _read_frame(self, number: int, split: str, signs: Float32[np.ndarray, "3 1 1"]) -> Frame:
+        image = self._read(split, "image", number, None)
+        shape = image.shape[:2]
+        labels = self._read(split, "label", number, shape)
+        depth = _mask_unknown(self._read(split, "depth", number, shape))
         if not (-0.01 < image.min() <= image.max() < 1.01 and labels.max() < 13):
-            where = f"{self._folder / self._SPLITS[split]}, frame {number}"
+            where = f"{self._splits[split]}, frame {number}"
             raise BenchError(f"{where}: images must be from 0 to 1 and labels 12 at most")
+        if self.derived:
+            normals = derive_normals(depth)
+        else:
+            stored = self._read(split, "normal", number, (*shape, 3))
+            normals = signs * _normalize(_decode_normals(stored, self._white).transpose(2, 0, 1))
         return Frame(
             (image.clip(0, 1) * 255).round().astype(np.uint8),
             labels.clip(MISSING).astype(np.int8),
             depth,
-            derive_normals(depth) if given is None else signs * _normalize(given),
+            normals,
         )
+
+
+def _decode_normals(stored: Float32[np.ndarray, "*n 3"], white: float | None) -> Float32[np.ndarray, "*n 3"]:
+    """Return normals that may be stored as (n + 1) / 2; where nothing is stored, 0 stays 0.
+
+    Args:
+        stored: the numbers in the file.
+        white: what stands for 1; None: the numbers are the normals.
+    """
+    if white is None:
+        return stored
+    return np.where(stored.any(-1, keepdims=True), 2 * stored / np.float32(white) - 1, np.float32(0))
 
 
 class MatLayout:
@@ -154,11 +207,15 @@ class MatLayout:
 
     Attributes:
         derived: whether the normals are derived from depth.
+        encoded: whether given normals are stored in another range.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / MAT_FILE
+    encoded = False
+
+    def __init__(self, found: Found) -> None:
+        self._path = found["mat"]
+        self._splits_path = found["splits"]
+        self._folder = found["mat"].parent
         self.derived = True
 
     def reversed_axes(self) -> str:
@@ -167,11 +224,12 @@ class MatLayout:
 
     def source_files(self) -> list[File]:
         """Return every file with its size and modification time."""
-        return list_files(self._folder, MAT_FILE, SPLITS_FILE, MAPPING_FILE.lower())
+        files = list_files(self._folder, MAT_FILE, MAPPING_FILE.lower())
+        return files + list_files(self._splits_path.parent, SPLITS_FILE)
 
     def frame_numbers(self) -> dict[str, list[int]]:
         """Return the numbers of the frames in ``train`` and ``test``, from 1."""
-        path = self._folder / SPLITS_FILE
+        path = self._splits_path
         train, test = (sorted(array.ravel().tolist()) for array in _read_mat(path, "trainNdxs", "testNdxs"))
         if len({*train, *test}) < len(train) + len(test):
             raise BenchError(f"{path} lists a frame twice")
@@ -189,7 +247,7 @@ class MatLayout:
                 images, labels, depths = (file[name] for name in ("images", "labels", "depths"))
                 if (last := frame_ids[-1][0]) > len(images):
                     where = f"{self._path}, which has {len(images)} frames"
-                    raise BenchError(f"frame {last} of {self._folder / SPLITS_FILE} is not in {where}")
+                    raise BenchError(f"frame {last} of {self._splits_path} is not in {where}")
                 class_of = self._class_table(labels, classes)
                 for chunk in _chunks(frame_ids):
                     rows = [number - 1 for number, _ in chunk]
@@ -257,8 +315,8 @@ def _chunks(frame_ids: FrameIds) -> Iterator[FrameIds]:
     return (frame_ids[start : start + CHUNK] for start in range(0, len(frame_ids), CHUNK))
 
 
-def _read_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Read an array of this shape, apart from axes of length 1; of an image's shape by default."""
+def _read_array(path: Path, shape: tuple[int, ...] | None) -> NDArray[np.float32]:
+    """Read an array of this shape, apart from axes of length 1; None: of an image's shape."""
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)

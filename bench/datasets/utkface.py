@@ -10,17 +10,21 @@ import torch
 from annotated_types import Ge, Gt, Lt
 
 from bench.api import MultiTaskData
-from bench.datasets.data_root import describe_missing_files, require_files
-from bench.datasets.decoding import DecodeSettings, File, Selection, find_copies, list_files, load_decoded
+from bench.datasets.data_root import FileLayout, no_image_error
+from bench.datasets.decoding import File, Selection, find_copies, list_images, load_decoded, split_name
+from bench.datasets.image_files import IMAGE_SUFFIXES, DecodeSettings
 from bench.datasets.labeled_images import check_crop, log_notes, skipped_note
 from bench.datasets.splits import empty_split_error, slice_splits
-from bench.errors import BenchError
 from bench.tasks.classification import Classification
 from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
 
-FOLDER: Final = "utkface/UTKFace"
-LAYOUT: Final = f"{FOLDER}/AGE_GENDER_RACE_DATE.jpg.chip.jpg"
-"""The expected files under the data root."""
+LAYOUT: Final = FileLayout(
+    "utkface",
+    ("utkface", "utkface-new"),
+    {"images": ("UTKFace/", "part*/", "crop_part*/", *(f"*_*_*_*{suffix}" for suffix in IMAGE_SUFFIXES))},
+    "utkface/UTKFace/AGE_GENDER_RACE_DATE.jpg.chip.jpg (aligned and cropped)",
+    loose=False,
+)
 
 LAST_YEARS: Final = (2, 9, 19, 29, 39, 49, 59, 69)
 """The last year of every age class except the highest."""
@@ -96,7 +100,7 @@ class UTKFace:
 
     def missing(self, root: Path | None) -> str | None:
         """Return a sentence on what is missing and where it is expected, None if nothing is."""
-        return describe_missing_files("utkface", root, LAYOUT, FOLDER)
+        return LAYOUT.missing(root)
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
         """Read ``ROOT/utkface/UTKFace``; decoded images are kept under ``cache`` and memory-mapped.
@@ -104,16 +108,17 @@ class UTKFace:
         Raises:
             BenchError: if images are missing or too few, or the cache cannot be used.
         """
-        folder = require_files(self.missing(root), root) / FOLDER
-        files = list_files(folder, ".jpg", ".jpeg")
+        found = LAYOUT.find(root)
+        folder, files = list_images(found[""])
         if not files:
-            raise BenchError(f"{folder} has no .jpg images; UTKFace is expected as DATA_ROOT/{LAYOUT}")
+            what = f"{found['images']} has no images; UTKFace is expected as DATA_ROOT/{LAYOUT.wanted}"
+            raise no_image_error(what, found[""])
         images, selection = load_decoded(
             cache,
             "utkface",
             folder,
             files=files,
-            decode=DecodeSettings((self.size, self.size)),
+            decode=DecodeSettings((self.size, self.size), aspect=(1, 1)),
             order={"limit": self.limit, "split_seed": self.split_seed},
             select=lambda: self._select(folder, files),
             progress=progress,
@@ -124,21 +129,23 @@ class UTKFace:
             raise empty_split_error("utkface", self.test_fraction, f"{count} images")
         notes = _omission_notes(selection, len(files))
         log_notes("utkface", notes)
-        labels = [read_labels(name) for name in selection.names]
+        labels = [read_labels(split_name(name)[0]) for name in selection.names]
         targets = {task.name: torch.tensor([label[task.name] for label in labels]) for task in TASKS}
         augmentation = Augmentation(self.crop or round(self.size * 128 / 140), flip=True)
         return MultiTaskData(TASKS, *slice_splits(images, targets, train_count), augmentation, notes)
 
     def _select(self, folder: Path, files: list[File]) -> Selection:
-        """Choose and shuffle the files."""
+        """Choose and shuffle the files: their folders do not matter."""
         skipped = {}
         for file in files:
             try:
-                read_labels(file.name)
+                read_labels(split_name(file.name)[0])
             except UnusableNameError as error:
                 skipped[file.name] = str(error)
-        usable = [file.name for file in files if file.name not in skipped]
-        copies = find_copies(folder, usable)
+        usable = sorted((file.name for file in files if file.name not in skipped), key=split_name)
+        first = {split_name(name)[0]: name for name in reversed(usable)}
+        copies = {name: first[split_name(name)[0]] for name in usable if name != first[split_name(name)[0]]}
+        copies |= find_copies(folder, [name for name in usable if name not in copies])
         unique = [name for name in usable if name not in copies]
         shuffle = torch.randperm(len(unique), generator=torch.Generator().manual_seed(self.split_seed))
         return Selection([unique[i] for i in shuffle[: self.limit].tolist()], skipped, copies)
@@ -150,6 +157,10 @@ def _omission_notes(selection: Selection, total: int) -> tuple[str, ...]:
     if selection.skipped:
         notes.append(skipped_note(selection.skipped, total))
     if copies := selection.copies:
-        relabeled = sum(read_labels(copy) != read_labels(original) for copy, original in copies.items())
-        notes.append(f"left out {len(copies)} byte-identical copies, {relabeled} of them with other labels")
+        pairs = [(split_name(copy)[0], split_name(original)[0]) for copy, original in copies.items()]
+        relabeled = sum(read_labels(copy) != read_labels(original) for copy, original in pairs)
+        if repeated := sum(copy == original for copy, original in pairs):
+            notes.append(f"left out {repeated} files with the name of another one in another folder")
+        if identical := len(pairs) - repeated:
+            notes.append(f"left out {identical} byte-identical copies, {relabeled} of them with other labels")
     return tuple(notes)

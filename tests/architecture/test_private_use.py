@@ -15,6 +15,9 @@ PACKAGES = ("bench", "baselines", "mtlue", "leaderboard")
 OPERATIONS = "torchvision draws one operation for a whole batch; we draw per image, and compute with its code"
 
 PRIVATE_USE = {
+    ("bench/datasets/image_files.py", "_imaging"): (
+        "libtiff writes its warnings past Python to stderr, and Pillow has no option against that"
+    ),
     ("bench/defenses/randaugment.py", "_AUGMENTATION_SPACE"): OPERATIONS,
     ("bench/defenses/randaugment.py", "_apply_image_or_video_transform"): OPERATIONS,
     ("bench/defenses/randaugment.py", "_fill"): OPERATIONS,

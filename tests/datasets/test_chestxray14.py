@@ -144,7 +144,7 @@ def test_what_lists_and_folder_do_not_share_is_counted(
     assert data.notes == (
         "1 of 11 images in the lists are missing",
         "2 of 12 images are not in the lists",
-        f"skipped 1 of 12 files: 'images/{name_of(8)}' (unreadable image)",
+        f"skipped 1 of 12 files: '{name_of(8)}' (unreadable image)",
     )
     assert caplog.messages == [f"chestxray14: {'; '.join(data.notes)}"]
     assert load(tmp_path).notes == data.notes

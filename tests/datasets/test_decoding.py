@@ -14,13 +14,12 @@ from PIL import Image
 from bench import torchvision_import
 from bench.datasets.decoding import (
     CHUNK,
-    DecodeSettings,
     Selection,
-    decode_image,
     find_copies,
     list_files,
     load_decoded,
 )
+from bench.datasets.image_files import DecodeSettings, decode_image
 from bench.errors import BenchError
 
 SIZE = 8

@@ -1,22 +1,32 @@
 """A folder of images with a table of labels: what becomes of columns and rows, and what is refused."""
 
+import csv
+import io
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from bench.api import Dataset, MultiTaskData
 from bench.catalog.build import build_part
 from bench.datasets.folder import Folder
+from bench.datasets.label_columns import MISSING_WORDS, read_columns
+from bench.datasets.label_table import LabelTable
 from bench.errors import BenchError
 from bench.values import MISSING, Split
 
 SMALL = Folder(size=16)
+
+BIG = ("123456789012345678901", "123456789012345678902")
+"""Integers beyond 64 bits."""
 
 
 def write_image(path: Path, seed: int) -> None:
@@ -70,7 +80,7 @@ def test_labels_go_with_their_images(tmp_path: Path) -> None:
     write_folder(tmp_path, {"kind": kinds})
     data = load(tmp_path)
     assert isinstance(SMALL, Dataset)
-    assert data.notes == ()
+    assert data.notes == ("column 'kind': words, 3 classes",)
     found = {}
     for split in (data.train, data.test):
         for image, label in zip(split.images, split.targets["kind"].tolist(), strict=True):
@@ -91,6 +101,21 @@ def test_labels_go_with_their_images(tmp_path: Path) -> None:
         (["b", "a", "", "C"], ("C", "a", "b"), [2, 1, MISSING, 0]),
         (["10", "2", "7", ""], ("2", "7", "10"), [2, 0, 1, MISSING]),
         (["2", "x", "10", ""], ("10", "2", "x"), [1, 2, 0, MISSING]),
+        (["07", "8", "7", "7.0"], ("7", "8"), [0, 1, 0, 0]),
+        (["1_0", "10", "0_1", "1_0"], ("0_1", "10", "1_0"), [2, 1, 0, 2]),
+        (["１", "1", "٣", "1"], ("1", "٣", "１"), [2, 0, 1, 0]),
+        (["0x1", "0x2", "0x1", "1"], ("0x1", "0x2", "1"), [0, 1, 0, 2]),
+        (
+            ["12345678901234567", "12345678901234568"] * 2,
+            ("12345678901234567", "12345678901234568"),
+            [0, 1] * 2,
+        ),
+        (["18446744073709551615", "1"] * 2, ("1", "18446744073709551615"), [1, 0] * 2),
+        (["123456789012345678901", "123456789012345678902"] * 2, BIG, [0, 1] * 2),
+        (["0.30000000000000004", "0.3"] * 2, ("0.3", "0.30000000000000004"), [1, 0] * 2),
+        (["a", "NA", "b", "None"], ("a", "b"), [0, MISSING, 1, MISSING]),
+        (["1", "nan", "2", "n/a"], ("1", "2"), [0, MISSING, 1, MISSING]),
+        (["true", "1", "true", "1"], ("1", "true"), [1, 0, 1, 0]),
     ],
 )
 def test_type_of_a_column_decides_its_task(
@@ -191,6 +216,7 @@ def test_rows_without_a_usable_image_are_named(tmp_path: Path) -> None:
         data = load(tmp_path)
         assert len(data.train) + len(data.test) == 17
         assert data.notes == (
+            "column 'a': numbers, 2 classes in their order",
             "skipped 3 of 20 files: '03.png' (no such file), '04.png' (no such file), "
             "'05.png' (unreadable image)",
         )
@@ -210,12 +236,97 @@ def test_columns_with_nothing_to_tell_apart_are_left_out(tmp_path: Path) -> None
     data = load(tmp_path)
     assert [task.name for task in data.tasks] == ["a"]
     assert data.notes == (
-        "column 'same' is left out: all its labels are the same",
-        "column 'empty' is left out: it is empty",
+        "column 'a': numbers, 2 classes in their order",
+        "column 'same' is left out: all its labels are the same, 'x'",
+        "column 'empty' is left out: it has no label",
         "column 'id' is left out: no value occurs twice",
         "column 'nearly' is left out: nearly all its numbers are the same",
         "column 'late' is left out: it has no number in the training rows",
     )
+
+
+def test_one_number_in_two_spellings_is_one_class_that_is_left_out(tmp_path: Path) -> None:
+    columns = {"a": [0, 1] * 2, "b": ["1", "1.0"] * 2, "c": ["07", "7"] * 2, "split": halves(4)}
+    write_folder(tmp_path, columns)
+    data = load(tmp_path)
+    assert [task.name for task in data.tasks] == ["a"]
+    assert data.notes[1:] == (
+        "column 'b' is left out: all its labels are the same number, 1",
+        "column 'c' is left out: all its labels are the same number, 7",
+    )
+
+
+def test_what_every_column_was_taken_for_is_noted_but_not_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = {
+        "n": ["1", "2", "1.0", "", "2"] * 5,
+        "sex": ["male", "Male", "female", "NA", "None"] * 5,
+        "flag": ["True", "true", "FALSE", "false", "true"] * 5,
+        "age": [f"{row}.5" for row in range(25)],
+        "split": halves(25),
+    }
+    write_folder(tmp_path, columns)
+    data = load(tmp_path)
+    assert data.notes == (
+        "column 'n': numbers, 2 classes in their order; '1', '1.0' are one class; 5 rows without a label",
+        "column 'sex': words, 3 classes; 'Male', 'male' are different classes;"
+        " 10 rows without a label (empty, or 'NA', 'None')",
+        "column 'flag': truth values, 2 classes; 'FALSE', 'false' are one class;"
+        " 'True', 'true' are one class",
+        "column 'age': 25 different numbers, 5 classes at quantiles of the training rows",
+    )
+    assert not caplog.messages
+
+
+def test_words_are_no_numbers_however_many_there_are(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"word": [f"{row % 21}_{row % 2}" for row in range(84)]})
+    assert [task.classes for task in load(tmp_path).tasks] == [42]
+
+
+@given(
+    st.lists(
+        st.sampled_from([*MISSING_WORDS, "0_1", "1e", "0x1", "+5", ".5", "5.", "1e3", "--1", "1 2", "١", "x"])
+        | st.integers(-(2**70), 2**70).map(str)
+        | st.floats(allow_nan=False, allow_infinity=False).map(repr)
+        | st.text("0123456789.eE+-_", min_size=1, max_size=4),
+        min_size=4,
+        max_size=12,
+    )
+)
+def test_cells_are_numbers_and_missing_where_pandas_reads_them_so(cells: list[str]) -> None:
+    table = io.StringIO("a|b\n" + "".join(f"{cell}|\n" for cell in cells))
+    column = pd.read_csv(table, sep="|", usecols=["a"], quoting=csv.QUOTE_NONE, low_memory=False)["a"]
+    rows = pd.DataFrame({"a": cells}, [str(row) for row in range(len(cells))], dtype=object)
+    label_table = LabelTable(Path("labels.csv"), rows, dict.fromkeys(rows.index, 0))
+    try:
+        read = read_columns(label_table, rows, np.ones(len(cells), dtype=bool))
+    except BenchError:
+        assert column.nunique() < 2 or column.dtype.kind == "f"  # one value, nearly one, or an infinite one
+        return
+    missing = read.labels["a"] == MISSING
+    assert missing.tolist() == column.isna().tolist()
+    is_number = "numbers" in read.decisions[0]
+    assert is_number == pd.api.types.is_numeric_dtype(column)
+
+
+@pytest.mark.parametrize("first", ["00.png", "elsewhere.JPG", "sub/photo"])
+def test_table_without_a_header_is_refused(tmp_path: Path, first: str) -> None:
+    write_folder(tmp_path, {"a": [0, 1] * 3})
+    (tmp_path / "images" / "sub").mkdir()
+    (tmp_path / "images" / "sub" / "photo").write_bytes(b"")
+    write_table(tmp_path, f"{first},1\n01.png,0\n02.png,1\n03.png,0\n")
+    with pytest.raises(BenchError, match=rf"line 1: '{first}' is an image, but the first line must name"):
+        load(tmp_path)
+
+
+def test_packed_images_are_named_with_the_command_that_extracts_them(tmp_path: Path) -> None:
+    write_table(tmp_path, "image,a\n00.png,1\n01.png,0\n")
+    (tmp_path / "images" / "photos.zip").write_bytes(b"")
+    with pytest.raises(
+        BenchError, match=r"none of the images .* there is .*photos\.zip; extract with: unzip"
+    ):
+        load(tmp_path)
 
 
 def test_new_labels_need_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +362,7 @@ def test_new_labels_need_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ('image,a\n00.png,"1\n', "line 2: unexpected end of data"),
         ("image,a,split\n00.png,1,val\n", "line 2, column 'split': 'val' is neither train nor test"),
         ("image,a,split\n00.png,1,\n", "line 2, column 'split': '' is neither train nor test"),
-        ("image,a\n00.png,1.5\n01.png,nan\n02.png,2.5\n", "line 3, column 'a': 'nan' is not a finite number"),
+        ("image,a\n00.png,1.5\n01.png,inf\n02.png,2.5\n", "line 3, column 'a': 'inf' is not a finite number"),
         ("image,a\n00.png,1\n01.png,1\n", "no column to learn: column 'a' is left out"),
         ("image,split\n00.png,train\n01.png,test\n", "no column to learn: it has only images and the split"),
         ("image,a\n77.png,1\n", "none of the images"),
