@@ -1,12 +1,44 @@
-"""Atomic file writes, and hashes."""
+"""Files that are safe to read, atomic writes, and hashes."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 from bench.errors import BenchError
+
+
+class NotAFileError(OSError):
+    """A folder, a pipe or a device is where a file should be."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def require_file(path: Path) -> Path:
+    """Return the path of a regular file. All files are read through this: opening a pipe could wait forever.
+
+    A pipe that this process was started with, such as ``/dev/stdin`` or ``/dev/fd/63``, is one as well.
+
+    Raises:
+        NotAFileError: if it is anything else.
+        OSError: if there is nothing.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and str(path).startswith(_OPEN_FILES)):
+        return path
+    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
+    raise NotAFileError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+
+
+_OPEN_FILES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+
+
+class FolderInPlaceError(BenchError):
+    """A folder has the name of a file that should be written."""
 
 
 def hash_json(value: object) -> str:
@@ -19,6 +51,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a temporary file and rename it, so that a reader sees either the old file or the new one.
 
     Raises:
+        FolderInPlaceError: if a folder has its name.
         BenchError: if the folder cannot be written to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -32,6 +65,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):  # it does not exist if its folder is a file
             temporary.unlink()
+        if path.is_dir():
+            raise FolderInPlaceError(f"cannot write {path}: a folder has this name; move it away") from error
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -48,5 +83,5 @@ def hash_bytes(content: bytes) -> str:
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, which may be larger than memory."""
-    with path.open("rb") as file:
+    with require_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

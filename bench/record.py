@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from bench.errors import BenchError
-from bench.files import hash_bytes, hash_json, write_atomically
+from bench.files import hash_bytes, hash_json, require_file, write_atomically
 
 RECORD_SCHEMA = 2
 """Version of the file layout, raised when a field changes its meaning. Files of version 1 are read too."""
@@ -243,7 +243,7 @@ def read_record(path: Path, *, curve: bool = True) -> Record:
         BenchError: if the file is truncated, altered, of another schema or no record.
     """
     try:
-        content = path.read_bytes()
+        content = require_file(path).read_bytes()
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
     try:
@@ -310,7 +310,7 @@ def write_run_summary(folder: Path, suite: str, left_out: Sequence[str]) -> None
 def read_left_out(folder: Path) -> list[str]:
     """Return what the last run left out, one sentence each; nothing if ``run.json`` is missing or damaged."""
     try:
-        left_out = json.loads((folder / "run.json").read_text(encoding="utf-8"))["left_out"]
+        left_out = json.loads(require_file(folder / "run.json").read_text(encoding="utf-8"))["left_out"]
         return [str(sentence) for sentence in left_out]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []

@@ -6,7 +6,7 @@ Drawing the board of ten thousand records takes seconds: most of the time of a r
 import json
 from pathlib import Path
 
-from bench.files import hash_bytes, hash_file, hash_json, write_atomically
+from bench.files import NotAFileError, hash_bytes, hash_file, hash_json, require_file, write_atomically
 
 BOARD, SEAL = "leaderboard.md", "leaderboard.seal"
 """The board, and the file with the hashes of the board and of its inputs."""
@@ -18,7 +18,7 @@ def hash_board_inputs(folder: Path) -> str:
     The published scores, a file in this package, are included. Of a record the name, size, inode number and
     time of modification are hashed: replacing the file changes them.
     """
-    files = (folder / "records").glob("*.json")
+    files = (path for path in (folder / "records").glob("*.json") if path.is_file())
     states = sorted(
         (path.name, (state := path.stat()).st_size, state.st_ino, state.st_mtime_ns) for path in files
     )
@@ -29,9 +29,9 @@ def hash_board_inputs(folder: Path) -> str:
 def read_cached_board(folder: Path, input_hash: str) -> str | None:
     """Return the board in a run's folder if it is intact and was made from the same inputs, else None."""
     try:
-        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        seal = json.loads(require_file(folder / SEAL).read_text(encoding="utf-8"))
         if seal == {"source": input_hash, "board": _hash_if_present(folder / BOARD)}:
-            return (folder / BOARD).read_text(encoding="utf-8")
+            return require_file(folder / BOARD).read_text(encoding="utf-8")
     except (OSError, ValueError):  # absent or damaged
         pass
     return None
@@ -54,4 +54,7 @@ def write_cached_board(folder: Path, input_hash: str, board: str) -> None:
 
 
 def _hash_if_present(path: Path) -> str:
-    return hash_file(path) if path.exists() else ""
+    try:
+        return hash_file(path)
+    except (FileNotFoundError, NotAFileError):
+        return ""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pandas import DataFrame
 
 from bench.errors import BenchError
-from bench.files import hash_json, write_atomically
+from bench.files import hash_json, require_file, write_atomically
 from bench.record import AXES, Record, is_clean
 from leaderboard.formatting import NO_VALUE, format_number, markdown_table
 from leaderboard.frame import select_records, to_frame
@@ -122,7 +122,7 @@ def read_reference(path: Path) -> dict[str, Any]:
         BenchError: if the file is absent, damaged, altered, of another schema or not a reference.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(require_file(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BenchError(f"cannot read the reference {path}: {error.strerror or error}") from error
     except ValueError as error:

@@ -13,6 +13,7 @@ import typer
 from bench.cli import options
 from bench.cli.run_folder import collect_artifacts, load_records, print_message, render_run_board
 from bench.cli.run_setup import CLUSTERS, cluster_executor, local_executor, plan_run
+from bench.files import FolderInPlaceError
 
 if TYPE_CHECKING:
     from bench.engine.execution.events import Event
@@ -129,7 +130,10 @@ def update_board(folder: Path, tracker: "Tracker | None") -> str:
         return cached
     records = load_records(folder)
     board = render_run_board(folder, records)
-    write_cached_board(folder, inputs, board)
+    try:
+        write_cached_board(folder, inputs, board)
+    except FolderInPlaceError as error:
+        print_message(f"note: {error}")
     if tracker is not None:
         tracker.finish_suite(records, lambda: collect_artifacts(folder, records, board))
     return board

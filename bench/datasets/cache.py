@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.files import flush_to_disk, hash_json
+from bench.files import NotAFileError, flush_to_disk, hash_json, require_file
 
 LAYOUT_VERSION = 2
 """Version of the folder's layout, part of every key."""
@@ -135,9 +135,9 @@ def _load(target: Path) -> Contents:
     counts as damage; a file that the system does not let us read does not, and stays.
     """
     try:
-        content = json.loads((target / "index.json").read_text(encoding="utf-8"))
+        content = json.loads(require_file(target / "index.json").read_text(encoding="utf-8"))
         kept, checksum = content["kept"], content["checksum"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, NotAFileError, ValueError, KeyError, TypeError) as error:
         raise _DamagedError(f"index.json: {error}") from error
     if checksum != hash_json(kept):
         raise _DamagedError("index.json: its checksum does not match")
@@ -146,7 +146,7 @@ def _load(target: Path) -> Contents:
         file = f"{name}.npy"
         try:
             array = _map_array(target / file)
-        except (FileNotFoundError, ValueError, EOFError) as error:
+        except (FileNotFoundError, NotAFileError, ValueError, EOFError) as error:
             raise _DamagedError(f"{file}: {error}") from error
         if _type_and_shape(array) != header or not array.flags.c_contiguous:
             raise _DamagedError(f"{file}: it is {_type_and_shape(array)}, but the index says {header}")
@@ -156,7 +156,7 @@ def _load(target: Path) -> Contents:
 
 def _map_array(path: Path) -> Array:
     # Copy-on-write: PyTorch warns of read-only arrays, and writing changes private memory, never the file.
-    return np.lib.format.open_memmap(path, mode="c")
+    return np.lib.format.open_memmap(require_file(path), mode="c")
 
 
 def _type_and_shape(array: Array) -> list[Any]:

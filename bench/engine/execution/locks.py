@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from bench.errors import BenchError
+from bench.files import require_file
 
 _ALIVE = 0
 """The byte that all runs share a lock on, each until it ends."""
@@ -27,6 +28,8 @@ class ItemLocks:
 
     def __enter__(self) -> Self:
         try:
+            if self._path.exists():
+                require_file(self._path)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             if self._try_lock(_ALIVE):
                 self._clean_up()

@@ -16,7 +16,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -33,7 +33,7 @@ from bench.engine.execution.events import (
     WaveStarted,
 )
 from bench.engine.execution.locks import ItemLocks
-from bench.engine.executors.base import Executor, Outcome
+from bench.engine.executors.base import Executor, Outcome, describe_failure
 from bench.engine.planning.cell import Cell, Poison, Purified, Surrogate, Wave
 from bench.engine.planning.expand import Plan
 from bench.engine.planning.remaining_work import RerunPolicy, find_remaining_work
@@ -45,6 +45,7 @@ from bench.engine.stages.surrogate import train_surrogate
 from bench.engine.storage.item_logs import log_item
 from bench.engine.storage.store import POISONS, PURIFIED, RECORDS, SURROGATES, Stamp
 from bench.errors import BenchError
+from bench.files import FolderInPlaceError
 from bench.record import Failure, Record
 from bench.values import Progress
 
@@ -185,7 +186,8 @@ class _Run:
                 self._save_outcome(wave, Outcome(item, None, failure, 0.0))
             else:
                 if isinstance(item, Poison) and self.rerun == "all":
-                    self._store.checkpoint_path(item.key).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        self._store.checkpoint_path(item.key).unlink()
                 yield item
 
     def _made_by_another_run(self, wave: Wave, item: Any) -> bool:
@@ -224,7 +226,11 @@ class _Run:
         item, failure, record = outcome.item, outcome.failure, None
         if isinstance(item, Cell):
             record = self._failure_record(item, failure) if failure else cast("Record", outcome.result)
-            self._store.write_record(record)
+            try:
+                self._store.write_record(record)
+            except FolderInPlaceError as error:  # this cell alone cannot be saved
+                failure = describe_failure(error)
+                outcome, record = replace(outcome, failure=failure), self._failure_record(item, failure)
         elif failure is not None:
             self._failures[item.key] = failure
         self.locks.release(item.key)

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from bench.engine.storage.item_logs import log_path, read_tail
 from bench.engine.storage.store import POISONS, PURIFIED, SURROGATES, Store
 from bench.errors import BenchError, unknown_name_error
+from bench.files import require_file
 from bench.record import AXES, CLEAN, Record, read_record, read_records
 from bench.text import format_duration, to_printable
 
@@ -95,7 +96,7 @@ def find_clean_record(out: Path, record: Record) -> Record | None:
     for path in (out / "records").glob("*.json"):
         with contextlib.suppress(OSError, BenchError):  # files that cannot be read
             # Parsing a record takes a hundred times as long as searching its bytes.
-            if record.victim.encode() not in path.read_bytes():
+            if record.victim.encode() not in require_file(path).read_bytes():
                 continue
             other = read_record(path, curve=False)
             matches = (other.victim, other.cell["attack"], other.status) == (record.victim, CLEAN, "done")

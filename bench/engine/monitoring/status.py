@@ -24,7 +24,7 @@ from rich.text import Text
 from bench.engine.monitoring.console import render_snapshot
 from bench.engine.monitoring.progress import ProgressSnapshot, RunProgress
 from bench.errors import BenchError
-from bench.files import write_atomically
+from bench.files import require_file, write_atomically
 from bench.text import format_duration, to_one_line
 
 SCHEMA = 2
@@ -127,7 +127,7 @@ def read_statuses(out: Path) -> list[FoundStatus]:
 def _read_status(path: Path) -> FoundStatus | None:
     try:
         age = time.time() - path.stat().st_mtime
-        status = TypeAdapter(Status).validate_json(path.read_bytes())
+        status = TypeAdapter(Status).validate_json(require_file(path).read_bytes())
     except (OSError, ValidationError):
         return None
     return FoundStatus(status, _is_alive(status, age), age) if status.schema == SCHEMA else None

@@ -16,6 +16,7 @@ from bench.catalog.choice import parse_value
 from bench.catalog.description import attribute_meanings
 from bench.catalog.parts import catalog_axes, locate_part
 from bench.errors import BenchError, unknown_name_error
+from bench.files import require_file
 from bench.record import AXES
 from bench.suites import suite_names, suite_text
 from bench.values import EPSILON, Recipe
@@ -164,7 +165,11 @@ def _read_document(name_or_file: str) -> dict[str, Any]:
     if not is_file and name_or_file not in suite_names():
         raise unknown_name_error("suite", name_or_file, suite_names())
     try:
-        text = Path(name_or_file).read_text(encoding="utf-8") if is_file else suite_text(name_or_file)
+        text = (
+            require_file(Path(name_or_file)).read_text(encoding="utf-8")
+            if is_file
+            else suite_text(name_or_file)
+        )
         return tomllib.loads(text)
     except OSError as error:
         raise BenchError(f"cannot read the suite {name_or_file}: {error.strerror or error}") from error

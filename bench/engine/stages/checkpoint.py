@@ -1,5 +1,6 @@
 """Crafting checkpoints: the state of an interrupted crafting, in one file that is complete or missing."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.files import write_atomically
+from bench.files import require_file, write_atomically
 
 SAVE_EVERY_S = 30.0
 """Shortest time between two saves."""
@@ -38,7 +39,7 @@ class FileCheckpoint:
     def load(self) -> dict[str, Any] | None:
         """Return the state saved last; None if there is none, or if it is damaged or of another identity."""
         try:
-            content = self._path.read_bytes()
+            content = require_file(self._path).read_bytes()
         except OSError:
             return None
         if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
@@ -61,8 +62,9 @@ class FileCheckpoint:
         self._due = now + max(self._every_s, (now - start) / MAX_TIME_SHARE)
 
     def remove(self) -> None:
-        """Remove the file: the crafting is finished."""
-        self._path.unlink(missing_ok=True)
+        """Remove the file: the crafting is finished, even if the file cannot be removed."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
 
 
 def pack_state(state: Mapping[str, Any]) -> bytes:

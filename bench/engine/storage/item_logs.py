@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.files import require_file
 from bench.text import to_printable
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def log_path(out: Path, key: str) -> Path:
 def read_tail(path: Path, count: int) -> list[str]:
     """Return the last lines of a log; none if there is no log."""
     try:
-        with path.open("rb") as file:
+        with require_file(path).open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             return file.read().decode(errors="replace").splitlines()[-count:]
     except OSError:
@@ -64,6 +65,8 @@ def log_item(out: Path, key: str, label: str, progress: "Progress") -> Iterator[
     try:
         path = log_path(out, key)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            require_file(path)
         log = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError:
         yield progress

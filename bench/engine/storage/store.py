@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.errors import BenchError
-from bench.files import flush_to_disk, hash_file, hash_json
+from bench.files import flush_to_disk, hash_file, hash_json, require_file
 from bench.record import Record, read_record, write_record
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Store:
         if not folder.exists():
             return None
         try:
-            content = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            content = json.loads(require_file(folder / _ABOUT).read_text(encoding="utf-8"))
             about: dict[str, Any] = content["about"]
             is_valid = content["schema"] == SCHEMA and content["checksum"] == hash_json(about)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -184,7 +184,11 @@ class Store:
         if about is None:
             return False
         path = self.folder(kind, key) / _TENSORS
-        if about["tensors_sha256"] != hash_file(path):
+        try:
+            is_intact = about["tensors_sha256"] == hash_file(path)
+        except OSError as error:
+            raise DamagedError(f"{path} is damaged: {error.strerror or error}") from error
+        if not is_intact:
             raise DamagedError(f"{path} is damaged: its checksum does not match")
         return True
 
@@ -194,7 +198,7 @@ class Store:
 
         path = self.folder(kind, key) / _TENSORS
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(require_file(path), framework="pt") as file:
                 names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
                 return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
         except (OSError, SafetensorError) as error:

@@ -280,7 +280,9 @@ def test_leftovers_are_swept_only_where_no_other_run_is(out: Path) -> None:
 def test_a_folder_without_locks_is_refused(out: Path) -> None:
     Store(out).prepare()
     Store(out).locks.mkdir()  # as good as any other reason
-    with pytest.raises(BenchError, match=r"cannot lock .*locks: Is a directory; the folder must be"):
+    with pytest.raises(
+        BenchError, match=r"cannot lock .*locks: it is a folder, not a file; the folder must be"
+    ):
         tiny.run(tiny.plan(), out)
 
 

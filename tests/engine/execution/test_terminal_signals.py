@@ -71,7 +71,7 @@ class TerminalRun:
     def wait_for_cpu_time(self, seconds: float) -> bool:
         """Wait until the run and its workers have used so much more CPU time; return whether it has ended."""
         start = self.measure_cpu_time()
-        while not self.wait_until_ended(0.02):
+        while not self.wait_until_ended(0.1):
             if self.measure_cpu_time() > start + seconds:
                 return False
         return True
@@ -231,7 +231,7 @@ def assert_nothing_outlives(run: TerminalRun) -> float:
     while left := run.find_processes():
         if time.monotonic() > start + OUTLIVE_S:
             pytest.fail(f"{[(one.pid, one.status(), one.cmdline()) for one in left]} are left; {run.text}")
-        time.sleep(0.02)
+        time.sleep(0.1)
     return time.monotonic() - start
 
 
