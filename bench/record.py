@@ -124,6 +124,11 @@ class NoiseReport(TypedDict, total=False):
         l0: the share of pixel values that changed.
         psnr: peak signal-to-noise ratio in dB; None if nothing changed.
         clamped: the share of pixel values that the attack put outside the budget; None without a budget.
+        lost_to_rounding: the share of pixel values that the attack wanted to change by less than half a step
+            of 1/255, and which are unchanged.
+        surrogate_loss: the attack's own loss on the surrogates that it was crafted with, at the end; absent
+            for an attack without surrogates.
+        hit_rate: the share of labels on which the (last) surrogate does what the attack wants, at the end.
         ssim: the mean structural similarity of clean and released images, 1 if nothing changed.
         tasks: classification task → `TaskNoise`; empty if nothing changed.
     """
@@ -133,6 +138,9 @@ class NoiseReport(TypedDict, total=False):
     l0: float | None
     psnr: float | None
     clamped: float | None
+    lost_to_rounding: float
+    surrogate_loss: float | None
+    hit_rate: float | None
     ssim: float | None
     tasks: dict[str, TaskNoise]
 

@@ -54,8 +54,16 @@ Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``."""
 
 
+ReportAim = Callable[[float, float], None]
+"""Called as ``report_aim(loss, hit_rate)``."""
+
+
 def ignore_progress(what: str, done: int, total: int) -> None:
     """Show no progress."""
+
+
+def ignore_aim(loss: float, hit_rate: float) -> None:
+    """Keep nothing of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +197,8 @@ class CraftContext:
         device: where to compute.
         progress: to be called once per step that takes noticeable time.
         checkpoint: saves how far the crafting has come.
+        report_aim: to be called at the end by an attack with surrogates: its loss on them, and the share of
+            the labels on which they do what it wants.
     """
 
     tasks: tuple[Task, ...]
@@ -199,6 +209,7 @@ class CraftContext:
     device: torch.device
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
+    report_aim: ReportAim = ignore_aim
 
     def scale_strength(self, strength: float) -> float:
         """Return a strength in [0, 1] pixel units that is given in 1/255 for a budget of `EPSILON`/255.

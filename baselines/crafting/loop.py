@@ -13,11 +13,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.api import CraftContext, Noise
-from bench.training.loaders import ResumableLoader, iterate_batches
+from bench.training.loaders import (
+    ResumableLoader,
+    iterate_batches,
+    make_batch,
+    split_without_singleton,
+)
 from bench.values import Batch, Split
 
 LossOfDelta = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, ""]]
 """The attacker's loss against one surrogate, a mean over the batch, as a function of δ."""
+
+AIM_IMAGES = 1000
+"""Most images on which the finished noise meets its surrogates once more, drawn with a fixed seed."""
 
 State = dict[str, Any]
 """Tensors and plain values, enough to resume from."""
@@ -31,7 +39,10 @@ class Objective(Protocol):
         """Return the attacker's losses on a batch; the noise is to make their mean small."""
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """Return, per sample, the share of tasks on which the attacker's aim is not reached yet."""
+        """Return, per sample, the share of tasks on which the attacker's aim is not reached yet.
+
+        NaN for a sample without labels.
+        """
 
     def before_round(self, noise: Noise) -> None:
         """Called before every pass of noise improvement."""
@@ -141,6 +152,8 @@ def craft_noise(
 ) -> Noise:
     """Alternate surrogate training and passes of noise improvement until the error is low enough.
 
+    At the end the loss and the hit rate on the surrogates are reported to the context.
+
     If ``context.checkpoint`` has a state, crafting resumes from it and gives the same noise.
 
     Args:
@@ -186,6 +199,7 @@ def craft_noise(
             done = rounds if reached else done
         context.checkpoint.save(state)
     perturber.finish()
+    _report_aim(train, context, objective, perturber, batch_size)
     return perturber
 
 
@@ -217,4 +231,20 @@ def _mean_error(
         objective.error(batch, perturber.delta(batch))
         for batch in iterate_batches(train, batch_size, context.device, shuffle=False)
     ]
-    return float(torch.cat(errors).mean())
+    return float(torch.cat(errors).nan_to_num().mean())
+
+
+def _report_aim(
+    train: Split, context: CraftContext, objective: Objective, noise: Noise, batch_size: int
+) -> None:
+    """Report the mean loss on the surrogates and the share of labels on which the aim is reached."""
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:AIM_IMAGES]
+    loss, errors = 0.0, []
+    with torch.random.fork_rng([context.device] if _on_cuda(context) else []):
+        for index in split_without_singleton(rows, batch_size):
+            batch = make_batch(train, index, context.device)
+            delta = noise.delta(batch)
+            loss += float(delta_gradient(objective.losses(batch), delta)[0]) * len(index) / len(rows)
+            with torch.no_grad():
+                errors.append(objective.error(batch, delta))
+    context.report_aim(loss, 1 - float(torch.cat(errors).nanmean()))

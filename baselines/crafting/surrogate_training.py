@@ -53,9 +53,9 @@ def mean_loss(losses: Float[Tensor, " t"], targets: Targets, tasks: Sequence[Tas
 def mean_over_labeled_tasks(
     missed: Sequence[Float[Tensor, " b"]], labeled: Sequence[Bool[Tensor, " b"]]
 ) -> Float[Tensor, " b"]:
-    """Return, per sample, the mean share missed over its labeled tasks; both lists are by task."""
+    """Return, per sample, the mean share missed over its labeled tasks, NaN without any; lists by task."""
     known = torch.stack(list(labeled))
-    return (torch.stack(list(missed)) * known).sum(0) / known.sum(0).clamp(min=1)
+    return (torch.stack(list(missed)) * known).sum(0) / known.sum(0)
 
 
 def share_missed(surrogate: nn.Module, tasks: Sequence[Task], batch: Batch) -> Float[Tensor, " b"]:

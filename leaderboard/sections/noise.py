@@ -1,11 +1,14 @@
 """The noise of the attacks: how visible it is, how it clusters by class, whether it is linearly separable."""
 
+from collections.abc import Sequence
+
 from pandas import DataFrame, Series
 
 from bench.record import CLEAN
 from leaderboard.formatting import (
     MAX_TASK_COLUMNS,
     NO_VALUE,
+    Bold,
     cross_table,
     escape_markdown,
     format_number,
@@ -16,6 +19,12 @@ from leaderboard.formatting import (
 )
 from leaderboard.frame import NOISE, TASK_NOISE
 from leaderboard.ranking import sort_table, unbounded_marker
+
+MAX_LOST = 0.25
+"""Share of values lost to rounding above which an attack is flagged; uniform noise at 8/255 loses 0.06."""
+
+MIN_HIT_RATE = 0.9
+"""Share of labels, on the attack's own surrogate, below which an attack is flagged."""
 
 
 def noise_table(frame: DataFrame) -> DataFrame:
@@ -46,16 +55,43 @@ def render_noise(frame: DataFrame) -> str:
     table["attack"] = table["attack"].map(mark)
     groups = table.groupby(["dataset", "attack"], sort=False)
     rows = [_summary_row(str(dataset), str(attack), group) for (dataset, attack), group in groups]
+    flags = (_explain_flags(str(dataset), group) for dataset, group in table.groupby("dataset", sort=False))
     legend = (
         "Of the released images: l∞ is the largest change of a pixel, l2 the mean norm of δ (pixels in "
         "[0, 1]), l0 the share of pixel values that changed, *clamped* the share that the attack wanted to "
-        "change by more than the budget. Means over tasks: *linear* is the accuracy of a linear classifier "
+        "change by more than the budget, *lost* the share that it wanted to change by less than half a step "
+        "of 1/255, which rounding undoes. At the end of crafting, *loss* is the attack's own loss on its "
+        "surrogates, and *hit* the share of labels on which the last surrogate does what the attack wants. "
+        "Means over tasks: *linear* is the accuracy of a linear classifier "
         "that sees only δ (in parentheses the accuracy of always answering the most common class), *spread* "
         "the root mean square l2 distance of δ from the mean of its class, *distance* the l2 distance "
         "between the means of two classes."
     )
     by_task = [_render_task_noise(str(dataset), group) for dataset, group in table.groupby("dataset")]
-    return join_blocks("## Noise", markdown_table(rows, drop_empty=True), legend, *by_task)
+    return join_blocks("## Noise", markdown_table(rows, drop_empty=True), legend, *flags, *by_task)
+
+
+def _explain_flags(dataset: str, table: DataFrame) -> str:
+    """Return what a dataset's flagged attacks mean, empty if there is none."""
+    lost = list(table.loc[table["lost_to_rounding"] > MAX_LOST, "attack"].unique())
+    unfinished = list(table.loc[table["hit_rate"] < MIN_HIT_RATE, "attack"].unique())
+    sentences = []
+    if lost:
+        sentences.append(
+            f"Rounding undoes more than {MAX_LOST:.0%} of the values of δ of {_list_attacks(lost)}: that "
+            "noise is too fine for images of 8 bits."
+        )
+    if unfinished:
+        sentences.append(
+            f"*hit* is below {MIN_HIT_RATE:.0%} for {_list_attacks(unfinished)}: the crafting may be "
+            "unfinished, and more steps or rounds may make the attack stronger. An attack with a higher "
+            "*hit* has reached its aim; if it protects little, it is weak."
+        )
+    return f"**{escape_markdown(dataset)}.** {' '.join(sentences)}" if sentences else ""
+
+
+def _list_attacks(attacks: Sequence[str]) -> str:
+    return ", ".join(f"*{escape_markdown(attack)}*" for attack in attacks)
 
 
 def _summary_row(dataset: str, attack: str, rows: DataFrame) -> dict[str, str]:
@@ -70,10 +106,17 @@ def _summary_row(dataset: str, attack: str, rows: DataFrame) -> dict[str, str]:
         "PSNR dB": format_number(first["psnr"]),
         "SSIM": format_with_spec(first["ssim"], ".3f"),
         "clamped %": format_percent(first["clamped"]),
+        "lost %": _flag(format_percent(first["lost_to_rounding"]), first["lost_to_rounding"] > MAX_LOST),
+        "loss": format_number(first["surrogate_loss"]),
+        "hit %": _flag(format_percent(first["hit_rate"]), first["hit_rate"] < MIN_HIT_RATE),
         "linear %": linear if linear == NO_VALUE else f"{linear} ({format_percent(means['linear_floor'])})",
         "spread": format_number(means["intra_spread"]),
         "distance": format_number(means["inter_distance"]),
     }
+
+
+def _flag(text: str, is_flagged: bool) -> str:
+    return Bold(text) if is_flagged else text
 
 
 def _render_task_noise(dataset: str, table: DataFrame) -> str:

@@ -100,6 +100,14 @@ def test_without_a_budget_black_may_turn_white_and_white_black() -> None:
     assert statistics["psnr"] == pytest.approx(10 * math.log10(255**2 * 3 / (2 * 255**2 + 900)))
 
 
+def test_what_rounding_undoes_is_counted() -> None:
+    images = torch.full((1, 1, 1, 8), 100, dtype=torch.uint8)
+    wish = torch.tensor([0.3, -0.45, 0.0, 1e-5, 0.55, -3.0, 9.0, 0.2]).view(1, 1, 1, 8) / 255
+    for epsilon in (8, None):
+        _, statistics = quantize_delta(table(wish), Split(images, {}), epsilon, CPU, "any")
+        assert statistics["lost_to_rounding"] == 3 / 8
+
+
 @settings(max_examples=60, deadline=None)
 @given(case=images_and_noise(), epsilon=st.integers(1, 16))
 def test_the_statistics_are_those_of_the_released_images(case: tuple[Tensor, Tensor], epsilon: int) -> None:

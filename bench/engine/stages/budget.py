@@ -17,6 +17,9 @@ from bench.memory import allocate_zeros, rows_per_chunk
 from bench.training.loaders import iterate_batches
 from bench.values import Split
 
+NEGLIGIBLE = 1e-3
+"""A smaller δ, in steps of 1/255, is no more than an error of computing."""
+
 
 @torch.no_grad()
 def quantize_delta(
@@ -26,7 +29,8 @@ def quantize_delta(
 
     The change is int8, and int16 without a budget. Statistics: ``linf`` (largest change, steps), ``l2`` (mean
     norm of an image's change, in [0, 1] pixel units), ``l0`` (share of values changed), ``psnr`` (dB, None
-    if nothing changed), ``clamped`` (share of values that were outside the budget, None without a budget).
+    if nothing changed), ``clamped`` (share of values that were outside the budget, None without a budget),
+    ``lost_to_rounding`` (share of values whose δ was not 0 and was rounded to 0).
 
     Args:
         noise: what the attack returned.
@@ -44,7 +48,7 @@ def quantize_delta(
         raise BenchError(f"attack {attack!r} returned {type(noise).__name__}, which has no delta(batch)")
     limit = 255 if epsilon is None else epsilon
     released = allocate_zeros(train.images.shape, torch.int16 if epsilon is None else torch.int8)
-    clamped = norms = 0.0
+    clamped = lost = norms = 0.0
     for batch in iterate_batches(train, rows_per_chunk(train.images), device, shuffle=False):
         index = batch.index.clone()
         clean = (batch.images * 255).round()  # before the attack, which may write into the batch
@@ -56,13 +60,16 @@ def quantize_delta(
             raise BenchError(f"attack {attack!r} returned δ of {got} for images {tuple(clean.shape)}")
         if not delta.isfinite().all():
             raise BenchError(f"attack {attack!r} returned δ with NaN or infinite values")
-        steps = (delta * 255).round()
+        exact = delta * 255
+        steps = exact.round()
+        lost += float(((steps == 0) & (exact.abs() > NEGLIGIBLE)).sum())
         clamped += float((steps.abs() > limit).sum())
         change = (clean + steps.clamp(-limit, limit)).clamp(0, 255) - clean
         norms += float((change / 255).flatten(1).norm(dim=1).double().sum())
         released[index] = change.to(released.dtype).cpu()
-    statistics = _statistics(released, norms)
-    return released, statistics | {"clamped": None if epsilon is None else clamped / released.numel()}
+    size = released.numel()
+    shares = {"clamped": None if epsilon is None else clamped / size, "lost_to_rounding": lost / size}
+    return released, _statistics(released, norms) | shares
 
 
 def _statistics(released: Tensor, norms: float) -> dict[str, float | None]:

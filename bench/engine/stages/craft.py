@@ -1,5 +1,8 @@
 """Craft a poison and store it."""
 
+from dataclasses import replace
+from functools import partial
+from math import isfinite
 from typing import cast
 
 from bench.api import Checkpoint, CraftContext, Generative, MultiTaskData, Noise, RestoringAttack
@@ -47,6 +50,8 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
     remedy = "use a smaller batch, if the attack has that parameter, or a smaller surrogate backbone"
     with explain_out_of_memory(f"crafting {poison.label}", remedy), seeded("craft", poison.seed):
         context = _craft_context(poison, data, run_context, progress, checkpoint)
+        aim: dict[str, float | None] = {}
+        context = replace(context, report_aim=partial(_keep_aim, aim))
         with meter.phase("craft", images=len(train)):
             noise = poison.attack.part.craft(train, context)
             change, statistics = quantize_delta(noise, train, poison.epsilon, device, name)
@@ -55,7 +60,7 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
     report = noise_report(data.train, change, data.tasks, device)
     about = {
         "settings": poison.settings(),
-        "noise": {**statistics, **report},
+        "noise": {**statistics, **aim, **report},
         "cost": meter.costs(),
         "data": hash_split(data.train),
         "environment": describe_environment(run_context),
@@ -67,6 +72,12 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
     run_context.store.save(POISONS, poison.key, tensors, about)
     checkpoint.remove()
     return meter.costs()
+
+
+def _keep_aim(kept: dict[str, float | None], loss: float, hit_rate: float) -> None:
+    """Keep what an attack reports of its surrogates, under the names of the noise report."""
+    kept["surrogate_loss"] = loss if isfinite(loss) else None
+    kept["hit_rate"] = hit_rate if isfinite(hit_rate) else None
 
 
 def restore_noise(poison: Poison, run_context: RunContext) -> Noise:

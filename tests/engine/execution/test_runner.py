@@ -291,6 +291,16 @@ def test_steps_that_cannot_cross_the_budget_are_warned_of(tmp_path: Path) -> Non
     assert [notice.partition(":")[0] for notice in ran.notices] == ["attack 'em(step_size=2.0)'"]
 
 
+def test_a_record_says_how_the_noise_fared_on_its_surrogates_and_in_rounding(tmp_path: Path) -> None:
+    tiny.run(tiny.plan("attack=em,random", matrix={"attack": ["em", "random"]}), tmp_path)
+    noise = {str(record.cell["attack"]): record.noise for record in tiny.records(tmp_path).values()}
+    assert 0 <= (noise["em"]["hit_rate"] or 0) <= 1
+    assert (noise["em"]["surrogate_loss"] or 0) > 0
+    assert "hit_rate" not in noise["random"]
+    assert 0 < noise["random"]["lost_to_rounding"] < 0.1
+    assert noise["clean"]["lost_to_rounding"] == 0
+
+
 # -- failures ---------------------------------------------------------------------------------------------
 
 
