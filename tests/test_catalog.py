@@ -1,6 +1,7 @@
 """The catalog: names, parameters and their spelling, what is refused and how, parts from outside."""
 
 import json
+import time
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -56,6 +57,86 @@ def test_a_choice_is_a_name_with_parameters(text: str, name: str, params: dict[s
 def test_what_is_no_choice_is_refused_with_the_form_that_is(text: str) -> None:
     with pytest.raises(BenchError, match=r"cannot read .*write .*key=value"):
         Choice.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "em(x=[1)",
+        "em(x=1])",
+        "em(x=1)(y=2)",
+        "em() ()",
+        'em(x="a)',
+        'em(x="a\\")',
+        "em(x=1)+",
+        "+em",
+        "em++tap",
+    ],
+)
+def test_brackets_and_quotes_must_be_closed(text: str) -> None:
+    with pytest.raises(BenchError, match="cannot read"):
+        Choice.parse(text)
+
+
+def test_a_separator_in_quotes_or_brackets_separates_nothing() -> None:
+    text = r'x(a="1, \"2)+3", b=[[1, 2], [3]], c=(1+2))'
+    assert dict(Choice.parse(text).params) == {"a": '1, "2)+3', "b": [[1, 2], [3]], "c": "(1+2)"}
+
+
+def test_a_parameter_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(BenchError, match=r"'em\(steps=5, steps=6\)' gives 'steps' twice"):
+        Choice.parse("em(steps=5, steps=6)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"random{' ' * 50_000}x",
+        f"random({' ' * 50_000}",
+        f"random(x{' ' * 50_000}",
+        f"jpeg{' ' * 50_000}+",
+        "jpeg+" * 10_000,
+        f"random(x={'[' * 50_000})",
+        f"random(x={chr(34) + chr(92)}{(chr(92) + chr(34)) * 50_000})",
+        f"random(x={',' * 50_000}",
+    ],
+    ids=lambda text: text[:8],
+)
+def test_a_long_text_is_refused_at_once_and_shown_in_part(text: str) -> None:
+    """The time grows with the length, not with its square: 20,000 blanks took seven seconds."""
+    started = time.process_time()
+    with pytest.raises(BenchError) as caught:
+        Choice.parse(text)
+    assert time.process_time() - started < 1
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("opened", ["[", "{a="])
+@pytest.mark.parametrize("depth", [25, 3000])
+def test_a_value_that_is_nested_too_deeply_is_refused(opened: str, depth: int) -> None:
+    closed = {"[": "]", "{a=": "}"}[opened]
+    with pytest.raises(BenchError, match="is refused: it is nested too deeply"):
+        Choice.parse(f"em(steps={opened * depth}1{closed * depth})")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("9223372036854775808", "a whole number has at most 64 bits"),
+        ("[-9223372036854775809]", "a whole number has at most 64 bits"),
+        (f"0x{'f' * 9000}", "a whole number has at most 64 bits"),
+        ("photos-\udcff", r"'photos-\\udcff' is not UTF-8 text"),
+    ],
+)
+def test_a_value_that_no_suite_can_hold_is_refused(value: str, reason: str) -> None:
+    with pytest.raises(BenchError, match=f"is refused: {reason}"):
+        parse_value(value)
+
+
+def test_a_value_is_one_value() -> None:
+    assert parse_value("9223372036854775807") == 2**63 - 1
+    assert parse_value("1\nother = 2") == "1\nother = 2"  # it was 1
+    assert parse_value("9" * 5000) == "9" * 5000  # Python reads no number of so many digits
 
 
 def test_the_order_of_parameters_does_not_matter() -> None:
@@ -248,6 +329,24 @@ raise RuntimeError("imported")
 '''
 
 
+RAISES = """
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError
+
+raise Mute
+"""
+
+BROKEN = {
+    "raises": "raises_package",
+    "exits": "exits_package",
+    "broken": "broken_package",
+    "latin": "latin_package",
+    "above": "above.part",
+}
+"""Attack → its module, which cannot be imported."""
+
+
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installed package that brings attacks of its own."""
@@ -255,8 +354,16 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "fine_package.py").write_text("from baselines.em import EM as Mine\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     group = "mtlue_bench.attack"
+    (tmp_path / "raises_package.py").write_text(RAISES, encoding="utf-8")
+    (tmp_path / "exits_package.py").write_text("raise SystemExit(0)\n", encoding="utf-8")
+    (tmp_path / "broken_package.py").write_text("class Part(:\n", encoding="utf-8")
+    (tmp_path / "latin_package.py").write_bytes(b"x = '\xe4'\n")
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above" / "__init__.py").write_text("raise SystemExit\n", encoding="utf-8")
+    (tmp_path / "above" / "part.py").write_text(PART, encoding="utf-8")
     found = {
         group: [
+            *(EntryPoint(name, f"{module}:Part", group) for name, module in BROKEN.items()),
             EntryPoint("odd", "odd_package:Odd", group),
             EntryPoint("mine", "fine_package:Mine", group),
             EntryPoint("gone", "fine_package:Gone", group),
@@ -273,7 +380,10 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("outside")
 def test_installed_packages_add_parts_but_do_not_replace_any() -> None:
-    assert set(catalog_entries("attack")) == {*CATALOG["attack"], "odd", "mine", "gone", "nowhere", "deep"}
+    assert set(catalog_entries("attack")) == {
+        *CATALOG["attack"],
+        *("odd", "mine", "gone", "nowhere", "deep", *BROKEN),
+    }
     assert set(catalog_entries("defense")) == set(CATALOG["defense"])
     assert build_part("attack", "mine(steps=4)") == EM(steps=4)
     assert load_part_class("attack", "em") is EM
@@ -305,6 +415,11 @@ def test_inherited_parameters_are_described_where_they_come_from() -> None:
         ("gone", "cannot load attack 'gone' from fine_package:Gone"),
         ("nowhere", "cannot load attack 'nowhere' from no_such_package:Part"),
         ("deep", "cannot load attack 'deep' from no_such_package.deep:Part"),
+        ("raises", "cannot load attack 'raises' from raises_package:Part: Mute$"),
+        ("exits", "cannot load attack 'exits' from exits_package:Part: SystemExit: 0$"),
+        ("broken", r"cannot load attack 'broken' from broken_package:Part: SyntaxError: .*line 1"),
+        ("latin", r"cannot load attack 'latin' from latin_package:Part: SyntaxError: .*utf-8"),
+        ("above", "cannot load attack 'above' from above.part:Part: SystemExit$"),
     ],
 )
 def test_a_part_that_cannot_be_loaded_is_named(name: str, wanted: str) -> None:
@@ -319,8 +434,31 @@ def test_a_part_that_cannot_be_loaded_is_named(name: str, wanted: str) -> None:
         ("gone", "fine_package has no class Gone, which attack 'gone' should be"),
         ("nowhere", "cannot find no_such_package, where attack 'nowhere' should be"),
         ("deep", "cannot find no_such_package.deep, where attack 'deep' should be"),
+        ("raises", "raises_package has no class Part, which attack 'raises' should be"),
+        ("broken", "cannot read broken_package, where attack 'broken' should be: SyntaxError: "),
+        ("latin", "cannot read latin_package, where attack 'latin' should be: SyntaxError: "),
+        ("above", "cannot read above.part, where attack 'above' should be: SystemExit$"),
     ],
 )
 def test_a_part_that_cannot_be_described_is_named(name: str, wanted: str) -> None:
     with pytest.raises(BenchError, match=wanted):
         describe_part("attack", name)
+
+
+@pytest.mark.usefixtures("outside")
+def test_broken_packages_are_named_in_the_list_which_goes_on() -> None:
+    result = CliRunner().invoke(app, ["list", "attack"])
+    assert result.exit_code == 0
+    for name in ("mtl-ue-em", "odd", *BROKEN):
+        assert f" {name} " in result.output
+    assert "broken_package" in result.output
+
+
+@pytest.mark.usefixtures("outside")
+def test_a_part_whose_class_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: EM) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(EM, "__post_init__", fail, raising=False)
+    with pytest.raises(BenchError, match="cannot build attack 'mine': RuntimeError: no"):
+        build_part("attack", "mine")

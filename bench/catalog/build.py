@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.catalog.choice import Choice
 from bench.catalog.parts import COMPOSED, REQUIRED_VARIABLES, catalog_entries, locate_part
-from bench.errors import BenchError, unknown_name_error
+from bench.errors import BenchError, describe_error, format_input, unknown_name_error
 
 
 def load_part_class(axis: str, name: str) -> Any:
@@ -16,8 +16,9 @@ def load_part_class(axis: str, name: str) -> Any:
     module, _, class_name = locate_part(axis, name).partition(":")
     try:
         return getattr(import_module(module), class_name)
-    except (ImportError, AttributeError) as error:
-        raise BenchError(f"cannot load {axis} {name!r} from {module}:{class_name}: {error}") from error
+    except (Exception, SystemExit) as error:  # a module from outside may raise anything
+        where = f"{axis} {name!r} from {module}:{class_name}"
+        raise BenchError(f"cannot load {where}: {describe_error(error)}") from error
 
 
 def build_part(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | None = None) -> Any:
@@ -45,7 +46,7 @@ def build_part(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | No
         if key not in types:
             raise unknown_name_error(f"parameter of {owner}:", key, types)
         if isinstance(value, bool) and "bool" not in types[key]:  # pydantic takes true for a number
-            raise BenchError(f"{owner}: {key} = {value!r} is refused: it is not a number")
+            raise BenchError(f"{owner}: {key} = {value} is refused: it is not a number")
     part = build_validated(part_class, {**params, **model}, owner)
     for key in params:
         value = getattr(part, key)
@@ -79,7 +80,12 @@ def build_validated(dataclass: Any, params: Mapping[str, Any], owner: str) -> An
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise BenchError(f"{owner}: {key} = {first['input']!r} is refused: {first['msg']}") from error
+        given = format_input(first["input"])
+        raise BenchError(f"{owner}: {key} = {given} is refused: {first['msg']}") from error
+    except BenchError:
+        raise
+    except Exception as error:  # a class from outside may raise anything
+        raise BenchError(f"cannot build {owner}: {describe_error(error)}") from error
 
 
 def part_settings(choice: Choice, part: Any) -> dict[str, Any]:

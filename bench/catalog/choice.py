@@ -7,7 +7,7 @@ import tomllib
 from functools import cached_property
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, format_input
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,14 +33,11 @@ class Choice:
         Raises:
             BenchError: when the text has another form.
         """
-        if _COMPOSITION.fullmatch(text):
-            parts = tuple(map(cls.parse, _PART.findall(text)))
+        pieces = split_outside_brackets(text, "+")
+        if len(pieces) > 1:
+            parts = tuple(_parse_part(piece, text) for piece in pieces)
             return cls("+".join(part.name for part in parts), parts=parts)
-        match = re.fullmatch(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", text)
-        if not match:
-            raise BenchError(f"cannot read {text!r}; write a name, name(key=value, ...), or a+b")
-        name, params = match.groups()
-        return cls(name, tuple(sorted(_parse_params(params or "", text).items())))
+        return _parse_part(text, text)
 
     @cached_property
     def label(self) -> str:
@@ -60,33 +57,96 @@ class Choice:
         return hash(self.label)  # a parameter may be a list, which has no hash
 
 
-_STRING = r'"(?:\\.|[^"\\])*"'
+_NAME = re.compile(r"[\w.:-]+")
 
-_PARAM = re.compile(rf'(?:{_STRING}|\[(?:{_STRING}|[^\]"])*\]|[^,"\[])+')
-"""One ``key=value``; a comma in a string or a list does not end it."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python puts in place of a byte that is not UTF-8."""
 
-_PART = re.compile(rf'[\w.:-]+(?:\s*\((?:{_STRING}|[^"()])*\))?')
-
-_COMPOSITION = re.compile(rf"\s*{_PART.pattern}\s*(?:\+\s*{_PART.pattern}\s*)+")
-"""Parts joined by ``+``; a ``+`` in parentheses is not a separator."""
+MAX_DEPTH = 20
+"""Largest depth of lists and tables in a suite."""
 
 
-def _parse_params(params: str, text: str) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for param in filter(None, (piece.strip() for piece in _PARAM.findall(params))):
+def split_outside_brackets(text: str, separator: str) -> list[str]:
+    """Split a text at a character where it is neither in double quotes nor in brackets.
+
+    Raises:
+        BenchError: for a quote or a bracket that is not closed, or not opened.
+    """
+    pieces, start, depth, quoted = [], 0, 0, False
+    characters = enumerate(text)
+    for place, character in characters:
+        if quoted:
+            quoted = character != '"'
+            if character == "\\":
+                next(characters, None)
+        elif character == '"':
+            quoted = True
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == separator and not depth:
+            pieces.append(text[start:place])
+            start = place + 1
+        if depth < 0:
+            break
+    if quoted or depth:
+        raise _unreadable_error(text)
+    return [*pieces, text[start:]]
+
+
+def _unreadable_error(text: str) -> BenchError:
+    return BenchError(f"cannot read {format_input(text)}; write a name, name(key=value, ...), or a+b")
+
+
+def _parse_part(piece: str, text: str) -> Choice:
+    """Parse a single part of a text."""
+    name, bracket, rest = (each.strip() for each in piece.partition("("))
+    if not _NAME.fullmatch(name) or (bracket and not rest.endswith(")")):
+        raise _unreadable_error(text)
+    params: dict[str, Any] = {}
+    for param in filter(None, map(str.strip, split_outside_brackets(rest[:-1], ","))):
         key, equals, value = param.partition("=")
         if not equals:
-            raise BenchError(f"cannot read {param!r} in {text!r}; write key=value")
-        parsed[key.strip()] = parse_value(value)
-    return parsed
+            where = f"{format_input(param)} in {format_input(piece.strip())}"
+            raise BenchError(f"cannot read {where}; write key=value")
+        if key.strip() in params:
+            raise BenchError(f"{format_input(piece.strip())} gives {format_input(key.strip())} twice")
+        params[key.strip()] = parse_value(value)
+    return Choice(name, tuple(sorted(params.items())))
 
 
 def parse_value(text: str) -> Any:
-    """Parse a TOML value (``3``, ``0.5``, ``true``, ``[1]``, ``"x"``); anything else is a string."""
+    """Parse a TOML value (``3``, ``0.5``, ``true``, ``[1]``, ``"x"``); anything else is a string.
+
+    Raises:
+        BenchError: for a value that no suite can hold.
+    """
+    text = text.strip()
     try:
-        return tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
+        document = tomllib.loads(f"value = {text}")
+    except RecursionError:
+        raise BenchError(f"{format_input(text)} is refused: it is nested too deeply") from None
+    except ValueError:
+        document = {}
+    value = document["value"] if len(document) == 1 else text
+    if problem := find_unusable_value(value):
+        raise BenchError(f"{format_input(text)} is refused: {problem}")
+    return value
+
+
+def find_unusable_value(value: Any, depth: int = 0) -> str | None:
+    """Return why a suite cannot hold a value, None if it can."""
+    if depth > MAX_DEPTH:
+        return "it is nested too deeply"
+    if isinstance(value, dict | list):
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        return next(filter(None, (find_unusable_value(each, depth + 1) for each in inner)), None)
+    if isinstance(value, str) and _SURROGATE.search(value):
+        return f"{format_input(value)} is not UTF-8 text"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "a whole number has at most 64 bits"
+    return None
 
 
 def format_value(value: Any) -> str:

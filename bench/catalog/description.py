@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.catalog.parts import locate_part
-from bench.errors import BenchError
+from bench.errors import BenchError, describe_error
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,7 @@ def describe_part(axis: str, name: str) -> PartDescription:
         BenchError: for an unknown axis or name, or if the module or the class does not exist.
     """
     module, _, class_name = locate_part(axis, name).partition(":")
-    try:
-        spec = find_spec(module)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise BenchError(f"cannot find {module}, where {axis} {name!r} should be")
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = _parse_module(module, f"{axis} {name!r}")
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if class_name not in classes:
         raise BenchError(f"{module} has no class {class_name}, which {axis} {name!r} should be")
@@ -63,6 +57,23 @@ def describe_part(axis: str, name: str) -> PartDescription:
         docstring=docstring.partition("\nAttributes:")[0].rstrip(),
         parameters=tuple(_list_parameters(class_name, classes).values()),
     )
+
+
+def _parse_module(module: str, owner: str) -> ast.Module:
+    """Return the syntax tree of the module that should have a part; only the packages above it are imported.
+
+    Raises:
+        BenchError: if it does not exist or cannot be parsed.
+    """
+    try:
+        spec = find_spec(module)
+        if spec is not None and spec.origin is not None:
+            return ast.parse(Path(spec.origin).read_bytes())
+    except ModuleNotFoundError:
+        pass
+    except (Exception, SystemExit) as error:  # a package from outside may raise anything
+        raise BenchError(f"cannot read {module}, where {owner} should be: {describe_error(error)}") from error
+    raise BenchError(f"cannot find {module}, where {owner} should be")
 
 
 def attribute_meanings(docstring: str) -> dict[str, str]:

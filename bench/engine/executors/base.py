@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
+from bench.errors import error_text
 from bench.record import Failure
 
 if TYPE_CHECKING:  # importing values imports torch, which a worker does only once it can end with its parent
@@ -81,13 +82,21 @@ def _is_from_user(error: BaseException) -> bool:
 
 def describe_failure(error: BaseException) -> Failure:
     """Return an exception in the form that a record stores."""
-    name, text = type(error).__name__, str(error)
+    name, text = type(error).__name__, error_text(error)
     return Failure(
         type=name,
         # What ends programs often has only a number as its text.
         message=(text or name) if isinstance(error, Exception) else f"it raised {name}({text})",
-        traceback="".join(traceback.format_exception(error)),
+        traceback=_format_traceback(error),
     )
+
+
+def _format_traceback(error: BaseException) -> str:
+    try:
+        lines = traceback.format_exception(error)
+    except Exception:  # it reads attributes of the exception, which may fail like its text
+        lines = traceback.format_tb(error.__traceback__)
+    return "".join(lines).encode(errors="backslashreplace").decode()
 
 
 WORKER_DIED = Failure(

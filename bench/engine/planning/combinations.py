@@ -1,14 +1,14 @@
 """The combinations a suite asks for: matrix and include, without exclude and what ``--only`` omits."""
 
 import itertools
-import re
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bench.catalog.choice import Choice
+from bench.catalog.choice import Choice, split_outside_brackets
 from bench.catalog.parts import catalog_entries, locate_part
 from bench.engine.planning.suite_file import ALL, Suite
-from bench.errors import BenchError, unknown_name_error
+from bench.errors import BenchError, format_input, unknown_name_error
 from bench.record import AXES
 
 VICTIM_AXES = ("backbone", "weighting", "defense", "regime")
@@ -26,6 +26,9 @@ class Combination(NamedTuple):
     regime: Choice
     seed: int
 
+
+MAX_COMBINATIONS = 1_000_000
+"""Most combinations that are listed, before entries are excluded."""
 
 Matrix = Mapping[str, Sequence[Any]]
 """Axis → its choices, or its seeds."""
@@ -48,14 +51,16 @@ def list_combinations(suite: Suite, only: Sequence[str], fits: Fits) -> list[Com
     Raises:
         BenchError: for an unknown axis or name, or if nothing is left.
     """
-    matrix = _parse_matrix(suite)
-    included = list(_parse_included(suite))
+    _check_count(suite, sum(math.prod(map(len, values)) for values in map(_listed_values, suite.include)))
+    matrix, included = _parse_matrix(suite), list(_parse_included(suite))
     restrictions = [_parse_restriction(text, suite.name, matrix, included) for text in only]
     exclusions = [_parse_exclusion(entry) for entry in suite.exclude]
+    restricted = _restrict(matrix, restrictions, suite.star)
+    _check_count(suite, len(included) + _count(restricted, suite.star))
     combine = _combine_star if suite.star else _combine_all
     combinations = [
         combination
-        for combination in (*combine(matrix, fits), *_complete(included, matrix, fits))
+        for combination in itertools.chain(combine(restricted, fits), _complete(included, matrix, fits))
         if not any(_passes(combination, excluded) for excluded in exclusions)
         and all(_passes(combination, wanted) for wanted in restrictions)
     ]
@@ -68,7 +73,7 @@ def _parse_value(axis: str, value: str | int) -> Choice | int:
     if axis != "seed":
         return Choice.parse(str(value))
     if not isinstance(value, int):
-        raise BenchError(f"a seed is a whole number, not {value!r}")
+        raise BenchError(f"a seed is a whole number, not {format_input(value)}")
     return value
 
 
@@ -86,11 +91,15 @@ def _parse_matrix(suite: Suite) -> Matrix:
     return matrix
 
 
+def _listed_values(entry: Mapping[str, Any]) -> list[list[str | int]]:
+    """Return the values that an included entry lists on each of its axes."""
+    return [value if isinstance(value, list) else [value] for value in entry.values()]
+
+
 def _parse_included(suite: Suite) -> Iterator[dict[str, Any]]:
     """Yield every combination of the values that an included entry lists."""
     for entry in suite.include:
-        listed = [value if isinstance(value, list) else [value] for value in entry.values()]
-        for values in itertools.product(*listed):
+        for values in itertools.product(*_listed_values(entry)):
             yield {axis: _parse_value(axis, value) for axis, value in zip(entry, values, strict=True)}
 
 
@@ -111,13 +120,12 @@ def _parse_restriction(
     axis, equals, listed = text.partition("=")
     axis = axis.strip()
     if not equals:
-        raise BenchError(f"cannot read --only {text!r}; write AXIS=a,b, such as attack=em,tap")
+        raise BenchError(f"cannot read --only {format_input(text)}; write AXIS=a,b, such as attack=em,tap")
     if axis not in AXES:
         raise unknown_name_error("axis in --only", axis, AXES)
     values = (*matrix[axis], *(entry[axis] for entry in included if axis in entry))
     known = set[str]().union(*map(_names, values))
-    # A comma in parentheses is between parameters.
-    pieces = [piece.strip() for piece in re.split(r",(?![^(]*\))", listed)]
+    pieces = [piece.strip() for piece in split_outside_brackets(listed, ",")]
     wanted = pieces if axis == "seed" else [str(Choice.parse(piece)) for piece in pieces]
     for label in wanted:
         if label not in known:
@@ -132,6 +140,41 @@ def _names(value: Choice | int) -> set[str]:
 
 def _passes(combination: Combination, wanted: Filter) -> bool:
     return all(_names(getattr(combination, axis)) & labels for axis, labels in wanted.items())
+
+
+def _restrict(matrix: Matrix, restrictions: Sequence[Filter], star: bool) -> Matrix:
+    """Return the matrix without values that the restrictions filter out anyway.
+
+    In a star, the values of a victim axis stay, since the first ones are the default.
+    """
+    return {
+        axis: [
+            value
+            for value in values
+            if (star and axis in VICTIM_AXES)
+            or all(_names(value) & wanted[axis] for wanted in restrictions if axis in wanted)
+        ]
+        for axis, values in matrix.items()
+    }
+
+
+def _count(matrix: Matrix, star: bool) -> int:
+    """Return the number of combinations of a matrix; of a star, the largest that it can be."""
+    sizes = {axis: len(values) for axis, values in matrix.items()}
+    if not star:
+        return math.prod(sizes.values())
+    victims = 1 + sum(sizes[axis] - 1 for axis in VICTIM_AXES)
+    return sizes["dataset"] * sizes["attack"] * victims * sizes["seed"]
+
+
+def _check_count(suite: Suite, count: int) -> None:
+    """Refuse to list more than `MAX_COMBINATIONS`."""
+    if count > MAX_COMBINATIONS:
+        raise BenchError(
+            f"suite {suite.name!r} has {count:,} combinations, more than the {MAX_COMBINATIONS:,} that "
+            "can be planned; list fewer values, or run a part of it with --only"
+            + ("" if suite.star else "; star = true varies one axis at a time")
+        )
 
 
 def _combine_all(matrix: Matrix, _: Fits) -> Iterator[Combination]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, create_model
 
-from bench.catalog.choice import parse_value
+from bench.catalog.choice import find_unusable_value, parse_value
 from bench.catalog.description import attribute_meanings
 from bench.catalog.parts import catalog_axes, locate_part
-from bench.errors import BenchError, unknown_name_error
+from bench.errors import MAX_SHOWN, BenchError, format_input, unknown_name_error
 from bench.files import require_file
 from bench.record import AXES
 from bench.suites import suite_names, suite_text
@@ -152,10 +152,12 @@ def read_suite(name_or_file: str, overrides: Sequence[str] = ()) -> Suite:
     document.setdefault("name", Path(name_or_file).stem)
     for override in overrides:
         _apply_override(document, override)
+    if problem := find_unusable_value(document):
+        raise BenchError(f"the suite {name_or_file} is refused: {problem}")
     try:
         suite = Suite.model_validate(document)
     except ValidationError as error:
-        raise BenchError(f"suite {document['name']!r}: {_explain_error(error)}") from error
+        raise BenchError(f"suite {format_input(document['name'])}: {_explain_error(error)}") from error
     _check_names(suite)
     return suite
 
@@ -175,18 +177,22 @@ def _read_document(name_or_file: str) -> dict[str, Any]:
         raise BenchError(f"cannot read the suite {name_or_file}: {error.strerror or error}") from error
     except ValueError as error:
         raise BenchError(f"the suite {name_or_file} is not valid TOML: {error}") from error
+    except RecursionError:
+        raise BenchError(f"the suite {name_or_file} is refused: it is nested too deeply") from None
 
 
 def _apply_override(document: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals:
-        raise BenchError(f"cannot read --set {override!r}; write KEY=VALUE, such as recipe.epochs=5")
+        raise BenchError(
+            f"cannot read --set {format_input(override)}; write KEY=VALUE, such as recipe.epochs=5"
+        )
     *tables, last = path.strip().split(".")
     table: Any = document
     for name in tables:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            raise BenchError(f"--set {override!r}: {name!r} is a value, not a table")
+            raise BenchError(f"--set {format_input(override)}: {format_input(name)} is a value, not a table")
     table[last] = parse_value(value)
 
 
@@ -208,7 +214,9 @@ def _check_names(suite: Suite) -> None:
             except BenchError as error:
                 raise BenchError(f"in [params.{axis}]: {error}") from error
     if Path(suite.name).name != suite.name or not suite.name.strip(".") or not suite.name.isprintable():
-        raise BenchError(f"suite {suite.name!r}: the run's folder gets this name, which no folder can have")
+        raise BenchError(
+            f"suite {format_input(suite.name)}: the run's folder gets this name, which no folder can have"
+        )
 
 
 def _explain_error(error: ValidationError) -> str:
@@ -216,8 +224,8 @@ def _explain_error(error: ValidationError) -> str:
     first = error.errors()[0]
     key = _key_path(first["loc"])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = difflib.get_close_matches(key, _list_keys(), n=1)
-        return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        near = difflib.get_close_matches(key[:MAX_SHOWN], _list_keys(), n=1)
+        return f"unknown key {format_input(key)}" + (f"; did you mean {near[0]!r}?" if near else "")
     if first["type"] == "missing":
         return f"{key!r} is missing"
     # For a value that may have one of several types, there is one error per type.
@@ -226,7 +234,7 @@ def _explain_error(error: ValidationError) -> str:
         for each in error.errors()
         if _key_path(each["loc"]) == key
     )
-    return f"{key} = {first['input']!r} is refused: it should be {' or '.join(expected)}"
+    return f"{key} = {format_input(first['input'])} is refused: it should be {' or '.join(expected)}"
 
 
 def _list_keys() -> list[str]:
@@ -238,4 +246,5 @@ def _list_keys() -> list[str]:
 def _key_path(location: Sequence[str | int]) -> str:
     """Return a key such as ``recipe.epochs``, without the names of types that pydantic adds."""
     added = r"(list|literal|dict)\[.*\]|str|int"
-    return ".".join(str(piece) for piece in location if not re.fullmatch(added, str(piece)))
+    pieces = (str(piece)[:MAX_SHOWN] for piece in location)
+    return ".".join(piece for piece in pieces if not re.fullmatch(added, piece))

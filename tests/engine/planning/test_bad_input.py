@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,6 +126,95 @@ def test_a_restriction_that_does_not_fit(file: Path, only: str, words: list[str]
 def test_nothing_left(file: Path) -> None:
     sentence = complaint(file, ["matrix.seed=[0, 1]", "exclude=[{seed=1}]"], ["seed=1"])
     assert sentence == "suite 'tiny' has no cell left"
+
+
+@pytest.mark.parametrize("opened", ["[", "{a="])
+@pytest.mark.parametrize("depth", [25, 3000])
+def test_a_suite_that_is_nested_too_deeply(file: Path, opened: str, depth: int) -> None:
+    closed = {"[": "]", "{a=": "}"}[opened]
+    value = f"{opened * depth}1{closed * depth}"
+    assert "nested too deeply" in complaint(file, [f"recipe.epochs={value}"])
+    assert "nested too deeply" in complaint(file, [f"matrix.attack=['em(steps={value})']"])
+    assert "nested too deeply" in complaint(file, [f"params.attack.{'.'.join('a' * depth)}=1"])
+    file.write_text(f"x = {value}\n{tiny.TOML}")
+    assert "nested too deeply" in complaint(file)
+    file.write_text(f"{tiny.TOML}\n[{'.'.join('x' * depth)}]\ny = 1\n")
+    assert "nested too deeply" in complaint(file)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["matrix.seed=[9223372036854775808]", "poison_seed=-9223372036854775809", "x.y=[0xfffffffffffffffff]"],
+)
+def test_a_number_of_more_than_64_bits(file: Path, override: str) -> None:
+    assert "a whole number has at most 64 bits" in complaint(file, [override])
+
+
+@pytest.mark.parametrize(
+    "override", ["name=a\udcff", "\udcff=1", "recipe.\udcff=1", "matrix.attack=['em\udcff']"]
+)
+def test_bytes_that_are_no_text(file: Path, override: str) -> None:
+    """A command line's bytes that are not UTF-8 arrive as half of a surrogate pair."""
+    sentence = complaint(file, [override])
+    assert "\\udcff" in sentence
+    assert "is not UTF-8 text" in sentence
+    assert "cannot read" in complaint(file, only=["attack=em\udcff"])
+
+
+def test_long_values_are_shown_in_part(file: Path) -> None:
+    """An error stays a sentence that can be read, whatever it is about."""
+    word = "x" * 100_000
+    for override in (
+        *(f"{key}={word}" for key in ("recipe.epochs", "matrix.attack", "budget.epsilon", "star")),
+        *(
+            f"matrix.attack=['{text}']"
+            for text in (word, f"em({word})", f"em({word}=1)", f"em(steps={word})")
+        ),
+        *(f"{key}=1" for key in (word, f"recipe.{word}", f"matrix.{word}", f"params.{word}.x.y")),
+        f"params.attack.{word}.x=1",
+        f"name=/{word}",
+        word,
+    ):
+        assert len(complaint(file, [override])) < 700
+    for restriction in (word, f"{word}=1", f"attack={word}", f"seed={word}"):
+        assert len(complaint(file, only=[restriction])) < 700
+
+
+def hundreds(axis: str, count: int) -> str:
+    part = {"backbone": "small(width={})", "defense": "jpeg(quality={})", "attack": "random(rate=0.{:04})"}
+    values = [part[axis].format(number + 1) for number in range(count)] if axis in part else range(count)
+    return f"matrix.{axis}={json.dumps(list(values))}"
+
+
+BILLION = ["star=false", hundreds("backbone", 200), hundreds("defense", 100), hundreds("seed", 50_000)]
+
+
+def test_a_suite_with_a_billion_combinations_is_refused_at_once(file: Path) -> None:
+    """2 attacks, 200 backbones, 100 defenses, 50,000 seeds."""
+    started = time.process_time()
+    sentence = complaint(file, BILLION)
+    assert time.process_time() - started < 2
+    for words in ("'tiny'", "2,000,000,000 combinations", "1,000,000", "--only", "star = true"):
+        assert words in sentence
+
+
+def test_a_part_of_a_suite_with_a_billion_combinations(file: Path) -> None:
+    plan = expand_suite(
+        read_suite(str(file), BILLION), ["defense=jpeg(quality=7)", "backbone=small(width=9)", "seed=3,5"]
+    )
+    assert [(cell.poison.attack.name, cell.seed) for cell in plan.cells] == [
+        ("clean", 3), ("clean", 5), ("random", 3), ("random", 5),
+    ]  # fmt: skip
+
+
+def test_a_star_and_an_entry_with_a_billion_combinations(file: Path) -> None:
+    star = complaint(file, ["star=true", hundreds("backbone", 200), hundreds("seed", 50_000)])
+    assert "20,000,000 combinations" in star  # 2 attacks, 200 victims, 50,000 seeds
+    seeds = list(range(40_000))
+    entry = complaint(
+        file, [f"include=[{{seed={seeds}, attack=['em', 'tap', 'sep'], defense={['jpeg'] * 20}}}]"]
+    )
+    assert "2,400,000 combinations" in entry
 
 
 def test_an_unknown_suite() -> None:
