@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -13,45 +13,14 @@ from torch import Tensor
 from baselines.crafting.loop import LossOfDelta, Objective, State, craft_noise, delta_gradient
 from baselines.crafting.objectives import ErrorMinimizing, FixedSurrogate
 from baselines.crafting.surrogate_training import SurrogateTraining, SurrogateView
-from bench.api import CraftContext, Noise
+from bench.api import CraftContext, Noise, Task
 from bench.values import Batch, Split
 from mtlue.generator import Generator, Inputs, Reduction
+from mtlue.profiles import PROFILES, GeneratorTraining, Profile
 from mtlue.regularizers import embedding_regularizers
 
 LARGE_SIDE = 200
 """Side in px from which on the generator works at an eighth of the image's resolution."""
-
-OFFICIAL_EPSILON = 0.0314 / (8 / 255)
-"""The public code's clamp, 0.0314, in units of the budget."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Settings in which the paper and its public code differ.
-
-    Attributes:
-        intra: λ1, weight of the intra-task regularizer.
-        inter: λ2, weight of the inter-task regularizer.
-        per_task: the intra-task regularizer is averaged within a task first, and 1 is added.
-        shared_crop: one crop and flip for a whole batch.
-        away_if_binary: TAP on a task with two classes makes the true label's loss large.
-        clamp: of δ, in units of the budget.
-    """
-
-    intra: float
-    inter: float
-    per_task: bool
-    shared_crop: bool
-    away_if_binary: bool
-    clamp: float
-
-
-PROFILES = {
-    "paper": Profile(20.0, 100.0, per_task=False, shared_crop=False, away_if_binary=False, clamp=1.0),
-    "official": Profile(
-        10.0, 200.0, per_task=True, shared_crop=True, away_if_binary=True, clamp=OFFICIAL_EPSILON
-    ),
-}
 
 
 class GeneratedNoise:
@@ -136,13 +105,15 @@ class MTLUE(ABC):
     Attributes:
         profile: ``paper``: λ = (20, 100), every pair of classes weighs the same, exact budget, a crop and a
             flip per image, targeted TAP; ``official``, the public code: λ = (10, 200), averaged per task plus
-            1, δ up to 0.0314 before rounding, one crop and flip per batch, TAP untargeted on binary tasks.
+            1, δ up to 0.0314 before rounding, one crop and flip per batch, and what its two programs have:
+            that for binary tasks, if all tasks are (untargeted TAP), and that for other tasks.
         inputs: the generator's input: ``both``, ``embeddings`` only or the ``image`` only (ablations).
         intra: λ1, weight of the intra-task regularizer; None: the profile's, 0: ablated.
         inter: λ2, weight of the inter-task regularizer; None: the profile's, 0: ablated.
-        rounds: cap on the passes over the training set.
-        batch: images per step.
-        stop_error: stop when the share of tasks on which the attacker's aim is not reached is at most this.
+        rounds: cap on the passes over the training set; None: the profile's.
+        batch: images per step; None: the profile's.
+        stop_error: stop when the share of tasks on which the attacker's aim is not reached is at most this;
+            None: the profile's.
         learning_rate: the generator's (and a trained-along surrogate's), Adam.
         width: channels of the generator's first block; the published generator is slow on a CPU.
         embedding_channels: channels of one class embedding.
@@ -154,9 +125,9 @@ class MTLUE(ABC):
     inputs: Inputs = "both"
     intra: Annotated[float, Ge(0)] | None = None
     inter: Annotated[float, Ge(0)] | None = None
-    rounds: Annotated[int, Ge(1)] = 100
-    batch: Annotated[int, Ge(1)] = 512
-    stop_error: Annotated[float, Ge(0)] = 1e-4
+    rounds: Annotated[int, Ge(1)] | None = None
+    batch: Annotated[int, Ge(1)] | None = None
+    stop_error: Annotated[float, Ge(0)] | None = None
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     width: Annotated[int, Ge(2)] = 64
     embedding_channels: Annotated[int, Ge(1)] = 16
@@ -166,6 +137,9 @@ class MTLUE(ABC):
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 3
     resumable: ClassVar[bool] = True
+    paper: ClassVar[GeneratorTraining]
+    official_binary: ClassVar[GeneratorTraining]
+    official_other: ClassVar[GeneratorTraining]
     quick_params: ClassVar[dict[str, object]] = {
         "rounds": 2,
         "batch": 20,
@@ -173,25 +147,40 @@ class MTLUE(ABC):
         "embedding_channels": 2,
     }
 
+    def __post_init__(self) -> None:
+        """Fill in the paper's training. The official one stays None: it depends on the tasks."""
+        if self.profile == "paper":
+            for name, value in asdict(self.paper).items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
+
+    def training(self, tasks: Sequence[Task]) -> GeneratorTraining:
+        """Return how the generator is trained for these tasks."""
+        official = self.official_binary if _are_binary(tasks) else self.official_other
+        default = self.paper if self.profile == "paper" else official
+        given = {name: getattr(self, name) for name in asdict(default) if getattr(self, name) is not None}
+        return replace(default, **given)
+
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Train the generator; the noise returned can make δ for images it has not seen."""
         profile, shape = self._profile, train.images.shape[1:]
+        training = self.training(context.tasks)
         noise = GeneratedNoise(
             self._generator(context, *shape),
             intra=profile.intra if self.intra is None else self.intra,
             inter=profile.inter if self.inter is None else self.inter,
             per_task=profile.per_task,
             learning_rate=self.learning_rate,
-            rounds=self.rounds,
+            rounds=training.rounds,
         )
         return craft_noise(
             train,
             context,
             self._objective(train, context),
             noise,
-            rounds=self.rounds,
-            stop_error=self.stop_error,
-            batch_size=self.batch,
+            rounds=training.rounds,
+            stop_error=training.stop_error,
+            batch_size=training.batch,
             shuffle=True,
         )
 
@@ -232,6 +221,10 @@ class MTLUE(ABC):
         ).to(context.device)
 
 
+def _are_binary(tasks: Sequence[Task]) -> bool:
+    return all(task.kind == "classification" and task.classes == 2 for task in tasks)
+
+
 @dataclass(frozen=True)
 class MTLUEEM(MTLUE):
     """MTL-UE with EM as base: the generator minimizes the loss of a surrogate that is trained along.
@@ -240,18 +233,23 @@ class MTLUEEM(MTLUE):
 
     Departs from the paper: x + δ is clipped to [0, 1] with the gradient passed straight through.
 
+    Departs from the public code (``official``): the rounds are capped, there only for tasks that are not
+    binary; the stop error is measured with the surrogate in evaluation mode.
+
     Attributes:
         surrogate_steps: mini-batches of surrogate training per round.
     """
 
     surrogate_steps: Annotated[int, Ge(1)] = 2
-    stop_error: Annotated[float, Ge(0)] = 0.01
+    paper: ClassVar[GeneratorTraining] = GeneratorTraining(rounds=100, batch=512, stop_error=0.01)
+    official_binary: ClassVar[GeneratorTraining] = paper
+    official_other: ClassVar[GeneratorTraining] = replace(paper, batch=128)
     needs_surrogate: ClassVar[bool] = False
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:
         training = SurrogateTraining(
             steps=self.surrogate_steps,
-            batch=self.batch,
+            batch=self.training(context.tasks).batch,
             optimizer="adam",
             learning_rate=self.learning_rate,
             weight_decay=1e-4,
@@ -272,12 +270,18 @@ class MTLUETAP(MTLUE):
     Departs from the paper: x + δ is clipped to [0, 1] with the gradient passed straight through.
     """
 
+    paper: ClassVar[GeneratorTraining] = GeneratorTraining(rounds=100, batch=512, stop_error=1e-4)
+    # There it stops at an error of 0.9 of the true labels.
+    official_binary: ClassVar[GeneratorTraining] = replace(paper, stop_error=0.1)
+    official_other: ClassVar[GeneratorTraining] = replace(paper, batch=128)
+
     def _objective(self, train: Split, context: CraftContext) -> Objective:
+        is_away = self._profile.away_if_binary and _are_binary(context.tasks)
         return FixedSurrogate(
             context,
             context.surrogate_snapshots(1),
             view="shared-crop" if self._profile.shared_crop else "crop",
-            aim="away-if-binary" if self._profile.away_if_binary else "shifted",
+            aim="away" if is_away else "shifted",
         )
 
 
@@ -291,12 +295,17 @@ class MTLUESEP(MTLUE):
     Departs from the paper: x + δ is clipped to [0, 1] with the gradient passed straight through; the
     snapshots' losses are averaged, there summed, the regularizers once per snapshot too.
 
+    Departs from the public code (``official``): the snapshots are the last of every four epochs, there the
+    first.
+
     Attributes:
-        rounds: cap on the passes over the training set.
         checkpoints: equidistant snapshots of the clean training run.
     """
 
-    rounds: Annotated[int, Ge(1)] = 50
+    paper: ClassVar[GeneratorTraining] = GeneratorTraining(rounds=50, batch=512, stop_error=1e-4)
+    # There it stops at an error of 0.99 of the true labels.
+    official_binary: ClassVar[GeneratorTraining] = replace(paper, batch=1024, stop_error=0.01)
+    official_other: ClassVar[GeneratorTraining] = replace(paper, rounds=25, batch=128)
     checkpoints: Annotated[int, Ge(1)] = 15
     quick_params: ClassVar[dict[str, object]] = {**MTLUE.quick_params, "checkpoints": 2}
 

@@ -27,7 +27,6 @@ from bench.api import CraftContext, Noise, Task
 from bench.tasks.classification import Classification, require_classification
 from bench.tasks.labels import labeled_mean, one_hot
 from bench.training.loaders import ResumableLoader, iterate_batches
-from bench.training.loop import task_losses
 from bench.values import Batch, Split
 
 
@@ -99,8 +98,8 @@ class ErrorMinimizing(ObjectiveHooks):
         self._loader.load_state(state["passes"])
 
 
-Aim = Literal["shifted", "away", "away-if-binary"]
-"""``shifted``: toward another label; ``away``: from the true one; or the latter for binary tasks only."""
+Aim = Literal["shifted", "away"]
+"""``shifted``: toward another label; ``away``: from the true one."""
 
 
 class FixedSurrogate(ObjectiveHooks):
@@ -126,10 +125,7 @@ class FixedSurrogate(ObjectiveHooks):
         self._augmentation = context.augmentation
         self._view: SurrogateView = view
         self._surrogates = [net.eval().requires_grad_(False) for net in surrogates]
-        self._away = {task.name: _is_away(aim, task) for task in self._tasks}
-        self._signs = torch.tensor(
-            [-1.0 if self._away[task.name] else 1.0 for task in self._tasks], device=context.device
-        )
+        self._is_away = aim == "away"
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
         """Return one loss per surrogate: of the shifted labels, or minus that of the true ones."""
@@ -138,8 +134,8 @@ class FixedSurrogate(ObjectiveHooks):
 
     def _loss(self, net: nn.Module, aimed: Batch, delta: Tensor) -> Tensor:
         seen = surrogate_view(perturb_batch(aimed, delta), self._view, self._augmentation, self._tasks)
-        losses = task_losses(net, self._tasks, seen.images, seen.targets) * self._signs
-        return mean_loss(losses, seen.targets, self._tasks)
+        loss = batch_loss(net, self._tasks, seen)
+        return -loss if self._is_away else loss
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks on which the last surrogate is not misled yet.
@@ -152,22 +148,16 @@ class FixedSurrogate(ObjectiveHooks):
         for task, out in zip(self._tasks, self._surrogates[-1](seen.images), strict=True):
             target = seen.targets[task.name]
             wrong = task.share_wrong(out, target)
-            missed.append(1 - wrong if self._away[task.name] else wrong)
+            missed.append(1 - wrong if self._is_away else wrong)
             labeled.append(task.labeled(target))
         return mean_over_labeled_tasks(missed, labeled)
 
     def _aimed_batch(self, batch: Batch) -> Batch:
         """Return the batch with the labels the surrogates are to predict, or the true ones to avoid."""
-        aimed = dict(batch.targets)
-        for task in self._tasks:
-            if not self._away[task.name]:
-                aimed[task.name] = task.shifted(aimed[task.name])
-        return replace(batch, targets=aimed)
-
-
-def _is_away(aim: Aim, task: Task) -> bool:
-    binary = task.kind == "classification" and task.classes == 2
-    return aim == "away" or (aim == "away-if-binary" and binary)
+        if self._is_away:
+            return batch
+        aimed = {task.name: task.shifted(batch.targets[task.name]) for task in self._tasks}
+        return replace(batch, targets={**batch.targets, **aimed})
 
 
 class FeatureAlignment(FixedSurrogate):
