@@ -1,6 +1,7 @@
 """CIFAR-100: the published pickles are read only if they are, and nothing in them is run."""
 
 import pickle
+import shutil
 import struct
 from collections.abc import Callable
 from hashlib import md5
@@ -161,6 +162,14 @@ def test_nothing_but_arrays_is_made_even_of_a_verified_file(
     write(tmp_path, monkeypatch, "train", content)
     with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
         read_published(tmp_path / "cifar-100-python" / "train", cifar100.MD5["train"])
+
+
+@pytest.mark.parametrize("place", [".", "cifar100", "CIFAR-100/cifar-100-python"])
+def test_files_may_lie_where_mirrors_put_them(root: Path, tmp_path: Path, place: str) -> None:
+    own = load(root)
+    shutil.move(root / "cifar-100-python", tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", root / place, dirs_exist_ok=True)
+    assert torch.equal(load(root).test.images, own.test.images)
 
 
 def test_limit_takes_the_first_of_each_split(root: Path) -> None:

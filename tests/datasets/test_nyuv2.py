@@ -1,6 +1,7 @@
 """NYUv2: both layouts, what is missing in them, and what is derived."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -314,6 +315,38 @@ def test_the_length_of_given_normals_does_not_matter(tmp_path: Path, arrays: Pat
     root = write_arrays(tmp_path / "long", {**frames, "normal": frames["normal"] * np.float32(1.5)})
     one, other = load(root).train.targets["normals"], load(arrays).train.targets["normals"]
     assert (one - other).nan_to_num().abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("white", [1, 255])
+@pytest.mark.parametrize("unknown", [0, 0.5])
+def test_normals_stored_as_colors_are_decoded(
+    tmp_path: Path, arrays: Path, frames: Frames, white: int, unknown: float
+) -> None:
+    known = frames["normal"].any(-1, keepdims=True)
+    stored = np.where(known, (frames["normal"] + 1) / 2, unknown) * white
+    colors = stored.round().astype(np.uint8) if white == 255 else stored.astype(np.float32)
+    data, own = load(write_arrays(tmp_path / "colors", {**frames, "normal": colors})), load(arrays)
+    for split, expected in ((data.train, own.train), (data.test, own.test)):
+        normals, exact = split.targets["normals"], expected.targets["normals"]
+        assert torch.equal(normals.isnan(), exact.isnan())
+        assert (normals - exact).nan_to_num().abs().max() < (0.01 if white == 255 else 2e-3)
+    assert "the given normals n are stored as (n + 1) / 2 and were decoded" in data.notes
+    assert not any("decoded" in note for note in own.notes)
+
+
+def test_normals_without_a_negative_number_may_be_as_they_are(tmp_path: Path, frames: Frames) -> None:
+    facing = np.broadcast_to(np.float32([0, 0.6, 0.8]), frames["normal"].shape)
+    data = load(write_arrays(tmp_path, {**frames, "normal": facing}))
+    normals = data.train.targets["normals"][0, :, 5, 5].abs()
+    assert normals.tolist() == pytest.approx([0, 0.6, 0.8], abs=1e-3)
+
+
+def test_the_test_split_may_have_its_own_name_and_the_folder_any_case(tmp_path: Path, arrays: Path) -> None:
+    shutil.copytree(arrays / "nyuv2", tmp_path / "NYU_v2" / "nyuv2")
+    (tmp_path / "NYU_v2" / "nyuv2" / "val").rename(tmp_path / "NYU_v2" / "nyuv2" / "test")
+    data, own = load(tmp_path), load(arrays)
+    assert same(data.train, own.train)
+    assert same(data.test, own.test)
 
 
 def test_normals_are_missing_where_depth_is_and_beside_edges() -> None:
