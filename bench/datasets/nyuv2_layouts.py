@@ -13,6 +13,7 @@ from bench.datasets.data_root import FileLayout, Found
 from bench.datasets.decoding import File, list_files
 from bench.datasets.geometry import camera_rays, normals_from_depth
 from bench.errors import BenchError
+from bench.files import require_file
 from bench.values import MISSING
 
 MAT_FILE: Final = "nyu_depth_v2_labeled.mat"
@@ -253,7 +254,9 @@ class MatLayout:
                     rows = [number - 1 for number, _ in chunk]
                     arrays = zip(images[rows], labels[rows], depths[rows], strict=True)
                     yield [partial(_make_mat_frame, *frame, class_of) for frame in arrays]
-        except (OSError, KeyError, ValueError) as error:
+        except BenchError:
+            raise
+        except Exception as error:  # a damaged file can raise anything
             raise BenchError(f"cannot read {self._path}: {error}") from error
 
     def _class_table(self, labels: Any, classes: int) -> Int8[np.ndarray, " k"]:
@@ -318,9 +321,9 @@ def _chunks(frame_ids: FrameIds) -> Iterator[FrameIds]:
 def _read_array(path: Path, shape: tuple[int, ...] | None) -> NDArray[np.float32]:
     """Read an array of this shape, apart from axes of length 1; None: of an image's shape."""
     try:
-        with path.open("rb") as file:
+        with require_file(path).open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header can raise anything, and ask for any amount of memory
         raise BenchError(f"cannot read {path}: {error}") from error
     if array.squeeze().shape != shape if shape else (array.ndim, array.shape[-1]) != (3, 3):
         raise BenchError(f"{path} is an array {array.shape}; expected {shape or '(height, width, 3)'}")
@@ -330,10 +333,9 @@ def _read_array(path: Path, shape: tuple[int, ...] | None) -> NDArray[np.float32
 def _read_mat(path: Path, *names: str) -> list[NDArray[Any]]:
     """Read arrays of a MATLAB file older than version 7.3."""
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     try:
         content = loadmat(path, variable_names=names)
         return [content[name].astype(np.int64) for name in names]
-    except (OSError, ValueError, KeyError, NotImplementedError, MatReadError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise BenchError(f"cannot read {' and '.join(names)} of {path}: {error}") from error

@@ -13,6 +13,7 @@ from bench.datasets.celeba import CelebA
 from bench.datasets.chestxray14 import ChestXray14
 from bench.datasets.cifar100 import CIFAR100
 from bench.datasets.data_root import FileLayout, extraction_command
+from bench.datasets.folder import Folder
 from bench.datasets.nyuv2 import NYUv2
 from bench.datasets.utkface import UTKFace
 from bench.errors import BenchError
@@ -77,10 +78,18 @@ def chest_files() -> Files:
     }
 
 
+def own_table() -> Files:
+    rows = [f"{n:02}.png,{n % 2},{n * 0.5},{('train', 'test')[n > 5]}" for n in range(COUNT)]
+    images = {f"images/{n:02}.png": image(n) for n in range(COUNT)}
+    return {**images, "images/labels.csv": lines("image,a,b,split", *rows)}
+
+
 DATASETS: Mapping[str, tuple[Dataset, Callable[[], Files]]] = {
     "celeba": (CelebA(size=10), celeba_files),
     "utkface": (UTKFace(size=10), utkface_files),
     "chestxray14": (ChestXray14(size=10), chest_files),
+    "folder": (Folder(size=10), own_table),
+    "celeba as CSV": (CelebA(size=10), lambda: celeba_tables_as_csv(celeba_files())),
 }
 
 
@@ -205,7 +214,8 @@ def test_layout_of_a_mirror_is_read_as_our_own(
 
 
 def test_data_root_may_be_the_datasets_own_folder(tmp_path: Path) -> None:
-    for name, (dataset, make_files) in DATASETS.items():
+    for name in ("celeba", "utkface", "chestxray14"):
+        dataset, make_files = DATASETS[name]
         write_files(tmp_path, make_files())
         assert dataset.missing(tmp_path / name) is None
     assert UTKFace().missing(tmp_path / "utkface" / "UTKFace") is None
@@ -342,3 +352,39 @@ def test_csv_without_a_header_loses_no_row(tmp_path: Path, name: str) -> None:
     else:
         data = load(CelebA(size=10), tmp_path, tmp_path / "cache")
         assert len(data.train) + len(data.test) == COUNT
+
+
+def damage(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return a file that is cut, has other bits, other bytes at one place, other bytes only, or is UTF-16."""
+    place = int(rng.integers(len(content)))
+    odd = [b"\0", b'"', b",", b"\n", b"\xff", BOM, b"\r"][int(rng.integers(7))]
+    flipped = bytearray(content)
+    for position in rng.integers(0, len(content), 3):
+        flipped[position] ^= 1 << int(rng.integers(8))
+    return [
+        content[:place],
+        bytes(flipped),
+        content[:place] + odd * 2 + content[place:],
+        rng.bytes(len(content)),
+        content.decode("latin-1").encode("utf-16"),
+    ][int(rng.integers(5))]
+
+
+@pytest.mark.parametrize("name", ["celeba", "celeba as CSV", "chestxray14", "folder"])
+def test_damaged_table_is_read_or_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
+    dataset, make_files = DATASETS[name]
+    files = make_files()
+    write_files(tmp_path, files)
+    rng = np.random.default_rng(0)
+    messages = []
+    for table in [path for path in files if path.endswith((".txt", ".csv"))]:
+        for _ in range(10):
+            (tmp_path / table).write_bytes(damage(files[table], rng))
+            try:
+                dataset.load(tmp_path, tmp_path / "cache")
+            except BenchError as error:
+                messages.append(str(error))
+        (tmp_path / table).write_bytes(files[table])
+    assert messages
+    assert not any("\n" in message for message in messages)
+    assert len(load(dataset, tmp_path, tmp_path / "cache").train)

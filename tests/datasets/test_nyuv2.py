@@ -485,7 +485,19 @@ def test_an_array_that_does_not_fit_is_named(
     assert not list((arrays / "cache").glob("*"))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no array at all"])
+def npy_header(shape: str) -> bytes:
+    """Return a file that ends after a header with this shape."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}".encode().ljust(118)
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+DAMAGED_HEADERS = [
+    npy_header(shape)
+    for shape in ("(24, 32", '"', "[" * 60, "(10000000000,), }", "(1000000000, 1000000000), }", "(-1, 32), }")
+]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array at all", *DAMAGED_HEADERS])
 def test_an_array_that_cannot_be_read_is_named(arrays: Path, content: bytes | None) -> None:
     path = arrays / "nyuv2" / "train" / "depth" / "3.npy"
     path.unlink() if content is None else path.write_bytes(content)
