@@ -25,6 +25,7 @@ from bench.engine.executors.base import (
     run_in_worker,
     time_limit_failure,
 )
+from bench.errors import BenchError
 from bench.record import Failure
 
 
@@ -76,7 +77,11 @@ class Processes:
             worker.kill()
 
     def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
-        """Yield an outcome per item, as they finish."""
+        """Yield an outcome per item, as they finish.
+
+        Raises:
+            BenchError: when the system does not let a worker start.
+        """
         source = iter(items)
         retries: deque[I] = (
             deque()
@@ -113,7 +118,13 @@ class Processes:
 
     def _new_worker(self) -> "_Worker":
         free = self._gpus - Counter(worker.gpu for worker in (*self._busy, *self._idle) if worker.gpu)
-        return _Worker(self._threads, self._limit_s, next(iter(free), None))
+        try:
+            return _Worker(self._threads, self._limit_s, next(iter(free), None))
+        except OSError as error:
+            raise BenchError(
+                f"cannot start a worker: {error.strerror or error}; give a smaller --jobs, or raise the "
+                "limit of the shell (ulimit -n for open files, ulimit -u for processes)"
+            ) from error
 
     def _wait_for_workers(self) -> "list[_Worker]":
         """Wait until workers send something, die or run out of time; return those."""

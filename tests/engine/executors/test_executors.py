@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 from bench.engine.executors.base import Outcome, describe_failure
 from bench.engine.executors.inline import Inline
 from bench.engine.executors.processes import Processes, assign_gpus
+from bench.errors import BenchError
 from bench.values import Progress
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -339,6 +341,20 @@ def test_processes_fail_an_item_that_ends_the_program(pool: Processes, way: str)
 def test_processes_fail_an_item_that_ends_its_process(pool: Processes) -> None:
     outcomes = list(pool.map(Ending("os._exit"), [1, 2, 3], silent))
     check_ending(outcomes, "WorkerDied", "the worker process died (killed, or out of memory)")
+
+
+def test_a_worker_that_cannot_start_is_one_sentence() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_open = len(list(Path("/proc/self/fd").iterdir()))
+    with Processes(1) as executor:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (is_open + 1, limits[1]))
+        try:
+            with pytest.raises(
+                BenchError, match=r"^cannot start a worker: Too many open files; give a small"
+            ):
+                list(executor.map(square, [1], silent))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_workers_end_with_their_run_before_they_import_torch() -> None:
