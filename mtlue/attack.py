@@ -234,7 +234,7 @@ class MTLUEEM(MTLUE):
     Departs from the paper: x + δ is clipped to [0, 1] with the gradient passed straight through.
 
     Departs from the public code (``official``): the rounds are capped, there only for tasks that are not
-    binary; the stop error is measured with the surrogate in evaluation mode.
+    binary; the stop error is measured on central crops with the surrogate in evaluation mode.
 
     Attributes:
         surrogate_steps: mini-batches of surrogate training per round.
@@ -268,6 +268,8 @@ class MTLUETAP(MTLUE):
     arXiv:2106.10807
 
     Departs from the paper: x + δ is clipped to [0, 1] with the gradient passed straight through.
+
+    Departs from the public code (``official``): the stop error is measured on central crops.
     """
 
     paper: ClassVar[GeneratorTraining] = GeneratorTraining(rounds=100, batch=512, stop_error=1e-4)
