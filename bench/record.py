@@ -63,6 +63,14 @@ def is_clean(attack: str) -> bool:
     return attack.partition("(")[0].strip() == CLEAN
 
 
+def is_same_data(one: str, other: str) -> bool:
+    """Return whether two fingerprints can be of the same data.
+
+    Earlier versions noted only the first half, of the training images and labels, or nothing.
+    """
+    return one.startswith(other) or other.startswith(one)
+
+
 def relative_score(info: TaskInfo, score: float | None) -> float | None:
     """Return where a score of the task's ``scored`` metric lies between the floor (0) and perfect (1).
 
@@ -185,8 +193,9 @@ class Record:
         curve: one `Epoch` per epoch.
         noise: measures of the released δ.
         cost: phase → `Cost`; ``surrogate`` and ``craft`` belong to the shared poison, measured once.
-        environment: versions, device, threads, machine, a hash of the data, the augmentation its labels
-            allow, and ``source``: the commit of the code and whether it was ``clean``; no entry without git.
+        environment: versions, device, threads, machine, the fingerprint of the data, the augmentation its
+            labels allow, and ``source``: the commit of the code and whether it was ``clean``; no entry
+            without git.
         error: set if the status is ``failed``.
         finished: UTC time, ISO 8601.
     """
@@ -208,6 +217,11 @@ class Record:
     error: Failure | None = None
     finished: str = ""
     protocol: int = PROTOCOL
+
+    @property
+    def data(self) -> str:
+        """The fingerprint of the data, see `is_same_data`; empty if it is not known."""
+        return str(self.environment.get("data", ""))
 
     @property
     def shared_phases(self) -> tuple[str, ...]:

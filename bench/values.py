@@ -7,6 +7,7 @@ a perturbation δ is in the same unit, so that the budget ε of 8/255 reads 0.03
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
@@ -152,6 +153,8 @@ class MultiTaskData:
         test: the images victims are scored on.
         augmentation: the crops and flips that its labels allow.
         notes: remarks on what was read, one sentence each, such as which files were left out.
+        cached_in: the folder of decoded images that all images and label maps are mapped from, as
+            `bench.datasets.cache` returns it; None if they are not.
     """
 
     tasks: tuple[Task, ...]
@@ -159,6 +162,7 @@ class MultiTaskData:
     test: Split
     augmentation: Augmentation = field(default_factory=Augmentation)
     notes: tuple[str, ...] = ()
+    cached_in: Path | None = None
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from typing import Any
 from pandas import DataFrame, concat
 
 from bench.errors import BenchError
-from bench.record import AXES, Record, is_clean
+from bench.record import AXES, Record, is_clean, is_same_data
 from leaderboard.scores import add_protection, is_bounded, is_partial
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
@@ -61,23 +61,32 @@ class SelectedRecords:
         failed: one failed record per cell that was not finished later.
         superseded: number of finished records left out because the cell was finished again later with other
             settings.
+        other_data: number of finished records left out because the newest record of the same dataset is of
+            other data: its files have changed, or it is that of another data root.
     """
 
     done: tuple[Record, ...]
     failed: tuple[Record, ...]
     superseded: int
+    other_data: int
 
 
 def select_records(records: Iterable[Record]) -> SelectedRecords:
     """Select, from the records with the same seven axis labels, the one finished last.
 
-    The result is sorted by the labels and does not depend on the order of the records.
+    Of a dataset only the records of one state of its data are selected, that of the newest record: scores on
+    other data cannot be compared. The result is sorted by the labels and does not depend on the order of the
+    records.
 
     Raises:
         BenchError: if the selected records follow more than one protocol.
     """
     oldest_first = sorted({record.key: record for record in records}.values(), key=_time_finished)
-    finished = [record for record in oldest_first if record.status == "done"]
+    all_finished = [record for record in oldest_first if record.status == "done"]
+    newest_data = {_dataset_settings(record): record.data for record in all_finished}
+    finished = [
+        record for record in all_finished if is_same_data(record.data, newest_data[_dataset_settings(record)])
+    ]
     done = {_labels(record): record for record in finished}
     failed = {
         _labels(record): record
@@ -93,6 +102,7 @@ def select_records(records: Iterable[Record]) -> SelectedRecords:
         done=tuple(done[labels] for labels in sorted(done)),
         failed=tuple(failed[labels] for labels in sorted(failed)),
         superseded=len(finished) - len(done),
+        other_data=len(all_finished) - len(finished),
     )
 
 
@@ -153,6 +163,10 @@ def to_json(frame: DataFrame) -> str:
 
 def _time_finished(record: Record) -> tuple[str, str]:
     return record.finished, record.key
+
+
+def _dataset_settings(record: Record) -> str:
+    return json.dumps(record.settings.get("dataset", record.cell["dataset"]), sort_keys=True)
 
 
 def _labels(record: Record) -> tuple[str | int, ...]:

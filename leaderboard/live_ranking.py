@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import replace
 from statistics import fmean
 
-from bench.record import CLEAN, Record, Scores, is_clean
+from bench.record import CLEAN, Record, Scores, is_clean, is_same_data
 from leaderboard.scores import SETTING_AXES, is_bounded, is_partial, protection_by_task
 
 
@@ -16,7 +16,7 @@ class LiveRanking:
     """
 
     def __init__(self) -> None:
-        self._clean: dict[str, Scores] = {}  # by victim
+        self._clean: dict[str, tuple[str, Scores]] = {}  # victim → fingerprint of the data, scores
         self._unpaired: defaultdict[str, list[Record]] = defaultdict(list)  # by victim
         # attack → setting → defense → time finished, protection
         self._cells: defaultdict[str, defaultdict[tuple[object, ...], dict[object, tuple[str, float]]]] = (
@@ -31,15 +31,11 @@ class LiveRanking:
         if record.status != "done" or is_partial(record) or not (is_clean(attack) or is_bounded(record)):
             return
         if attack == CLEAN:
-            self._clean[record.victim] = record.scores
+            self._clean[record.victim] = record.data, record.scores
             for unpaired in self._unpaired.pop(record.victim, ()):
-                self._add_pair(unpaired, record.scores)
-        elif record.victim in self._clean:
-            self._add_pair(record, self._clean[record.victim])
+                self._pair(unpaired)
         else:
-            # A run can have thousands of records: the long fields, which are not needed, are dropped.
-            short = replace(record, peak={}, curve=[], cost={}, environment={}, settings={})
-            self._unpaired[record.victim].append(short)
+            self._pair(record)
 
     def best(self) -> tuple[str, float, int] | None:
         """Return the attack, its worst case and the number of its cells, None if nothing is known yet."""
@@ -56,6 +52,17 @@ class LiveRanking:
             self._best = min(rows, key=lambda row: (-row[1], row[0]))
             self._is_current = True
         return self._best
+
+    def _pair(self, record: Record) -> None:
+        """Add a record together with its clean counterpart, or keep it until that is finished."""
+        data, clean = self._clean.get(record.victim, (None, {}))
+        if data is not None and is_same_data(data, record.data):
+            self._add_pair(record, clean)
+            return
+        # A run can have thousands of records: the long fields, which are not needed, are dropped.
+        environment = {"data": record.data}
+        short = replace(record, peak={}, curve=[], cost={}, environment=environment, settings={})
+        self._unpaired[record.victim].append(short)
 
     def _add_pair(self, record: Record, clean: Scores) -> None:
         protections = protection_by_task(record, clean)

@@ -24,11 +24,12 @@ def plan(
     from tabulate import tabulate
 
     from bench.engine.planning.estimate import check_disk_space, estimate_waves
+    from bench.engine.planning.present_data import PresentData
     from bench.engine.planning.remaining_work import find_remaining_work
     from bench.text import format_bytes, format_duration
 
     planned, context = plan_run(suite, only, set_, out, data_root, cache, device)
-    remaining = find_remaining_work(planned, context.store, rerun)
+    remaining = find_remaining_work(planned, context.store, rerun, PresentData(context))
     workers = count_workers(jobs, context.device)
     waves = list(estimate_waves(remaining, context, workers))
     rows = [

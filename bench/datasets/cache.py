@@ -26,8 +26,8 @@ LAYOUT_VERSION = 2
 """Version of the folder's layout, part of every key."""
 
 Array = NDArray[Any]
-Contents = tuple[dict[str, Tensor], dict[str, Any]]
-"""Arrays by name, and the index."""
+Contents = tuple[dict[str, Tensor], dict[str, Any], Path]
+"""Arrays by name, the index, and the folder that they are mapped from."""
 
 logger = logging.getLogger("bench")
 
@@ -95,8 +95,8 @@ def cached_arrays(
             ``np.save``, and returns the index, JSON values that are kept with them.
 
     Returns:
-        NAME → array, memory-mapped (slices by rows copy nothing; writing changes private memory only), and
-        the index.
+        NAME → array, memory-mapped (slices by rows copy nothing; writing changes private memory only), the
+        index, and the folder that they are mapped from.
 
     Raises:
         BenchError: if the cache cannot be read or written. Errors of ``build`` are passed on, except an
@@ -151,7 +151,7 @@ def _load(target: Path) -> Contents:
         if _type_and_shape(array) != header or not array.flags.c_contiguous:
             raise _DamagedError(f"{file}: it is {_type_and_shape(array)}, but the index says {header}")
         arrays[name] = torch.from_numpy(array)
-    return arrays, kept["index"]
+    return arrays, kept["index"], target
 
 
 def _map_array(path: Path) -> Array:

@@ -83,13 +83,13 @@ class CIFAR100:
             "limit": self.limit,
             "files": [(status.st_size, status.st_mtime_ns) for status in statuses],
         }
-        arrays, index = cached_arrays(
+        arrays, index, cached_in = cached_arrays(
             cache, "cifar100", identity, lambda built: self._write_arrays(files, built, progress)
         )
         tasks = tuple(Classification(name, tuple(index["classes"][name])) for name in ("coarse", "fine"))
         targets = {task.name: arrays[task.name] for task in tasks}
         splits = slice_splits(arrays["images"], targets, index["train"])
-        return MultiTaskData(tasks, *splits, Augmentation(self.crop, flip=True))
+        return MultiTaskData(tasks, *splits, Augmentation(self.crop, flip=True), cached_in=cached_in)
 
     def _write_arrays(self, files: Found, built: Path, progress: Progress) -> dict[str, Any]:
         """Write images and labels, the training split first; return its size and the names of the classes."""

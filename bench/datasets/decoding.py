@@ -2,7 +2,7 @@
 
 A dataset lists its files, chooses how they are decoded and which file becomes which row, and gets uint8 rows
 [n c h w]. `bench.datasets.cache` keeps them under a key of the decoding, of the settings that order the rows,
-and of every file's name, size and modification time: an added, removed or changed file makes a new folder.
+and of every file's path, size and modification time: an added, removed or changed file makes a new folder.
 """
 
 import logging
@@ -161,7 +161,7 @@ def load_decoded(
     order: Mapping[str, Any],
     select: Callable[[], Selection],
     progress: Progress = ignore_progress,
-) -> tuple[UInt8[Tensor, "n c h w"], Selection]:
+) -> tuple[UInt8[Tensor, "n c h w"], Selection, Path]:
     """Return a dataset's images from the cache; decode them first if it has no intact ones.
 
     Args:
@@ -175,8 +175,8 @@ def load_decoded(
         progress: called as images are decoded.
 
     Returns:
-        The images, memory-mapped (slices by rows copy nothing), and the selection, in which unreadable files
-        are skipped too.
+        The images, memory-mapped (slices by rows copy nothing), the selection, in which unreadable files are
+        skipped too, and the folder that the images are mapped from.
 
     Raises:
         BenchError: if the cache cannot be written, which leaves nothing behind, or no file can be read.
@@ -192,9 +192,15 @@ def load_decoded(
             raise BenchError(f"{folder} has no readable image{first}")
         return asdict(Selection(names, {**selection.skipped, **unreadable}, selection.copies))
 
-    identity = {"decoding": DECODING_VERSION, "decode": asdict(decode), "order": dict(order), "files": files}
-    arrays, index = cached_arrays(cache, dataset, identity, build)
-    return arrays["images"], Selection(**index)
+    identity = {
+        "decoding": DECODING_VERSION,
+        "decode": asdict(decode),
+        "order": dict(order),
+        "folder": str(folder.resolve()),
+        "files": files,
+    }
+    arrays, index, cached_in = cached_arrays(cache, dataset, identity, build)
+    return arrays["images"], Selection(**index), cached_in
 
 
 def _write_rows(

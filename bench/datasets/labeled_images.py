@@ -131,7 +131,7 @@ def load_labeled_images(
         BenchError: if a split is empty, no file can be read, or the cache cannot be used.
     """
     names = labels.index[_select_rows(is_test, limit, seed)].tolist()
-    images, selection = load_decoded(
+    images, selection, cached_in = load_decoded(
         cache,
         dataset,
         folder,
@@ -151,9 +151,8 @@ def load_labeled_images(
         notes = [*notes, skipped_note(skipped, len(files) + len(missing))]
     log_notes(dataset, notes)
     targets = {task.name: torch.from_numpy(labels[task.name].to_numpy(np.int64)[rows]) for task in tasks}
-    return MultiTaskData(
-        tasks, *slice_splits(images, targets, train_count), augmentation, (*decisions, *notes)
-    )
+    splits = slice_splits(images, targets, train_count)
+    return MultiTaskData(tasks, *splits, augmentation, (*decisions, *notes), cached_in)
 
 
 def _select_rows(is_test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:

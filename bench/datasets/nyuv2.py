@@ -91,7 +91,7 @@ class NYUv2:
         """
         from_arrays = self.classes == 13 and ARRAYS.missing(root) is None
         layout: Layout = ArrayLayout(ARRAYS.find(root)) if from_arrays else MatLayout(ORIGINAL.find(root))
-        arrays, index = cached_arrays(
+        arrays, index, cached_in = cached_arrays(
             cache,
             "nyuv2",
             {
@@ -99,6 +99,7 @@ class NYUv2:
                 "classes": self.classes,
                 "size": [self.height, self.width],
                 "limit": self.limit,
+                "root": str(root),
                 "files": layout.source_files(),
             },
             lambda built: self._build(built, layout, progress),
@@ -116,7 +117,7 @@ class NYUv2:
             Depth("depth", 0.0, FARTHEST),
             Normals("normals", index["derived"]),
         )
-        return MultiTaskData(tasks, train, test, Augmentation(flip=True), tuple(notes))
+        return MultiTaskData(tasks, train, test, Augmentation(flip=True), tuple(notes), cached_in)
 
     def _build(self, folder: Path, layout: Layout, progress: Progress) -> dict[str, Any]:
         """Write the arrays of both splits; return values for the notes."""

@@ -113,7 +113,7 @@ class UTKFace:
         if not files:
             what = f"{found['images']} has no images; UTKFace is expected as DATA_ROOT/{LAYOUT.wanted}"
             raise no_image_error(what, found[""])
-        images, selection = load_decoded(
+        images, selection, cached_in = load_decoded(
             cache,
             "utkface",
             folder,
@@ -132,7 +132,8 @@ class UTKFace:
         labels = [read_labels(split_name(name)[0]) for name in selection.names]
         targets = {task.name: torch.tensor([label[task.name] for label in labels]) for task in TASKS}
         augmentation = Augmentation(self.crop or round(self.size * 128 / 140), flip=True)
-        return MultiTaskData(TASKS, *slice_splits(images, targets, train_count), augmentation, notes)
+        splits = slice_splits(images, targets, train_count)
+        return MultiTaskData(TASKS, *splits, augmentation, notes, cached_in)
 
     def _select(self, folder: Path, files: list[File]) -> Selection:
         """Choose and shuffle the files: their folders do not matter."""

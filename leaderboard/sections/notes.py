@@ -41,6 +41,9 @@ def render_notes(frame: DataFrame, selected: SelectedRecords, left_out: Sequence
             f"{format_count(selected.superseded, 'older record')} left out: the same cell was finished again "
             "later with other settings."
         )
+    if selected.other_data:
+        count = format_count(selected.other_data, "record")
+        notes.append(f"{count} left out: the newest record of the same dataset is of other images or labels.")
     if selected.failed:
         notes.append(f"{format_count(len(selected.failed), 'cell')} failed.")
     if _cells_differ_by_attack(full_protection_rows(cells)):

@@ -25,7 +25,7 @@ DEPTH = np.linspace(0, 1, 45, dtype=np.float32).reshape(5, 1, 3, 3)
 INDEX = {"names": ["a", "b"], "more": {"c": 1, "d": None}}
 IDENTITY = {"size": 3, "files": [("a", 5, 7)]}
 
-Kept = tuple[dict[str, torch.Tensor], dict[str, Any]]
+Kept = tuple[dict[str, torch.Tensor], dict[str, Any], Path]
 
 
 def build(folder: Path) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def cached_folder(tmp_path: Path) -> Path:
 
 
 def is_sound(kept: Kept) -> bool:
-    arrays, index = kept
+    arrays, index, folder = kept
+    assert (folder / "index.json").is_file()
     assert set(arrays) == {"images", "depth"}
     return (
         torch.equal(arrays["images"], torch.from_numpy(IMAGES))

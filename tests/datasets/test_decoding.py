@@ -54,7 +54,7 @@ def decoded(
 ) -> Decoded:
     folder = tmp_path / "images"
     files = list_files(folder, ".jpg")
-    images, selection = load_decoded(
+    images, selection, _ = load_decoded(
         tmp_path / "cache",
         "some",
         folder,
@@ -256,7 +256,7 @@ def test_files_of_several_folders_are_named_from_their_root(tmp_path: Path) -> N
     files = list_files(tmp_path, ".jpg", folders=("b/images", "a/images"))
     names = [file.name for file in files]
     assert names == ["a/images/000.jpg", "a/images/001.jpg", "b/images/000.jpg", "b/images/001.jpg"]
-    images, selection = load_decoded(
+    images, selection, _ = load_decoded(
         tmp_path / "cache",
         "some",
         tmp_path,

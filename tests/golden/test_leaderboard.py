@@ -441,6 +441,28 @@ def test_the_last_finished_of_equal_cells_counts() -> None:
         assert chosen.superseded == 1
 
 
+def test_records_of_other_data_than_the_newest_share_no_board_with_it() -> None:
+    def of(data: str, day: int, score: float, **labels: Any) -> Record:
+        finished = f"2026-03-0{day}T00:00:00+00:00"
+        changes = {"environment": {"data": data}, "finished": finished}
+        settings = {"dataset": {"name": "folder"}}
+        return make_record({"a": score}, changes=changes, settings=settings, dataset="folder", **labels)
+
+    old, new = "a" * 32, "a" * 16 + "b" * 16  # the same training set, another test set
+    stale = of(old, 1, 0.1, attack="em")
+    fresh = [of(new, 2, 0.9, attack="clean"), of(new, 3, 0.7, attack="random")]
+    elsewhere = make_record({"a": 0.9}, changes={"environment": {"data": old}}, dataset="digits")
+    for records in ([stale, elsewhere, *fresh], [*fresh, stale, elsewhere]):
+        chosen = select_records(records)
+        assert {record.key for record in chosen.done} == {record.key for record in [*fresh, elsewhere]}
+        assert (chosen.other_data, chosen.superseded) == (1, 0)
+        assert set(to_frame(records)["attack"]) == {"clean", "random", "em"}  # em of the other dataset
+        assert "- 1 record left out: the newest record of the same dataset is of" in render_board(records)
+    # A version that noted only the training set.
+    earlier = of(old[:16], 1, 0.1, attack="em")
+    assert select_records([earlier, *fresh]).other_data == 0
+
+
 def test_a_failure_stands_until_the_cell_is_finished() -> None:
     failed = fail()
     again = make_record({"a": 0.9}, changes={"key": "again", "finished": "2026-04-01T00:00:00+00:00"})

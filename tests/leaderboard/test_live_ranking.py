@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,16 @@ def first(records: Sequence[Record]) -> tuple[str, float, int]:
     row = rank_attacks(frame).iloc[0]
     counted = cell_rows(frame).query("attack == @row.attack and protection.notna()")
     return row["attack"], pytest.approx(row["worst"]), len(counted)
+
+
+def test_a_cell_is_not_compared_with_a_clean_one_of_other_data() -> None:
+    clean, em = (
+        replace(make_record({"a": score}, attack=attack), environment={"data": data})
+        for attack, score, data in (("clean", 0.9, "a" * 32), ("em", 0.5, "b" * 32))
+    )
+    assert leader([clean, em]) is None
+    assert leader([em, clean]) is None
+    assert leader([em, clean, replace(clean, environment=em.environment)]) == ("em", pytest.approx(1.0), 1)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -36,10 +36,12 @@ from bench.engine.execution.locks import ItemLocks
 from bench.engine.executors.base import Executor, Outcome, describe_failure
 from bench.engine.planning.cell import Cell, Poison, Purified, Surrogate, Wave
 from bench.engine.planning.expand import Plan
+from bench.engine.planning.present_data import PresentData
 from bench.engine.planning.remaining_work import RerunPolicy, find_remaining_work
 from bench.engine.stages.context import RunContext, describe_environment
 from bench.engine.stages.craft import craft_poison
 from bench.engine.stages.evaluate import evaluate_cell
+from bench.engine.stages.loaded_data import forget_files
 from bench.engine.stages.purify import purify_set
 from bench.engine.stages.surrogate import train_surrogate
 from bench.engine.storage.item_logs import log_item
@@ -75,6 +77,7 @@ def run_plan(
     Raises:
         BenchError: when the output folder cannot be written to.
     """
+    forget_files()
     store = run_context.store
     store.prepare()
     with ItemLocks(store.locks, store.remove_leftovers) as locks:
@@ -113,6 +116,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._store = self.run_context.store
+        self._present = PresentData(self.run_context)
         # Read before anything is selected: a stamp that changes later shows that another run made the item.
         self._stamps: dict[str, Stamp | None] = {
             item.key: self._store.stamp(KIND[wave], item.key)
@@ -124,7 +128,7 @@ class _Run:
 
     def run(self) -> RunFinished:
         start = time.perf_counter()
-        work = find_remaining_work(self.plan, self._store, self.rerun)
+        work = find_remaining_work(self.plan, self._store, self.rerun, self._present)
         self._cell_counts["cached"] = work.cached["cells"]
         with _warnings_as_notices(self._emit):
             # Only few suites have sets to purify; the others do not show that wave.
@@ -198,9 +202,13 @@ class _Run:
         try:
             if isinstance(item, Cell):
                 record = self._store.read_record(item.key)
-                exists = record is not None
+                exists = record is not None and (
+                    record.status == "failed" or self._present.owns(item, record.environment)
+                )
             else:
-                exists = self._store.verify(KIND[wave], item.key)
+                about = self._store.read_about(KIND[wave], item.key)
+                exists = about is not None and self._present.owns(item, about)
+                exists = exists and self._store.verify(KIND[wave], item.key)
         except BenchError:
             return False
         if exists:

@@ -14,7 +14,7 @@ from bench.engine.storage.item_logs import log_path, read_tail
 from bench.engine.storage.store import POISONS, PURIFIED, SURROGATES, Store
 from bench.errors import BenchError, unknown_name_error
 from bench.files import require_file
-from bench.record import AXES, CLEAN, Record, read_record, read_records
+from bench.record import AXES, CLEAN, Record, is_same_data, read_record, read_records
 from bench.text import format_duration, to_printable
 
 SHARED_KINDS = {SURROGATES: "surrogate", POISONS: "poison", PURIFIED: "purified set"}
@@ -100,6 +100,7 @@ def find_clean_record(out: Path, record: Record) -> Record | None:
                 continue
             other = read_record(path, curve=False)
             matches = (other.victim, other.cell["attack"], other.status) == (record.victim, CLEAN, "done")
+            matches = matches and is_same_data(other.data, record.data)
             if matches and (clean is None or other.finished > clean.finished):
                 clean = other
     return clean
@@ -126,7 +127,7 @@ def explain_cell(record: Record, out: Path, clean: Record | None, protections: M
     """
     poison = out / POISONS / record.poison
     environment = dict(record.environment)
-    purified, images = environment.pop("purified", None), environment.pop("data", None)
+    purified, data = environment.pop("purified", None), environment.pop("data", None)
     provenance = {
         "key": record.key,
         "victim": f"{record.victim}, shared by all cells that differ only in the attack",
@@ -134,7 +135,7 @@ def explain_cell(record: Record, out: Path, clean: Record | None, protections: M
         "poison": f"{poison}{'' if poison.exists() else ', which is missing'}",
         "surrogate": _find_surrogate(out, record.settings.get("surrogate")),
         "purified set": str(out / PURIFIED / purified) if purified else None,
-        "images": images,
+        "data": data,
         "noise": {name: value for name, value in record.noise.items() if name != "tasks"},
         "environment": environment,
         "protocol": record.protocol,

@@ -5,6 +5,7 @@ from typing import Literal
 
 from bench.engine.planning.cell import Cell, Poison, Purified, Surrogate, Wave
 from bench.engine.planning.expand import Plan
+from bench.engine.planning.present_data import PresentData
 from bench.engine.storage.store import POISONS, PURIFIED, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 
@@ -19,7 +20,8 @@ class RemainingWork:
     Attributes:
         surrogates, poisons, purified, cells: the items to do.
         cached: wave → number of items that are done already.
-        notices: one sentence for each damaged file.
+        notices: one sentence for each damaged file, and for each dataset with results that belong to other
+            data.
     """
 
     surrogates: tuple[Surrogate, ...]
@@ -30,17 +32,20 @@ class RemainingWork:
     notices: tuple[str, ...]
 
 
-def find_remaining_work(plan: Plan, store: Store, rerun: RerunPolicy) -> RemainingWork:
-    """Return what is missing or damaged; damaged files get a notice and are not removed."""
+def find_remaining_work(plan: Plan, store: Store, rerun: RerunPolicy, present: PresentData) -> RemainingWork:
+    """Return what is missing, damaged or of other data; the latter two get notices and are not removed."""
     notices: list[str] = []
-    cells = [cell for cell in plan.cells if _needs_run(cell, store, rerun, notices)]
-    rerun_all = rerun == "all"
+
+    def is_usable(kind: str, item: Surrogate | Poison | Purified) -> bool:
+        return rerun != "all" and _is_usable(store, kind, item, present, notices)
+
+    cells = [cell for cell in plan.cells if _needs_run(cell, store, rerun, present, notices)]
     needed = tuple({cell.poison.key: cell.poison for cell in cells}.values())
-    poisons = [p for p in needed if rerun_all or not _is_intact(store, POISONS, p.key, notices)]
+    poisons = [poison for poison in needed if not is_usable(POISONS, poison)]
     used = {p.surrogate.key: p.surrogate for p in poisons if p.attack.part.needs_surrogate}
-    surrogates = [s for s in used.values() if rerun_all or not _is_intact(store, SURROGATES, s.key, notices)]
+    surrogates = [surrogate for surrogate in used.values() if not is_usable(SURROGATES, surrogate)]
     sets = {each.key: each for cell in cells if (each := cell.purified) is not None}
-    purified = [p for p in sets.values() if rerun_all or not _is_intact(store, PURIFIED, p.key, notices)]
+    purified = [each for each in sets.values() if not is_usable(PURIFIED, each)]
     cached: dict[Wave, int] = {
         "surrogates": len(plan.surrogates) - len(surrogates),
         "poisons": len(plan.poisons) - len(poisons),
@@ -48,11 +53,18 @@ def find_remaining_work(plan: Plan, store: Store, rerun: RerunPolicy) -> Remaini
         "cells": len(plan.cells) - len(cells),
     }
     return RemainingWork(
-        tuple(surrogates), tuple(poisons), tuple(purified), tuple(cells), cached, tuple(notices)
+        tuple(surrogates),
+        tuple(poisons),
+        tuple(purified),
+        tuple(cells),
+        cached,
+        (*present.notices(), *notices),
     )
 
 
-def _needs_run(cell: Cell, store: Store, rerun: RerunPolicy, notices: list[str]) -> bool:
+def _needs_run(
+    cell: Cell, store: Store, rerun: RerunPolicy, present: PresentData, notices: list[str]
+) -> bool:
     try:
         record = store.read_record(cell.key, curve=False)
     except BenchError as error:
@@ -60,12 +72,17 @@ def _needs_run(cell: Cell, store: Store, rerun: RerunPolicy, notices: list[str])
         return True
     if record is None or rerun == "all":
         return True
-    return record.status == "failed" and rerun == "failed"
+    if record.status == "failed":
+        return rerun == "failed"
+    return not present.owns(cell, record.environment)
 
 
-def _is_intact(store: Store, kind: str, key: str, notices: list[str]) -> bool:
+def _is_usable(
+    store: Store, kind: str, item: Surrogate | Poison | Purified, present: PresentData, notices: list[str]
+) -> bool:
     try:
-        return store.verify(kind, key)
+        about = store.read_about(kind, item.key)
+        return about is not None and present.owns(item, about) and store.verify(kind, item.key)
     except DamagedError as error:
         notices.append(f"{error}; it is made again")
         return False

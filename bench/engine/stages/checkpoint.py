@@ -46,7 +46,11 @@ class FileCheckpoint:
             logger.warning("%s is damaged; crafting starts from the beginning", self._path)
             return None
         state = unpack_state(content[_DIGEST:])
-        return state["state"] if state["identity"] == self._identity else None
+        if state["identity"] != self._identity:
+            logger.warning("%s belongs to other data or another device; crafting starts again", self._path)
+            return None
+        crafting: dict[str, Any] = state["state"]
+        return crafting
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         """Save a state, unless the last one is recent; if that fails, crafting continues without it."""

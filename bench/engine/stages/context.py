@@ -5,23 +5,23 @@ import hashlib
 import os
 import platform
 import random
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache, wraps
+from functools import cache, wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from bench import torchvision_import
-from bench.api import Dataset, MultiTaskData
+from bench.api import MultiTaskData
 from bench.engine.stages.device import deterministic_algorithms
 from bench.engine.stages.source_version import describe_source_version
 from bench.engine.storage.store import Store
 from bench.training.augmentation import cropped_shape
-from bench.values import Progress, Shape, Split
+from bench.values import Progress, Shape
 
 
 @dataclass(frozen=True)
@@ -85,31 +85,10 @@ def _import_lazy_modules() -> None:
     torchvision_import.import_submodules()
 
 
-@lru_cache(maxsize=2)
-def _load_cached(part: Hashable, root: Path | None, cache: Path) -> MultiTaskData:
-    return cast("Dataset", part).load(root, cache)
-
-
-def load_dataset(part: Dataset, run_context: RunContext) -> MultiTaskData:
-    """Load a dataset, once per process."""
-    return _load_cached(cast("Hashable", part), run_context.data_root, run_context.cache)
-
-
 def network_input_shape(data: MultiTaskData) -> Shape:
     """Return the shape [c h w] of the images that networks are trained on."""
     channels, height, width = data.train.images.shape[1:]
     return cropped_shape((channels, height, width), data.augmentation)
-
-
-@lru_cache(maxsize=4)
-def hash_split(split: Split) -> str:
-    """Return a hash of a split's images and labels, to notice that the dataset's files have changed."""
-    content = hashlib.sha256()
-    for chunk in split.images.split(1024):
-        content.update(chunk.contiguous().numpy().data)
-    for name in sorted(split.targets):
-        content.update(split.targets[name].contiguous().numpy().data)
-    return content.hexdigest()[:16]
 
 
 @contextlib.contextmanager

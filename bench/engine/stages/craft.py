@@ -13,14 +13,13 @@ from bench.engine.stages.checkpoint import FileCheckpoint
 from bench.engine.stages.context import (
     RunContext,
     describe_environment,
-    hash_split,
-    load_dataset,
     network_input_shape,
     seeded,
     with_run_context,
 )
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import explain_out_of_memory
+from bench.engine.stages.loaded_data import fingerprint, load_dataset, reject_writes, require_same_data
 from bench.engine.stages.noise_report import noise_report
 from bench.engine.stages.surrogate import load_snapshots
 from bench.engine.storage.store import POISONS
@@ -45,14 +44,14 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
     data = load_dataset(poison.dataset.part, run_context)
     name = poison.attack.label
     train = hide_unprotected(data, poison.protected)
-    identity = {"data": hash_split(data.train), "device": device.type}
+    identity = {"data": fingerprint(data), "device": device.type}
     checkpoint = FileCheckpoint(run_context.store.checkpoint_path(poison.key), identity)
     remedy = "use a smaller batch, if the attack has that parameter, or a smaller surrogate backbone"
     with explain_out_of_memory(f"crafting {poison.label}", remedy), seeded("craft", poison.seed):
         context = _craft_context(poison, data, run_context, progress, checkpoint)
         aim: dict[str, float | None] = {}
         context = replace(context, report_aim=partial(_keep_aim, aim))
-        with meter.phase("craft", images=len(train)):
+        with reject_writes(train, f"attack {name!r}"), meter.phase("craft", images=len(train)):
             noise = poison.attack.part.craft(train, context)
             change, statistics = quantize_delta(noise, train, poison.epsilon, device, name)
     if not statistics["linf"] and poison.attack.name != CLEAN:
@@ -62,7 +61,7 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
         "settings": poison.settings(),
         "noise": {**statistics, **aim, **report},
         "cost": meter.costs(),
-        "data": hash_split(data.train),
+        "data": fingerprint(data),
         "environment": describe_environment(run_context),
     }
     # For the attack clean, no table of zeros is stored.
@@ -84,12 +83,14 @@ def restore_noise(poison: Poison, run_context: RunContext) -> Noise:
     """Return the stored generator of a poison, which also makes δ for images it has not seen.
 
     Raises:
-        BenchError: when the poison is missing or was not made by a generator.
+        BenchError: when the poison is missing, was not made by a generator or belongs to other data.
     """
     state = run_context.store.load(POISONS, poison.key, "noise/")
     if not state:
         raise BenchError(f"attack {poison.attack.label!r} stores no generator for images it has not seen")
     data = load_dataset(poison.dataset.part, run_context)
+    about = run_context.store.read_about(POISONS, poison.key) or {}
+    require_same_data(about, data, f"the poison {poison.label!r} in {run_context.out}")
     context = _craft_context(poison, data, run_context, lambda *_: None, NoCheckpoint())
     attack = cast("RestoringAttack", poison.attack.part)
     _, channels, height, width = data.train.images.shape
@@ -106,7 +107,7 @@ def _craft_context(
         return MultiTaskNet(poison.surrogate.backbone.part, data.tasks, shape).to(device)
 
     def snapshots(count: int) -> list[MultiTaskNet]:
-        return load_snapshots(run_context.store, poison.surrogate, count, new_surrogate)
+        return load_snapshots(run_context.store, poison.surrogate, count, new_surrogate, data)
 
     epsilon = 1.0 if poison.epsilon is None else poison.epsilon / 255
     return CraftContext(

@@ -8,14 +8,15 @@ from typing import Any
 
 from bench.api import MultiTaskData
 from bench.engine.planning.cell import Cell, Poison
-from bench.engine.stages.context import RunContext, describe_environment, load_dataset, with_run_context
+from bench.engine.stages.context import RunContext, describe_environment, with_run_context
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.learning_curve import LearningCurve, merge_curves, peak_scores, selected_scores
+from bench.engine.stages.loaded_data import fingerprint, load_dataset
 from bench.engine.stages.purify import load_or_purify
 from bench.engine.stages.released_set import StoredPoison, build_released_set, load_poison
 from bench.engine.stages.victim import build_victim_data, describe_tasks, train_victims
 from bench.engine.storage.store import SURROGATES, DamagedError
-from bench.record import Cost, Record, TaskInfo
+from bench.record import Cost, Record, TaskInfo, is_same_data
 from bench.values import Progress
 
 
@@ -61,7 +62,7 @@ def _build_record(
         cost=cost,
         environment={
             **describe_environment(run_context, pieces),
-            "data": poison.about["data"],
+            "data": fingerprint(data),
             "augmentation": asdict(data.augmentation),
             **({"purified": cell.purified.key} if cell.purified else {}),
         },
@@ -76,7 +77,8 @@ def _poison_cost(poison: Poison, about: dict[str, Any], run_context: RunContext)
         # A poison does not need its surrogate any more: a missing or damaged one only lacks its cost here.
         with contextlib.suppress(DamagedError):
             surrogate = run_context.store.read_about(SURROGATES, poison.surrogate.key) or {}
-            cost = {**surrogate.get("cost", {}), **cost}
+            if is_same_data(surrogate.get("data", ""), about["data"]):
+                cost = {**surrogate.get("cost", {}), **cost}
     return cost
 
 

@@ -8,12 +8,12 @@ from bench.engine.planning.cell import Cell, Purified
 from bench.engine.stages.context import (
     RunContext,
     describe_environment,
-    load_dataset,
     seeded,
     with_run_context,
 )
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import explain_out_of_memory
+from bench.engine.stages.loaded_data import fingerprint, load_dataset, reject_writes
 from bench.engine.stages.released_set import StoredPoison, build_released_set, load_poison
 from bench.engine.storage.store import PURIFIED, DamagedError
 from bench.record import Cost
@@ -53,6 +53,7 @@ def load_or_purify(
     with (
         explain_out_of_memory(f"defense {defense.label!r} to clean the images", "use smaller parameters"),
         seeded("purify", item.seed),
+        reject_writes(released, f"defense {defense.label!r}"),
         meter.phase("purify", images=len(released)),
     ):
         images = defense.part.purify(released, data.tasks, run_context.torch_device, progress)
@@ -60,6 +61,7 @@ def load_or_purify(
         about = {
             "settings": shared.settings(),
             "cost": meter.costs(),
+            "data": fingerprint(data),
             "of": poison.hashes,
             "environment": describe_environment(run_context),
         }

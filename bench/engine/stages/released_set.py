@@ -10,7 +10,8 @@ from bench.api import MultiTaskData
 from bench.engine.planning.cell import Cell, Poison, Purified
 from bench.engine.planning.partial_protection import draw_perturbed_rows
 from bench.engine.stages.budget import apply_poison
-from bench.engine.stages.context import RunContext, hash_split, seeded
+from bench.engine.stages.context import RunContext, seeded
+from bench.engine.stages.loaded_data import require_same_data
 from bench.engine.storage.store import POISONS
 from bench.errors import BenchError
 from bench.record import CLEAN
@@ -32,7 +33,7 @@ class StoredPoison:
 
     @property
     def hashes(self) -> list[str]:
-        """Hashes of the images it was made for and of its tensors."""
+        """Hashes of the data it was made for and of its tensors."""
         return [self.about["data"], self.about["tensors_sha256"]]
 
 
@@ -40,16 +41,12 @@ def load_poison(poison: Poison, data: MultiTaskData, run_context: RunContext) ->
     """Load a poison that was crafted for this data.
 
     Raises:
-        BenchError: when the poison is missing or was made for other images.
+        BenchError: when the poison is missing or belongs to other data.
     """
     about = run_context.store.read_about(POISONS, poison.key)
     if about is None:
         raise BenchError(f"the poison {poison.label!r} is missing in {run_context.out}")
-    if about["data"] != hash_split(data.train):
-        raise BenchError(
-            f"the poison {poison.label!r} in {run_context.out} was made for other images than those under "
-            f"the data root {run_context.data_root}; use another --out"
-        )
+    require_same_data(about, data, f"the poison {poison.label!r} in {run_context.out}")
     return StoredPoison(about, run_context.store.load(POISONS, poison.key).get("change"))
 
 

@@ -11,13 +11,13 @@ from bench.engine.planning.cell import Surrogate
 from bench.engine.stages.context import (
     RunContext,
     describe_environment,
-    load_dataset,
     network_input_shape,
     seeded,
     with_run_context,
 )
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import train_within_memory
+from bench.engine.stages.loaded_data import fingerprint, load_dataset, require_same_data
 from bench.engine.storage.store import SURROGATES, Store
 from bench.errors import BenchError
 from bench.record import Cost
@@ -60,6 +60,7 @@ def train_surrogate(surrogate: Surrogate, run_context: RunContext, progress: Pro
         "settings": surrogate.settings(),
         "cost": meter.costs(),
         "snapshots": kept,
+        "data": fingerprint(data),
         "environment": describe_environment(run_context, pieces),
     }
     run_context.store.save(SURROGATES, surrogate.key, tensors, about)
@@ -81,16 +82,17 @@ def train_undefended(
 
 
 def load_snapshots(
-    store: Store, surrogate: Surrogate, count: int, new_net: Callable[[], MultiTaskNet]
+    store: Store, surrogate: Surrogate, count: int, new_net: Callable[[], MultiTaskNet], data: MultiTaskData
 ) -> list[MultiTaskNet]:
     """Return networks with the weights of equidistant snapshots, the last one included.
 
     Raises:
-        BenchError: when the surrogate is missing or damaged.
+        BenchError: when the surrogate is missing, damaged or belongs to other data.
     """
     about = store.read_about(SURROGATES, surrogate.key)
     if about is None:
         raise BenchError(f"the surrogate {surrogate.label!r} is missing in {store.out}")
+    require_same_data(about, data, f"the surrogate {surrogate.label!r} in {store.out}")
     # Earlier versions stored the same list under another name.
     epochs = about["snapshots"] if "snapshots" in about else about["checkpoints"]
     nets = []

@@ -29,6 +29,7 @@ from bench.engine.execution.locks import ItemLocks
 from bench.engine.execution.runner import run_plan
 from bench.engine.executors.inline import Inline
 from bench.engine.executors.processes import Processes
+from bench.engine.planning.present_data import PresentData
 from bench.engine.planning.remaining_work import RerunPolicy, find_remaining_work
 from bench.engine.stages.checkpoint import FileCheckpoint
 from bench.engine.storage.store import POISONS, RECORDS, SURROGATES, Store
@@ -474,18 +475,18 @@ def test_damage_of_any_stored_file_is_found(
     out: Path, unbroken: Path, file: str, harm: Callable[[Path, random.Random], None]
 ) -> None:
     """What is found is made again, as test_runner shows."""
-    plan, store = tiny.plan(matrix=MATRIX), Store(out)
+    plan, store, present = tiny.plan(matrix=MATRIX), Store(out), PresentData(tiny.run_context(out))
     shutil.copytree(unbroken, out)
     if not file.startswith(RECORDS):  # or nobody would look at it
         shutil.rmtree(out / RECORDS)
     if file.startswith(SURROGATES):
         (tap,) = [poison for poison in plan.poisons if poison.attack.part.needs_surrogate]
         shutil.rmtree(store.folder(POISONS, tap.key))
-    todo = sum(find_remaining_work(plan, store, "failed").cached.values())
+    todo = sum(find_remaining_work(plan, store, "failed", present).cached.values())
     for path in sorted(out.glob(file)):
         sound = path.read_bytes()
         harm(path, random.Random(str(path.relative_to(out))))
-        chosen = find_remaining_work(plan, store, "failed")
+        chosen = find_remaining_work(plan, store, "failed", present)
         (notice,) = chosen.notices
         assert notice.endswith(("; it is made again", "; the cell is run again"))
         assert str(path.parent if path.parent.parent != out else path) in notice

@@ -407,13 +407,13 @@ def test_everything_again(copy: Path) -> None:
     assert tiny.results(copy) == before
 
 
-def test_a_poison_made_for_other_images_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_poison_made_from_other_data_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copy / "records")
-    monkeypatch.setattr("bench.engine.stages.released_set.hash_split", lambda split: "other")
+    monkeypatch.setattr("bench.engine.stages.loaded_data.fingerprint", lambda data: "other")
     ran = tiny.run(tiny.plan("attack=random", matrix=MATRIX), copy)
     assert ran.counts == (0, 0, 4)
     assert all(
-        "other images" in (event.error or "") and "--out" in (event.error or "") for event in ran.of("cells")
+        "other data" in (event.error or "") and "--out" in (event.error or "") for event in ran.of("cells")
     )
 
 
@@ -436,9 +436,9 @@ def test_a_warm_cache_gives_the_same_numbers(whole: tuple[Path, tiny.Ran], copy:
 
 
 def test_a_cold_cache_gives_the_same_numbers(whole: tuple[Path, tiny.Ran], tmp_path: Path) -> None:
-    from bench.engine.stages import context
+    from bench.engine.stages import loaded_data
 
-    context._load_cached.cache_clear()
+    loaded_data._loaded.clear()
     tiny.run(tiny.plan(matrix=MATRIX), tmp_path)
     assert tiny.results(tmp_path) == tiny.results(whole[0])
 

@@ -16,6 +16,7 @@ from bench.datasets.digits import Digits
 from bench.engine.planning.cell import Cell
 from bench.engine.planning.estimate import WaveEstimate, check_disk_space, estimate_waves
 from bench.engine.planning.expand import Plan
+from bench.engine.planning.present_data import PresentData
 from bench.engine.planning.remaining_work import find_remaining_work
 from bench.engine.stages.context import describe_environment
 from bench.engine.storage.store import Store
@@ -49,7 +50,9 @@ def record(cell: Cell, **seconds: float) -> Record:
 
 
 def full(plan: Plan, out: Path, jobs: int = 1) -> dict[str, WaveEstimate]:
-    found = estimate_waves(find_remaining_work(plan, Store(out), "failed"), tiny.run_context(out), jobs)
+    context = tiny.run_context(out)
+    remaining = find_remaining_work(plan, Store(out), "failed", PresentData(context))
+    found = estimate_waves(remaining, context, jobs)
     return {each.wave: each for each in found}
 
 

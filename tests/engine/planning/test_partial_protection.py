@@ -11,8 +11,8 @@ from bench.engine.planning.partial_protection import (
     hide_unprotected,
     read_partial_protection,
 )
-from bench.engine.stages.context import load_dataset
 from bench.engine.stages.craft import craft_poison
+from bench.engine.stages.loaded_data import load_dataset
 from bench.engine.stages.released_set import build_released_set
 from bench.engine.storage.store import POISONS
 from bench.errors import BenchError

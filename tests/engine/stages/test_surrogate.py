@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bench.engine.planning.cell import Surrogate
-from bench.engine.stages.context import RunContext, load_dataset
+from bench.engine.stages.context import RunContext
+from bench.engine.stages.loaded_data import load_dataset
 from bench.engine.stages.surrogate import load_snapshots, train_surrogate
 from bench.engine.storage.store import SURROGATES
 from bench.errors import BenchError
@@ -16,9 +17,9 @@ from tests.engine import tiny
 
 
 def load(surrogate: Surrogate, run_context: RunContext) -> list[MultiTaskNet]:
-    tasks = load_dataset(surrogate.dataset.part, run_context).tasks
-    new_net = lambda: MultiTaskNet(surrogate.backbone.part, tasks, (3, 32, 32))  # noqa: E731
-    return load_snapshots(run_context.store, surrogate, 2, new_net)
+    data = load_dataset(surrogate.dataset.part, run_context)
+    new_net = lambda: MultiTaskNet(surrogate.backbone.part, data.tasks, (3, 32, 32))  # noqa: E731
+    return load_snapshots(run_context.store, surrogate, 2, new_net, data)
 
 
 def test_snapshots_that_an_earlier_version_stored_are_still_read(tmp_path: Path) -> None:

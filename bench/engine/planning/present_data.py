@@ -1,0 +1,69 @@
+"""Which stored results belong to the datasets as they are now."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bench.api import Dataset
+from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate
+from bench.engine.stages.context import RunContext
+from bench.engine.stages.loaded_data import cached_fingerprint, needs_files
+
+_NOUNS = {Surrogate: "surrogate", Poison: "poison", Purified: "purified set", Cell: "cell"}
+
+
+class PresentData:
+    """Compares stored results with the data of a run.
+
+    A dataset is read only if there is a result of it, and once. One that needs no files is identified by its
+    parameters, which are part of every key.
+    """
+
+    def __init__(self, run_context: RunContext) -> None:
+        self._run_context = run_context
+        self._fingerprints: dict[Dataset, str | None] = {}
+        self._unreadable: list[str] = []
+        self._others: Counter[tuple[str, bool, str]] = Counter()  # dataset, whether unknown, noun
+
+    def owns(self, item: Surrogate | Poison | Purified | Cell, stored: Mapping[str, Any]) -> bool:
+        """Return whether a stored item is of the present data; if not, it is counted for the notices.
+
+        Args:
+            item: what was stored.
+            stored: what is known about it; earlier versions noted less of the data, or nothing.
+        """
+        dataset = item.poison.dataset if isinstance(item, Purified | Cell) else item.dataset
+        if dataset.part not in self._fingerprints:
+            self._fingerprints[dataset.part] = self._read_fingerprint(dataset)
+        present, data = self._fingerprints[dataset.part], stored.get("data", "")
+        if present is None or data == present:
+            return True
+        self._others[dataset.label, present.startswith(data), _NOUNS[type(item)]] += 1
+        return False
+
+    def _read_fingerprint(self, dataset: ChosenPart[Dataset]) -> str | None:
+        """Return the fingerprint, None for a dataset that its parameters identify or that cannot be read."""
+        if not needs_files(dataset.part):
+            return None
+        try:
+            return cached_fingerprint(dataset.part.load(self._run_context.data_root, self._run_context.cache))
+        except Exception as error:  # the part may be from outside
+            sentence = f"dataset {dataset.label!r} cannot be read, so no result is compared with it: {error}"
+            self._unreadable.append(sentence)
+            return None
+
+    def notices(self) -> Iterator[str]:
+        """Yield one sentence for each dataset that is unreadable or has results of other data."""
+        yield from self._unreadable
+        for dataset, is_unknown in sorted({key[:2] for key in self._others}):
+            counts = ", ".join(
+                f"{count} {noun}" + ("" if count == 1 else "s")
+                for (label, unknown, noun), count in self._others.items()
+                if (label, unknown) == (dataset, is_unknown)
+            )
+            why = (
+                "are of an earlier version, which did not note the test images"
+                if is_unknown
+                else f"belong to other data than what is now under {self._run_context.data_root}"
+            )
+            yield f"dataset {dataset!r}: {counts} in {self._run_context.out} {why}; they are made again"
