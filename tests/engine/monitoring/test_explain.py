@@ -292,7 +292,7 @@ def test_of_what_was_killed_there_is_its_log(tmp_path: Path) -> None:
 
 def test_the_clean_cell_is_that_of_the_tables(tmp_path: Path) -> None:
     """Of the same victim and the same data, finished, and the last of several."""
-    data = {"environment": {"data": "a" * 32}}
+    data = {"environment": {"device": "cpu", "data": "a" * 32}}
     record, other = make_record({"a": 0.6}, changes=data), make_record({"a": 0.6}, seed=1, changes=data)
     clean = make_record({"a": 0.8}, attack="clean", changes=data)
     early, late, latest = (f"2026-0{month}-01T12:00:00+00:00" for month in (1, 2, 3))
@@ -303,7 +303,7 @@ def test_the_clean_cell_is_that_of_the_tables(tmp_path: Path) -> None:
         "c1ea4": {"finished": latest, "status": "failed"},
         "c1ea5": {"finished": latest, "victim": other.victim, "suite": record.victim},
         "c1ea6": {"finished": latest, "cell": {**clean.cell, "attack": "clean(rate=0.5)"}},
-        "c1ea7": {"finished": latest, "environment": {"data": "b" * 32}},
+        "c1ea7": {"finished": latest, "environment": {"device": "cpu", "data": "b" * 32}},
     }.items():
         write_record(tmp_path / "records", replace(clean, key=key, **changes))
     (tmp_path / "records" / "folder.json").mkdir()
