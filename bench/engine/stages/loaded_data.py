@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.api import Dataset, MultiTaskData
 from bench.engine.stages.context import RunContext
 from bench.errors import BenchError
-from bench.files import hash_json, write_atomically
+from bench.files import hash_json, require_file, write_atomically
 from bench.record import is_same_data
 from bench.values import Split
 
@@ -95,7 +95,7 @@ def cached_fingerprint(data: MultiTaskData) -> str:
     settings = hash_json([labels, _describe_tasks(data), asdict(data.augmentation)])
     path = data.cached_in / f"fingerprint-{settings[:_HALF]}.txt"
     with contextlib.suppress(OSError, ValueError):
-        if _FINGERPRINT.fullmatch(known := path.read_text("ascii")):
+        if _FINGERPRINT.fullmatch(known := require_file(path).read_text("ascii")):
             return known
     with contextlib.suppress(BenchError):  # a cache that cannot be written to
         write_atomically(path, fingerprint(data))
