@@ -5,6 +5,8 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+from bench.text import escape_bytes
+
 MAX_SHOWN = 120
 """Characters of a value that a message shows; the rest of a longer one is left out."""
 
@@ -40,7 +42,7 @@ def error_text(error: BaseException) -> str:
     that are no text are escaped, so that the text can be stored.
     """
     try:
-        return str(error).encode(errors="backslashreplace").decode()
+        return escape_bytes(str(error))
     except (Exception, SystemExit):
         return ""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import BenchError
+from bench.text import format_bytes
 
 MAX_IMAGES, MAX_VALUES = 512, 2**24
 """Largest number of images, and of pixel values, that are processed at a time."""
@@ -32,7 +33,7 @@ def allocate_zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         BenchError: when the file's disk is full.
     """
     size = math.prod(shape) * dtype.itemsize
-    if size <= SHARE * min(psutil.virtual_memory().available, _container_memory_limit()):
+    if size <= SHARE * _free_memory():
         return torch.zeros(tuple(shape), dtype=dtype)
     try:
         with tempfile.TemporaryFile() as file:
@@ -45,6 +46,27 @@ def allocate_zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             f"{error.strerror or error}; set TMPDIR to a folder with more space"
         ) from error
     return torch.from_numpy(values).view(dtype).view(tuple(shape))
+
+
+def require_memory(what: str, size: int) -> None:
+    """Check that something fits in memory before it is made: the system would kill the process that tries.
+
+    Args:
+        what: a name for people.
+        size: in bytes.
+
+    Raises:
+        BenchError: if it does not fit.
+    """
+    if size > (free := _free_memory()):
+        needed = format_bytes(size)
+        raise BenchError(
+            f"{what} needs {needed} of memory, but only {format_bytes(free)} are free; make it smaller"
+        )
+
+
+def _free_memory() -> float:
+    return min(psutil.virtual_memory().available, _container_memory_limit())
 
 
 def rows_per_chunk(images: Tensor) -> int:

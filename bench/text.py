@@ -14,6 +14,11 @@ def to_printable(text: str) -> str:
     return "\n".join(map(to_one_line, text.split("\n")))
 
 
+def escape_bytes(text: str) -> str:
+    r"""Escape what Python puts in place of bytes that are not UTF-8, as in names of files: ``\udcff``."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration in its two largest units: ``31.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``1 d 3 h``."""
     if seconds < 59.95:

@@ -32,7 +32,7 @@ def read_cached_board(folder: Path, input_hash: str) -> str | None:
         seal = json.loads(require_file(folder / SEAL).read_text(encoding="utf-8"))
         if seal == {"source": input_hash, "board": _hash_if_present(folder / BOARD)}:
             return require_file(folder / BOARD).read_text(encoding="utf-8")
-    except (OSError, ValueError):  # absent or damaged
+    except (OSError, ValueError, RecursionError):  # absent or damaged
         pass
     return None
 

@@ -462,3 +462,22 @@ def test_a_part_whose_class_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(EM, "__post_init__", fail, raising=False)
     with pytest.raises(BenchError, match="cannot build attack 'mine': RuntimeError: no"):
         build_part("attack", "mine")
+
+
+@pytest.mark.parametrize("content", [b"[mtlue_bench.attack]\nodd = \xe4:Y\n", b"[mtlue_bench.attack]\nodd\n"])
+def test_a_package_whose_entry_points_are_damaged_is_named(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, lines in (("fine", b"[mtlue_bench.attack]\nmine = baselines.em:EM\n"), ("odd", content)):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_bytes(lines)
+    monkeypatch.syspath_prepend(tmp_path)
+    catalog_entries.cache_clear()
+    try:
+        assert set(catalog_entries("attack")) == {*CATALOG["attack"], "mine"}
+    finally:
+        catalog_entries.cache_clear()
+    (message,) = caplog.messages
+    assert message.startswith("the entry points of the package odd cannot be read")

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from bench.errors import BenchError, format_input
+from bench.text import escape_bytes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,9 +59,6 @@ class Choice:
 
 
 _NAME = re.compile(r"[\w.:-]+")
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-"""What Python puts in place of a byte that is not UTF-8."""
 
 MAX_DEPTH = 20
 """Largest depth of lists and tables in a suite."""
@@ -142,7 +140,7 @@ def find_unusable_value(value: Any, depth: int = 0) -> str | None:
     if isinstance(value, dict | list):
         inner = [*value, *value.values()] if isinstance(value, dict) else value
         return next(filter(None, (find_unusable_value(each, depth + 1) for each in inner)), None)
-    if isinstance(value, str) and _SURROGATE.search(value):
+    if isinstance(value, str) and value != escape_bytes(value):
         return f"{format_input(value)} is not UTF-8 text"
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return "a whole number has at most 64 bits"

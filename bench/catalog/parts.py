@@ -4,11 +4,14 @@ A class is imported only when its part is used, so that listing the catalog impo
 Installed packages add parts through entry points in the group ``mtlue_bench.AXIS``.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 
-from bench.errors import unknown_name_error
+from bench.errors import describe_error, unknown_name_error
+
+logger = logging.getLogger("bench")
 
 CATALOG: dict[str, dict[str, str]] = {
     "dataset": {
@@ -141,8 +144,25 @@ def catalog_entries(axis: str) -> Mapping[str, str]:
     """
     if axis not in CATALOG:
         raise unknown_name_error("axis", axis, CATALOG)
-    installed = {point.name: point.value for point in entry_points(group=f"mtlue_bench.{axis}")}
-    return installed | CATALOG[axis]
+    group = f"mtlue_bench.{axis}"
+    try:
+        points = list(entry_points(group=group))
+    except Exception:  # the list of some package is damaged
+        points = list(_readable_entry_points(group))
+    return {point.name: point.value for point in points} | CATALOG[axis]
+
+
+def _readable_entry_points(group: str) -> Iterator[EntryPoint]:
+    """Yield the entry points of every package, and warn of those whose list cannot be read."""
+    for package in distributions():
+        try:
+            yield from package.entry_points.select(group=group)
+        except Exception as error:
+            logger.warning(
+                "the entry points of the package %s cannot be read (%s); reinstall it",
+                package.metadata["Name"],
+                describe_error(error),
+            )
 
 
 def names_on_axis(axis: str) -> list[str]:

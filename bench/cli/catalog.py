@@ -8,6 +8,7 @@ import typer
 from bench.catalog.parts import COMPOSED, catalog_axes, locate_part, names_on_axis
 from bench.cli import completion
 from bench.errors import BenchError, unknown_name_error
+from bench.text import to_one_line
 
 
 def list_parts(
@@ -29,7 +30,7 @@ def list_parts(
     for name in catalog_axes() if axis is None else (axis,):
         if name == "suite":
             continue
-        rows = [(part, *summarize_part(name, part)) for part in sorted(names_on_axis(name))]
+        rows = [(to_one_line(part), *summarize_part(name, part)) for part in sorted(names_on_axis(name))]
         widths = [None, 60, 60]
         print(tabulate(rows, (name, "what it is", "source"), "rounded_grid", maxcolwidths=widths) + "\n")
         if name in COMPOSED:
@@ -48,7 +49,7 @@ def summarize_part(axis: str, part: str) -> tuple[str, str]:
     try:
         description = describe_part(axis, part)
     except BenchError as error:
-        return f"cannot be read: {error}", ""
+        return to_one_line(f"cannot be read: {error}"), ""
     return description.summary, description.source
 
 

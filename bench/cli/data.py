@@ -11,6 +11,7 @@ import typer
 from bench.cli import options
 from bench.cli.run_folder import write_output
 from bench.cli.run_setup import resolve_cache, resolve_data_root
+from bench.errors import BenchError, describe_error
 from bench.text import format_duration
 
 if TYPE_CHECKING:
@@ -104,8 +105,13 @@ def load_with_progress(
             progress.update(bar, description=what, completed=done, total=total)
 
         started = perf_counter()
-        with nullcontext() if warn else no_warnings():
-            data = dataset.load(root, cache, advance)
+        try:
+            with nullcontext() if warn else no_warnings():
+                data = dataset.load(root, cache, advance)
+        except BenchError:
+            raise
+        except (Exception, SystemExit) as error:  # a dataset from outside may raise anything
+            raise BenchError(f"cannot load the dataset {choice.label}: {describe_error(error)}") from error
         return choice.label, data, perf_counter() - started
 
 

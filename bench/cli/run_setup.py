@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.cli.run_folder import RUNS
 from bench.errors import BenchError
+from bench.text import escape_bytes
 
 if TYPE_CHECKING:
     from bench.engine.executors.base import Executor
@@ -34,7 +35,9 @@ def plan_run(
     from bench.engine.planning.suite_file import read_suite
     from bench.engine.stages.context import RunContext
 
-    root = resolve_data_root(data_root)
+    root, folder = resolve_data_root(data_root), str((out or RUNS).absolute())
+    if folder != escape_bytes(folder):  # safetensors and SQLite take no other path
+        raise BenchError(f"the path of the output folder, {folder!r}, is not UTF-8; give another --out")
     plan = expand_suite(read_suite(suite, settings or ()), only or (), data_root)
     return plan, RunContext(
         out=(out or RUNS / plan.suite).absolute(),

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from bench.errors import BenchError
+from bench.errors import BenchError, describe_error
 from bench.files import NotAFileError, flush_to_disk, hash_json, require_file
 
 LAYOUT_VERSION = 2
@@ -136,18 +136,22 @@ def _load(target: Path) -> Contents:
     """
     try:
         content = json.loads(require_file(target / "index.json").read_text(encoding="utf-8"))
-        kept, checksum = content["kept"], content["checksum"]
-    except (FileNotFoundError, NotAFileError, ValueError, KeyError, TypeError) as error:
+        kept, is_intact = content["kept"], content["checksum"] == hash_json(content["kept"])
+    except (FileNotFoundError, NotAFileError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _DamagedError(f"index.json: {error}") from error
-    if checksum != hash_json(kept):
+    if not is_intact:
         raise _DamagedError("index.json: its checksum does not match")
     arrays = {}
     for name, header in kept["arrays"].items():
         file = f"{name}.npy"
         try:
             array = _map_array(target / file)
-        except (FileNotFoundError, NotAFileError, ValueError, EOFError) as error:
+        except (FileNotFoundError, NotAFileError) as error:
             raise _DamagedError(f"{file}: {error}") from error
+        except OSError:
+            raise
+        except Exception as error:  # NumPy parses the header as Python, which can fail in any way
+            raise _DamagedError(f"{file}: {describe_error(error)}") from error
         if _type_and_shape(array) != header or not array.flags.c_contiguous:
             raise _DamagedError(f"{file}: it is {_type_and_shape(array)}, but the index says {header}")
         arrays[name] = torch.from_numpy(array)

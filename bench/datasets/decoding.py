@@ -28,6 +28,7 @@ from bench.datasets.image_files import (
 )
 from bench.errors import BenchError
 from bench.files import hash_file
+from bench.text import escape_bytes
 from bench.values import Progress, ignore_progress
 
 DECODING_VERSION = 3
@@ -68,6 +69,8 @@ class Selection:
 def list_files(root: Path, *suffixes: str, folders: Iterable[str] = ("",)) -> list[File]:
     """Return the files with these suffixes, sorted by name, without hidden ones.
 
+    Those whose names are not UTF-8 are left out, with a warning: no table of labels can name them.
+
     Args:
         root: the folder that names are relative to.
         suffixes: in lower case.
@@ -90,7 +93,12 @@ def list_files(root: Path, *suffixes: str, folders: Iterable[str] = ("",)) -> li
                 ]
         except OSError as error:
             raise BenchError(f"cannot read the folder {root / folder}: {error.strerror or error}") from error
-    return sorted(files)
+    named = [file for file in files if file.name == escape_bytes(file.name)]
+    if len(named) < len(files):
+        odd = min({*files} - {*named}).name
+        count = len(files) - len(named)
+        logger.warning("%s: %d files whose names are not UTF-8 are left out; rename %a", root, count, odd)
+    return sorted(named)
 
 
 def list_images(root: Path) -> tuple[Path, list[File]]:

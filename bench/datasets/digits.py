@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.api import MultiTaskData
+from bench.memory import require_memory
 from bench.tasks.classification import Classification
 from bench.values import Augmentation, Kind, Progress, Recipe, Split, ignore_progress
 
@@ -31,6 +32,9 @@ white digits no attack with 8/255 has an effect, because no noise is easier to l
 
 GRAIN = 0.03
 """Standard deviation of the canvas's sensor noise."""
+
+CANVAS_BYTES = 17 * 3 * SIDE**2
+"""Largest memory that drawing takes for each canvas of a split, as measured."""
 
 NAMES = tuple("0123456789")
 
@@ -70,7 +74,13 @@ class Digits:
         """Return None: nothing is needed."""
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
-        """Draw the canvases; ``root`` and ``cache`` are not used."""
+        """Draw the canvases; ``root`` and ``cache`` are not used.
+
+        Raises:
+            BenchError: if they do not fit in memory.
+        """
+        count = max(self.train, self.test)
+        require_memory(f"dataset 'digits' with {count:,} canvases", count * CANVAS_BYTES)
         glyphs, labels = read_glyphs()
         images = torch.from_numpy(glyphs.reshape(-1, 1, 8, 8) / 16).float()
         images = functional.interpolate(images, size=(GLYPH, GLYPH), mode="bilinear")[:, 0]

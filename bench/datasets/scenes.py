@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from bench.api import MultiTaskData
+from bench.memory import require_memory
 from bench.tasks.depth import Depth
 from bench.tasks.normals import Normals
 from bench.tasks.segmentation import Segmentation
@@ -48,6 +49,10 @@ GROUPS: Final = list(SOLIDS.values()) * PER_CLASS
 
 CLASS_OF: Final = np.array([0, 1, 2, *[3 + kind for kind in range(len(SOLIDS))] * PER_CLASS], np.int8)
 """Surface → class: floor, ceiling, walls, then the solids."""
+
+
+PIXEL_BYTES = 40
+"""Memory of a pixel with its class, depth and normal, which exist twice when they are put together."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,14 @@ class Scenes:
         """Return None: nothing is needed."""
 
     def load(self, root: Path | None, cache: Path, progress: Progress = ignore_progress) -> MultiTaskData:
-        """Render the scenes; ``root`` and ``cache`` are not used."""
+        """Render the scenes; ``root`` and ``cache`` are not used.
+
+        Raises:
+            BenchError: if they do not fit in memory.
+        """
+        count = max(self.train, self.test)
+        what = f"dataset 'scenes' with {count:,} images of {self.height}×{self.width} px"
+        require_memory(what, count * self.height * self.width * PIXEL_BYTES)
         train, test = (
             self._render(np.random.default_rng([self.data_seed, part]), count, progress)
             for part, count in enumerate((self.train, self.test))

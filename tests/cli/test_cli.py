@@ -616,3 +616,11 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         listing.stdout.close()
         assert listing.stderr.read() == ""
         assert listing.wait() != 0
+
+
+def test_an_output_folder_whose_path_is_no_text_is_refused(suite: Path, tmp_path: Path) -> None:
+    done = bench("run", "--suite", suite, "--out", tmp_path / "a\udcff", *INLINE)
+    assert (done.code, done.out) == (2, "")
+    assert "the path of the output folder" in done.err
+    assert "a\\udcff" in done.err
+    assert "is not UTF-8; give another --out" in done.err

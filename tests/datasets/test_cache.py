@@ -171,7 +171,46 @@ def remove_index(folder: Path) -> None:
     (folder / "index.json").unlink()
 
 
+def _write_header(folder: Path, header: bytes) -> None:
+    size = len(header).to_bytes(2, "little")
+    (folder / "images.npy").write_bytes(b"\x93NUMPY\x01\x00" + size + header)
+
+
+def open_images(folder: Path) -> None:
+    """The header ends within brackets (tokenize.TokenError)."""
+    _write_header(folder, b"{'descr': '|u1', 'fortran_order': (((((\n")
+
+
+def nest_images(folder: Path) -> None:
+    """The header is nested deeply (RecursionError or MemoryError)."""
+    _write_header(folder, b"(" * 9000 + b"\n")
+
+
+def retype_images(folder: Path) -> None:
+    """The header has another kind of value (TypeError)."""
+    _write_header(folder, b"{'descr': {}, 'fortran_order': False, 'shape': (5, 2, 3, 3)}\n")
+
+
+def enlarge_images(folder: Path) -> None:
+    """The header has a size that no number holds (OverflowError)."""
+    _write_header(folder, b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 2, 3, 3)}\n" % 10**40)
+
+
+def nest_index(folder: Path) -> None:
+    (folder / "index.json").write_text("[" * 5000)
+
+
+def put_nan_into_index(folder: Path) -> None:
+    (folder / "index.json").write_text('{"kept": NaN, "checksum": ""}')
+
+
 DAMAGES = [
+    open_images,
+    nest_images,
+    retype_images,
+    enlarge_images,
+    nest_index,
+    put_nan_into_index,
     truncate_images,
     empty_images,
     remove_images,
@@ -197,7 +236,7 @@ def test_damage_is_named_once_and_repaired(
         assert is_sound(cached(tmp_path))
     (message,) = caplog.messages
     assert str(cached_folder(tmp_path)) in message
-    assert damage.__name__.partition("_")[2] in message
+    assert damage.__name__.rpartition("_")[2] in message
     caplog.clear()
     assert is_sound(cached(tmp_path, never))
     assert not caplog.messages

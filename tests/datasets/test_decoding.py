@@ -1,6 +1,7 @@
 """Decoding: which pixels a file becomes, and what happens to files that are no images."""
 
 import io
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -286,3 +287,16 @@ def test_a_photograph_that_notes_how_it_was_held_is_turned_upright(tmp_path: Pat
     row = decode_image(tmp_path / "a.png", DecodeSettings((8, 8)))
     assert row[0, :4].max() == 0
     assert row[0, 4:].min() == 255
+
+
+def test_a_name_that_is_no_text_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path, 2)
+    odd = os.fsdecode(b"\xff.jpg")
+    try:
+        (tmp_path / "000.jpg").rename(tmp_path / odd)
+    except OSError:
+        pytest.skip("this file system has only names that are text")
+    with caplog.at_level(logging.WARNING, "bench"):
+        assert [file.name for file in list_files(tmp_path, ".jpg")] == ["001.jpg"]
+    (message,) = caplog.messages
+    assert message == f"{tmp_path}: 1 files whose names are not UTF-8 are left out; rename '\\udcff.jpg'"

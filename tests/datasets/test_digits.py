@@ -1,9 +1,6 @@
 """The embedded digits: the same everywhere, labeled as they show, and split without leaks."""
 
 import hashlib
-import sys
-
-sys.path.insert(0, "/tmp")
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from torch.nn import functional
 
 from bench.catalog.build import build_part
 from bench.datasets import digits
+from bench.errors import BenchError
 from bench.values import Split
 
 
@@ -107,3 +105,17 @@ def best_correlation(half: Tensor, glyph: Tensor) -> float:
         canvas[top : top + 16] = glyph
     pairs = [torch.stack([half.flatten(), canvas.flatten()]) for canvas in canvases]
     return max(float(torch.corrcoef(pair)[0, 1]) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("digits(train=99999999999)", "digits(test=99999999999)", "scenes(train=99999999999)"),
+        "scenes(train=2, height=9999999, width=9999999)",
+    ],
+)
+def test_what_does_not_fit_in_memory_is_refused_before_it_is_drawn(text: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        BenchError, match=r"dataset '(digits|scenes)' with [\d,]+ .* needs .*TB of memory, but only"
+    ):
+        build_part("dataset", text).load(None, tmp_path)

@@ -49,6 +49,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "no board": lambda folder: (folder / BOARD).unlink(),
     "no seal": lambda folder: (folder / SEAL).unlink(),
     "a damaged seal": lambda folder: (folder / SEAL).write_bytes(b"\xff{"),
+    "a deep seal": lambda folder: (folder / SEAL).write_text("[" * 5000),
     "a foreign seal": lambda folder: (folder / SEAL).write_text("[]"),
 }
 

@@ -215,6 +215,10 @@ def test_a_reference_that_cannot_be_trusted_is_refused(tmp_path: Path) -> None:
     path.write_text(content.replace("0.8", "0.7"))
     with pytest.raises(BenchError, match="is damaged"):
         read_reference(path)
+    for damaged in ("[" * 5000, content.replace("0.8", "NaN")):
+        path.write_text(damaged)
+        with pytest.raises(BenchError, match="is damaged"):
+            read_reference(path)
     path.write_text("[]")
     with pytest.raises(BenchError, match="is not a reference"):
         read_reference(path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from bench.errors import error_text
 from bench.record import Failure
+from bench.text import escape_bytes
 
 if TYPE_CHECKING:  # importing values imports torch, which a worker does only once it can end with its parent
     from bench.values import Progress
@@ -96,7 +97,7 @@ def _format_traceback(error: BaseException) -> str:
         lines = traceback.format_exception(error)
     except Exception:  # it reads attributes of the exception, which may fail like its text
         lines = traceback.format_tb(error.__traceback__)
-    return "".join(lines).encode(errors="backslashreplace").decode()
+    return escape_bytes("".join(lines))
 
 
 WORKER_DIED = Failure(

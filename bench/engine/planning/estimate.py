@@ -14,7 +14,6 @@ from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surro
 from bench.engine.planning.remaining_work import RemainingWork
 from bench.engine.stages.context import RunContext, describe_environment
 from bench.engine.stages.surrogate import MAX_SNAPSHOTS, equidistant_epochs
-from bench.errors import BenchError
 from bench.record import CLEAN, Record, read_records
 from bench.text import format_bytes
 from bench.training.augmentation import cropped_shape
@@ -129,10 +128,10 @@ def _stop_decoding(what: str, done: int, total: int) -> None:
 
 
 def _load_if_decoded(part: Dataset, run_context: RunContext) -> MultiTaskData | None:
-    """Return the data, None if they would have to be decoded first."""
+    """Return the data, None if they would have to be decoded first or cannot be loaded."""
     try:
         return part.load(run_context.data_root, run_context.cache, _stop_decoding)
-    except (_NotDecodedError, BenchError):
+    except (Exception, SystemExit):  # a dataset from outside may raise anything; a run says what
         return None
 
 

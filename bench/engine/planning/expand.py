@@ -18,6 +18,7 @@ from bench.engine.planning.partial_protection import (
 from bench.engine.planning.suite_file import Suite, override_recipe
 from bench.errors import BenchError
 from bench.record import CLEAN
+from bench.text import escape_bytes
 from bench.values import DENSE, Recipe
 
 DENSE_AXES = ("attack", "backbone", "defense")
@@ -80,7 +81,7 @@ def expand_suite(suite: Suite, only: Sequence[str] = (), data_root: Path | None 
         raise BenchError(next(iter(missing.values())))
     misfits = list(map(builder.explain_misfit, present))
     fitting = [combination for combination, misfit in zip(present, misfits, strict=True) if not misfit]
-    left_out = (*missing.values(), *dict.fromkeys(filter(None, misfits)))
+    left_out = (*map(escape_bytes, missing.values()), *dict.fromkeys(filter(None, misfits)))
     if not fitting:
         raise BenchError(f"suite {suite.name!r} has no cell left: {left_out[0]}")
     clean = dict.fromkeys(each for combination in fitting for each in builder.clean_counterparts(combination))

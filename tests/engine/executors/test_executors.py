@@ -1,6 +1,7 @@
 """Executors: lazy, in order or as they finish, and a worker that dies takes nothing else with it."""
 
 import gc
+import json
 import logging
 import os
 import resource
@@ -298,6 +299,33 @@ def test_inline_lets_a_forked_process_end(capfd: pytest.CaptureFixture[str]) -> 
 def test_a_failure_without_a_message_has_its_type() -> None:
     failure = describe_failure(MemoryError())
     assert (failure["type"], failure["message"]) == ("MemoryError", "MemoryError")
+
+
+class MuteError(Exception):
+    """An exception whose text and notes cannot be made."""
+
+    def __str__(self) -> str:
+        raise SystemExit(0)
+
+    @property
+    def __notes__(self) -> list[str]:
+        raise ValueError
+
+
+def test_a_failure_whose_text_cannot_be_made_has_its_type() -> None:
+    failures = []
+    for raised in (MuteError(), KeyError(MuteError()), ValueError(os.fsdecode(b"\xff"))):
+        try:
+            raise raised
+        except Exception as error:
+            failures.append(describe_failure(error))
+    assert [(failure["type"], failure["message"]) for failure in failures] == [
+        ("MuteError", "MuteError"),
+        ("KeyError", "MuteError()"),
+        ("ValueError", r"\udcff"),
+    ]
+    assert all("test_executors.py" in failure["traceback"] for failure in failures)
+    assert json.dumps(failures, ensure_ascii=False).encode()
 
 
 # -- processes ----------------------------------------------------------------------------------------------

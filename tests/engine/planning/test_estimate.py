@@ -261,3 +261,12 @@ def test_a_plan_says_what_is_shared_and_stored(tmp_path: Path, monkeypatch: pyte
     assert counts == {"surrogates": "1", "poisons": "3", "cells": "6"}
     assert "warning: the run needs" in shown.output
     assert "has only 1 kB left" in shown.output
+
+
+def test_a_dataset_that_cannot_be_loaded_is_of_unknown_size(tmp_path: Path) -> None:
+    """The plan is made in any case; the run says what is wrong, item by item."""
+    chosen = tiny.plan(params={"dataset": {"digits": {"train": 99999999999}}})
+    waves = estimate_waves(
+        find_remaining_work(chosen, Store(tmp_path), "failed"), tiny.run_context(tmp_path), 1
+    )
+    assert [(wave.wave, wave.unsized) for wave in waves if wave.count] == [("poisons", 2), ("cells", 2)]
