@@ -51,6 +51,7 @@ def chaos(session: nox.Session) -> None:
     install(session)
     tests = (
         "tests/engine/execution/test_faults.py",
+        "tests/engine/execution/test_terminal_signals.py",
         "tests/engine/executors/test_ray.py::test_runs_that_lose_nodes",
     )
     session.run(

@@ -3,7 +3,10 @@
 Heavy libraries are imported inside the commands, so that help and completion stay fast.
 """
 
+import errno
 import os
+import signal
+import stat
 import sys
 import traceback
 from typing import Annotated, NoReturn
@@ -67,6 +70,11 @@ def find_foreign_exit(error: SystemExit) -> str | None:
     return f"{frame.f_code.co_filename}, line {line},"
 
 
+def is_terminal_gone() -> bool:
+    """Return whether the terminal of standard error was closed, without a signal that ended this program."""
+    return stat.S_ISCHR(os.fstat(2).st_mode) and not os.isatty(2)
+
+
 def main() -> NoReturn:
     """Run the command line. An error that the user can fix is one line and exit code 2."""
     try:
@@ -77,6 +85,10 @@ def main() -> NoReturn:
     except BrokenPipeError:  # the reader of the pipe, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.EIO or not is_terminal_gone():
+            raise
+        os._exit(128 + signal.SIGHUP)  # as if the signal had ended it: no output can be flushed any more
     except SystemExit as error:
         if (caller := find_foreign_exit(error)) is None:
             raise

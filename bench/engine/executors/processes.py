@@ -1,10 +1,12 @@
 """Work in worker processes on this machine."""
 
 import contextlib
+import ctypes
 import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -214,6 +216,8 @@ def _worker_main(pipe: "connection.Connection[Any, Any]", threads: int, gpu: str
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # must be set before torch first looks for GPUs
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if sys.platform == "linux":  # ends a worker that is stopped, too
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = threading.Lock()  # warnings may come from any thread
 
@@ -228,6 +232,10 @@ def _worker_main(pipe: "connection.Connection[Any, Any]", threads: int, gpu: str
         while True:
             work, item = pipe.recv()
             send(replace(run_in_worker(work, item, send), item=None))
+
+
+_PR_SET_PDEATHSIG = 1
+"""Asks Linux for a signal when the parent ends (``man 2 prctl``)."""
 
 
 def _exit_with_parent() -> None:

@@ -1,6 +1,6 @@
 """Signals to a run in the foreground of a terminal, and to its workers: the same numbers as without them.
 
-`nox -s chaos -- -k terminal` sends every signal sixty times to each; `-s` shows what it counted.
+`nox -s chaos -- -k at_any_moment` sends every signal sixty times to each, and shows what it counted.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from tests.engine.execution.chaos import FORKS, KILLS, Harm, assert_same, finish
 
 MATRIX = {"attack": ["clean", "tap"], "defense": ["none", "grayscale"]}
 
-TRIES = max(1, KILLS // 5)
+TRIES = KILLS // 5 if KILLS >= 100 else 1
 """Signals of each kind to the run, and to a worker."""
 
 CPU_S = {"spawn": 8.0, "fork": 2.5}
@@ -38,10 +38,14 @@ those on the clock would all be at the start of a run."""
 OUTLIVE_S = 2.0
 """How long a process of a run may outlive it."""
 
-TO_RUN = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "SIGSTOP", "hangup")
-"""`hangup`: the terminal is closed."""
+TO_RUN = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "SIGSTOP", "close", "close disowned")
+"""`close`: the terminal is closed. The shell sends SIGHUP to the run then, unless the run is disowned."""
 
 TO_WORKER = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "SIGSTOP")
+
+ALL = [*((name, "run") for name in TO_RUN), *((name, "worker") for name in TO_WORKER)]
+SENT = ALL if KILLS >= 100 else [("SIGINT", "run"), ("SIGKILL", "run"), ("SIGSTOP", "worker")]
+"""What is sent to what; few kinds if few runs are killed, since each needs several runs."""
 
 
 @dataclass
@@ -140,21 +144,23 @@ def is_resource_tracker(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def start_in_terminal(suite: Path, out: Path, workers: str, *options: str) -> Iterator[TerminalRun]:
+def start_in_terminal(
+    suite: Path, out: Path, workers: str = "spawn", *, disowned: bool = False
+) -> Iterator[TerminalRun]:
     """Start a run in a terminal of its own; end all that is left of it afterwards.
 
     Args:
         suite: its suite file.
         out: its folder.
         workers: how they start: `spawn`, as they do, or `fork`, which takes no time.
-        options: more options of the command.
+        disowned: whether the shell keeps the signal from it that the terminal is closed.
     """
     terminal, run_end = os.openpty()
     answers, answers_end = FORKS.Pipe()
     arguments = ["run", "--suite", str(suite), "--out", str(out), "--cache", str(suite.parent / "cache")]
-    arguments += ["--device", "cpu", "--no-track", *options]
+    arguments += ["--device", "cpu", "--no-track", "--executor", "processes", "--jobs", "2"]
     shell = FORKS.Process(
-        target=_open_shell, args=(os.ttyname(run_end), answers_end, arguments, out, workers)
+        target=_open_shell, args=(os.ttyname(run_end), answers_end, arguments, out, workers, disowned)
     )
     shell.start()
     assert answers.poll(chaos.PATIENCE_S)
@@ -173,7 +179,9 @@ def start_in_terminal(suite: Path, out: Path, workers: str, *options: str) -> It
         window.join()
 
 
-def _open_shell(terminal: str, answers: Any, arguments: list[str], out: Path, workers: str) -> None:
+def _open_shell(
+    terminal: str, answers: Any, arguments: list[str], out: Path, workers: str, disowned: bool
+) -> None:
     """Do what a shell does: lead a session, start the run as the foreground job, wait for it."""
     os.setsid()
     descriptor = os.open(terminal, os.O_RDWR)  # becomes the terminal of the session
@@ -181,7 +189,7 @@ def _open_shell(terminal: str, answers: Any, arguments: list[str], out: Path, wo
         os.dup2(descriptor, stream)
     os.close(descriptor)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # so that it can report how the run ended
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ready, go = os.pipe()
     pid = os.fork()
     if not pid:
@@ -194,6 +202,8 @@ def _open_shell(terminal: str, answers: Any, arguments: list[str], out: Path, wo
         chaos.run_command(arguments, out, Harm())
     os.setpgid(pid, pid)
     os.tcsetpgrp(0, pid)
+    if not disowned:
+        signal.signal(signal.SIGHUP, lambda *_: os.killpg(pid, signal.SIGHUP))
     answers.send(pid)
     os.close(go)
     _, status = os.waitpid(pid, 0)
@@ -210,7 +220,7 @@ def send(name: str, run: TerminalRun, to: str) -> str:
     elif name == "SIGINT":  # the key: the terminal sends the signal to all processes of the run
         os.write(run.terminal, b"\x03")
         return "sent"
-    elif name == "hangup":
+    elif name.startswith("close"):
         run.is_closed.set()
         return "sent"
     else:
@@ -245,7 +255,8 @@ FATAL = {
     ("SIGINT", "run"): {0, 130},
     ("SIGTERM", "run"): {0, -signal.SIGTERM},
     ("SIGHUP", "run"): {0, -signal.SIGHUP},
-    ("hangup", "run"): {0, -signal.SIGHUP},
+    ("close", "run"): {0, -signal.SIGHUP},
+    ("close disowned", "run"): {0, 128 + signal.SIGHUP},
     ("SIGKILL", "run"): {0, -signal.SIGKILL},
 }
 """Signals that end a run, and the exit codes after them: it may be done by then. Of the others, a run gets
@@ -261,9 +272,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "to"), [*((name, "run") for name in TO_RUN), *((name, "worker") for name in TO_WORKER)]
-)
+@pytest.mark.parametrize(("name", "to"), SENT)
 def test_a_signal_at_any_moment_costs_no_finished_work(
     tmp_path: Path, unbroken: Path, name: str, to: str
 ) -> None:
@@ -278,7 +287,7 @@ def test_a_signal_at_any_moment_costs_no_finished_work(
         code = -1
         while code:
             workers = rng.choice(("spawn", "fork", "fork", "fork"))
-            with start_in_terminal(suite, out, workers, "--executor", "processes", "--jobs", "2") as run:
+            with start_in_terminal(suite, out, workers, disowned=name.endswith("disowned")) as run:
                 share = 1.0 if (name, to) in FATAL else 0.3
                 while not run.wait_for_cpu_time(rng.uniform(0, share * CPU_S[workers])):
                     counted[send(name, run, to)] += 1

@@ -520,12 +520,19 @@ def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def assert_ends_with_parent(started: "subprocess.Popen[str]", items: Sequence[str]) -> None:
-    """Kill a process once its workers have noted their numbers in these files, and see all of them end."""
+def assert_ends_with_parent(
+    started: "subprocess.Popen[str]", items: Sequence[str], stopped: Sequence[str] = ()
+) -> None:
+    """Kill a process once its workers have noted their numbers in these files, and see all of them end.
+
+    Some of the workers are stopped before.
+    """
     with started as parent:
         try:
             wait_for(lambda: all(Path(item).exists() for item in items) or parent.poll() is not None)
             assert parent.poll() is None
+            for item in stopped:
+                os.kill(int(Path(item).read_text()), signal.SIGSTOP)
             children = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
         finally:
             parent.kill()
@@ -544,9 +551,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
+def test_no_worker_outlives_a_killed_run_even_if_it_is_stopped(tmp_path: Path) -> None:
     items = [str(tmp_path / name) for name in ("second", "third")]
-    assert_ends_with_parent(python(KILLED, *items), items)
+    assert_ends_with_parent(python(KILLED, *items), items, stopped=items[:1])
 
 
 STUCK = """
