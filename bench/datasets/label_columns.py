@@ -199,8 +199,9 @@ def _describe_missing(cells: pd.Series) -> str:
     """Return a phrase on the cells without a label."""
     if cells.empty:
         return ""
-    words = [word for word in cells.unique() if word]
-    read_as = f" (empty, or {_name_some(sorted(words))})" if words else ""
+    words = sorted(word for word in cells.unique() if word)
+    empty = "empty, or " if (cells == "").any() else ""
+    read_as = f" ({empty}{_name_some(words)})" if words else ""
     return f"; {len(cells)} rows without a label{read_as}"
 
 

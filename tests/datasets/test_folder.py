@@ -260,7 +260,7 @@ def test_what_every_column_was_taken_for_is_noted_but_not_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     columns = {
-        "n": ["1", "2", "1.0", "", "2"] * 5,
+        "n": ["1", "2", "1.0", "", "2"] * 4 + ["1", "2", "1.0", "null", "2"],
         "sex": ["male", "Male", "female", "NA", "None"] * 5,
         "flag": ["True", "true", "FALSE", "false", "true"] * 5,
         "age": [f"{row}.5" for row in range(25)],
@@ -269,9 +269,10 @@ def test_what_every_column_was_taken_for_is_noted_but_not_a_warning(
     write_folder(tmp_path, columns)
     data = load(tmp_path)
     assert data.notes == (
-        "column 'n': numbers, 2 classes in their order; '1', '1.0' are one class; 5 rows without a label",
+        "column 'n': numbers, 2 classes in their order; '1', '1.0' are one class;"
+        " 5 rows without a label (empty, or 'null')",
         "column 'sex': words, 3 classes; 'Male', 'male' are different classes;"
-        " 10 rows without a label (empty, or 'NA', 'None')",
+        " 10 rows without a label ('NA', 'None')",
         "column 'flag': truth values, 2 classes; 'FALSE', 'false' are one class;"
         " 'True', 'true' are one class",
         "column 'age': 25 different numbers, 5 classes at quantiles of the training rows",
@@ -287,7 +288,7 @@ def test_words_are_no_numbers_however_many_there_are(tmp_path: Path) -> None:
 @given(
     st.lists(
         st.sampled_from([*MISSING_WORDS, "0_1", "1e", "0x1", "+5", ".5", "5.", "1e3", "--1", "1 2", "١", "x"])
-        | st.integers(-(2**70), 2**70).map(str)
+        | st.integers(-(2**63), 2**63 - 1).map(str)  # read_csv has text for larger ones beside a missing cell
         | st.floats(allow_nan=False, allow_infinity=False).map(repr)
         | st.text("0123456789.eE+-_", min_size=1, max_size=4),
         min_size=4,
