@@ -159,13 +159,16 @@ class Balancer(Protocol):
         """Return its own learnable parameters, trained by the network's optimizer; most have none."""
 
     def backward(self, step: Step) -> Float[Tensor, " t"]:
-        """Back-propagate into ``.grad`` of all parameters and return every task's weight."""
+        """Back-propagate into ``.grad`` of all parameters and return every task's weight.
+
+        The weights are NaN if the rule has no answer for the step; the record counts such steps.
+        """
 
     def finish_step(self, step: Step) -> None:
         """Called after the optimizer has taken the step."""
 
     def finish_epoch(self, losses: Float[Tensor, " t"]) -> None:
-        """Called after every epoch with every task's mean loss."""
+        """Called after every epoch with every task's mean loss over its labeled samples, 0 if it has none."""
 
 
 @runtime_checkable

@@ -85,9 +85,13 @@ class Epoch(TypedDict):
 
     Attributes:
         epoch: its number, from 1 on.
-        train_loss: loss on the training set; None if it was not finite.
+        train_loss: loss on the training set, the mean over tasks of the mean over their labeled samples; None
+            if it was not finite.
         learning_rate: the learning rate of its steps.
-        weights: task → its mean weight.
+        weights: task → its mean weight over the steps in which it has a label and the weights are finite;
+            None if there are none.
+        unanswered: steps in which the weights were not finite, because the weighting has no answer for the
+            gradients or the training diverged; absent if there were none.
         scores: test scores.
         validation: task → its scored metric on held-out released images, scaled from the floor (0) to
             perfect (1); only for a defense that picks the epoch by it. Each network uses the epoch with the
@@ -97,8 +101,9 @@ class Epoch(TypedDict):
     epoch: int
     train_loss: float | None
     learning_rate: float
-    weights: dict[str, float]
+    weights: dict[str, float | None]
     scores: Scores
+    unanswered: NotRequired[int]
     validation: NotRequired[dict[str, float]]
 
 

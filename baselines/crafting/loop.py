@@ -163,7 +163,7 @@ def craft_noise(
         perturber: holds δ, and is returned.
         batch_size: images per step.
         rounds: cap on the passes over the training set.
-        stop_error: stop once the mean of ``objective.error`` over the training set is at most this;
+        stop_error: stop once the mean of ``objective.error`` over the labeled samples is at most this;
             None: run all rounds.
         shuffle: draw a new order for every pass.
     """
@@ -227,11 +227,13 @@ def _on_cuda(context: CraftContext) -> bool:
 def _mean_error(
     train: Split, context: CraftContext, objective: Objective, perturber: Perturber, batch_size: int
 ) -> float:
+    """Return the mean error over the samples that have labels."""
     errors = [
         objective.error(batch, perturber.delta(batch))
         for batch in iterate_batches(train, batch_size, context.device, shuffle=False)
     ]
-    return float(torch.cat(errors).nan_to_num().mean())
+    found = torch.cat(errors)
+    return float(found[~found.isnan()].mean())
 
 
 def _report_aim(

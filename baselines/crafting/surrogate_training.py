@@ -59,7 +59,7 @@ def mean_over_labeled_tasks(
 
 
 def share_missed(surrogate: nn.Module, tasks: Sequence[Task], batch: Batch) -> Float[Tensor, " b"]:
-    """Return, per sample, the share of its labels that the surrogate gets wrong, a mean over its tasks."""
+    """Return, per sample, the share of its labels that the surrogate gets wrong, NaN without labels."""
     outputs = surrogate.eval()(batch.images)
     targets = [batch.targets[task.name] for task in tasks]
     wrong = [task.share_wrong(out, target) for task, out, target in zip(tasks, outputs, targets, strict=True)]

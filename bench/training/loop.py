@@ -20,12 +20,22 @@ SCORING_VALUES = 2**24
 
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """The result of one epoch: the mean loss, the learning rate and the mean task weights."""
+    """The result of one epoch.
+
+    Attributes:
+        epoch: its number, from 1 on.
+        train_loss: the mean of the tasks' losses, each the mean over its labeled samples.
+        learning_rate: that of its steps.
+        weights: task → its mean weight over the steps in which it has a label and the weights are finite;
+            NaN if there are none.
+        unanswered: steps for which the weighting found no finite weights.
+    """
 
     epoch: int
     train_loss: float
     learning_rate: float
     weights: dict[str, float]
+    unanswered: int
 
 
 def task_losses(net: nn.Module, tasks: Sequence[Task], images: Tensor, targets: Targets) -> Tensor:
@@ -41,6 +51,15 @@ def losses_of_outputs(outputs: Sequence[Tensor], tasks: Sequence[Task], targets:
 def labeled_tasks(tasks: Sequence[Task], targets: Targets) -> Tensor:
     """Return which tasks [t] have a label in a batch."""
     return torch.stack([task.labeled(targets[task.name]).any() for task in tasks])
+
+
+def _labeled_shares(tasks: Sequence[Task], batch: Batch) -> Tensor:
+    """Return the share of a batch's samples with a label, by task [t]; of mixed images, the larger one."""
+    counts = torch.stack([task.labeled(batch.targets[task.name]).sum() for task in tasks])
+    shares = counts / len(batch.images)
+    if batch.mixed is None:
+        return shares
+    return shares.maximum(_labeled_shares(tasks, replace(batch, targets=batch.mixed, mixed=None)))
 
 
 def batch_losses(outputs: Sequence[Tensor], tasks: Sequence[Task], batch: Batch) -> Tensor:
@@ -67,16 +86,17 @@ def _set_training_mode(net: MultiTaskNet) -> None:
 
 
 def _training_step(
-    net: MultiTaskNet, tasks: Sequence[Task], batch: Batch, shared: Sequence[nn.Parameter]
+    net: MultiTaskNet,
+    tasks: Sequence[Task],
+    batch: Batch,
+    labeled: Tensor,
+    shared: Sequence[nn.Parameter],
 ) -> Step:
     """Return the losses of a batch and the features and parameters they depend on."""
     features = net.encode(batch.images)
     if not features.requires_grad:  # frozen; a weighting may still ask how the losses depend on them
         features.requires_grad_(True)
     losses = batch_losses(net.apply_heads(features, batch.images.shape[2:]), tasks, batch)
-    labeled = labeled_tasks(tasks, batch.targets)
-    if batch.mixed is not None:
-        labeled |= labeled_tasks(tasks, batch.mixed)
 
     @torch.no_grad()
     def recompute_losses() -> Tensor:
@@ -107,30 +127,64 @@ def train_epochs(
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, recipe.gamma)
     shared = [parameter for parameter in net.shared_parameters() if parameter.requires_grad]
     for epoch in range(1, recipe.epochs + 1):
-        total = torch.zeros(len(tasks), device=device)
-        weights = torch.zeros(len(tasks), device=device)
-        steps = 0
+        means = _EpochMeans(tasks, device)
         _set_training_mode(net)
         for batch in iterate_batches(train, recipe.batch, device, shuffle=True):
             cropped = replace(augment(batch, augmentation, tasks), progress=(epoch - 1) / recipe.epochs)
             seen = defense.augment(cropped, net, tasks)
-            step = _training_step(net, tasks, seen, shared)
+            shares = _labeled_shares(tasks, seen)
+            step = _training_step(net, tasks, seen, shares > 0, shared)
             optimizer.zero_grad(set_to_none=True)
-            weights += balancer.backward(step).detach()
+            weights = balancer.backward(step).detach()
             clip_grad_norm_(net.parameters(), recipe.clip_norm)
             optimizer.step()
             balancer.finish_step(step)
-            total += step.losses.detach() * len(batch.index)
-            steps += 1
-        balancer.finish_epoch(total / len(train))
+            means.add(step, weights, shares, len(batch.index))
+        balancer.finish_epoch(means.losses())
         learning_rate = float(schedule.get_last_lr()[0])
         schedule.step()
-        mean_weights = (weights / steps).tolist()
-        yield TrainedEpoch(
+        yield means.result(epoch, learning_rate)
+
+
+class _EpochMeans:
+    """Sums over the steps of an epoch, kept on the device, and their means as `TrainedEpoch` has them."""
+
+    def __init__(self, tasks: Sequence[Task], device: torch.device) -> None:
+        self._names = [task.name for task in tasks]
+        self._losses, self._labels, self._weights, self._steps = torch.zeros(4, len(tasks), device=device)
+        self._unanswered = torch.zeros((), dtype=torch.long, device=device)
+        self._samples = 0
+
+    def add(self, step: Step, weights: Tensor, shares: Tensor, samples: int) -> None:
+        """Add a step on some samples: its losses, and every task's weight and share of labeled samples."""
+        labels = shares * samples
+        self._losses += step.losses.detach() * labels
+        self._labels += labels
+        answered = weights.isfinite()
+        self._weights += torch.where(step.labeled & answered, weights, 0)
+        self._steps += step.labeled & answered
+        self._unanswered += ~answered.all()
+        self._samples += samples
+
+    def losses(self) -> Tensor:
+        """Return the loss of every task [t], 0 without labels."""
+        return self._scaled_losses() / self._samples
+
+    def _scaled_losses(self) -> Tensor:
+        """Return the losses times the samples; where all have labels, their sum to the last bit."""
+        shares = self._labels / self._samples
+        scaled: Tensor = self._losses / shares.where(shares > 0, 1)
+        return scaled
+
+    def result(self, epoch: int, learning_rate: float) -> TrainedEpoch:
+        """Return them as the result of an epoch."""
+        means = (self._weights / self._steps).tolist()
+        return TrainedEpoch(
             epoch,
-            float(total.mean() / len(train)),
+            float(self._scaled_losses()[self._labels > 0].mean() / self._samples),
             learning_rate,
-            {task.name: weight for task, weight in zip(tasks, mean_weights, strict=True)},
+            dict(zip(self._names, means, strict=True)),
+            int(self._unanswered),
         )
 
 

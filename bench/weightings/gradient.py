@@ -1,4 +1,4 @@
-"""Weightings of the tasks' gradients: an adapter to TorchJD, which has the rules.
+"""Weightings of the tasks' gradients: the adapter, and rules that see the gradients as they are.
 
 Every rule maps the inner products of the tasks' gradients to one weight per gradient. The shared parameters
 get the weighted sum, each head its own task's gradient, unweighted.
@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torchjd import aggregation
 
@@ -20,12 +21,19 @@ from bench.weightings.balancers import StatelessBalancer
 from bench.weightings.task_gradients import (
     backward_features,
     feature_gradients,
+    inner_products,
     parameter_gradients,
     set_parameter_gradient,
 )
 
-Rule = Callable[[Float[Tensor, "t t"]], Float[Tensor, " t"]]
-"""Maps the inner products of the gradients to their weights."""
+Rule = Callable[[Float[Tensor, "m m"], Int64[Tensor, " m"]], Float[Tensor, " m"]]
+"""Maps the inner products of m gradients, and the numbers of their tasks, to their weights.
+
+Weights are NaN if the rule has no answer.
+"""
+
+SHORTEST = 1e-7
+"""Length, relative to a gradient, below which what is left of it after turning is rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -35,66 +43,52 @@ class GradientWeighting(ABC):
     Attributes:
         gradients: which gradients are weighed: those of all shared parameters, with one backward pass per
             task; or those of the features only, with one pass in all, an approximation some papers make.
+        double: the rule gets inner products in double precision.
     """
 
     gradients: Literal["parameters", "features"] = "parameters"
+    double: ClassVar[bool] = False
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return a balancer, which holds the memory of rules that have one."""
-        return _GradientBalancer(self.rule, self.gradients == "features")
+        return _GradientBalancer(self.rule(len(tasks)), self.gradients == "features", self.double)
 
     @abstractmethod
     def rule(self, count: int) -> Rule:
-        """Return the rule for ``count`` gradients, with an empty memory."""
+        """Return the rule for the gradients of up to ``count`` tasks, with an empty memory."""
 
 
 class _GradientBalancer(StatelessBalancer):
-    """Weighs the gradients that are not zero; those of tasks without a label are.
+    """Weighs the gradients that are not zero; those of tasks without a label are."""
 
-    Every set of tasks that are weighed together has its own rule.
-    """
-
-    def __init__(self, rule: Callable[[int], Rule], features: bool) -> None:
-        self._rule, self._features = rule, features
-        self._rules: dict[tuple[int, ...], Rule] = {}
+    def __init__(self, rule: Rule, features: bool, double: bool) -> None:
+        self._rule, self._features, self._double = rule, features, double
 
     def backward(self, step: Step) -> Float[Tensor, " t"]:
-        """Back-propagate the weighted gradients into the shared parameters; return the weights."""
+        """Back-propagate the weighted gradients into the shared parameters; return the weights.
+
+        In a step for which the rule has no answer the weights are NaN, and these parameters get zeros.
+        """
         if self._features:
             gradients = feature_gradients(step)
             weights = self._weigh(gradients.flatten(1))
-            backward_features(step, torch.tensordot(weights, gradients, 1))
+            backward_features(step, torch.tensordot(weights.nan_to_num(0), gradients, 1))
         else:
             gradients = parameter_gradients(step)
             weights = self._weigh(gradients)
-            set_parameter_gradient(step, weights @ gradients)
+            set_parameter_gradient(step, weights.nan_to_num(0) @ gradients)
         return weights
 
     def _weigh(self, gradients: Float[Tensor, "t p"]) -> Float[Tensor, " t"]:
-        products = (gradients @ gradients.T).cpu()
+        products = inner_products(gradients, self._double)
         members = products.diagonal().nonzero()[:, 0]
         weights = torch.zeros(len(gradients))
         if products.isfinite().all() and len(members):
-            together = tuple(members.tolist())
-            if together not in self._rules:
-                self._rules[together] = self._rule(len(together))
-            weights[members] = self._rules[together](products[members][:, members]).to(weights.dtype)
+            answer = self._rule(products[members][:, members], members).to(weights.dtype)
+            weights[members] = answer if answer.isfinite().all() else torch.nan
         else:  # no gradient, or a diverged training, which the network shows
             weights[:] = 1 / len(weights)
         return weights.to(gradients.device)
-
-
-def _scale_to_unit(products: Float[Tensor, "t t"]) -> Float[Tensor, "t t"]:
-    """Scale gradients so that their mean squared norm is 1: libraries' thresholds are absolute."""
-    return products / products.diagonal().mean()
-
-
-def _factorize(products: Float[Tensor, "t t"]) -> Float[Tensor, "t r"]:
-    """Return vectors with the same inner products, one per gradient, of as few dimensions as possible."""
-    values, vectors = torch.linalg.eigh(products)
-    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    factor: Tensor = vectors[:, kept] * values[kept].sqrt()
-    return factor
 
 
 def _fair_weights(products: Float[Tensor, "t t"], alpha: float) -> Float[Tensor, " t"]:
@@ -110,39 +104,6 @@ def _fair_weights(products: Float[Tensor, "t t"], alpha: float) -> Float[Tensor,
 
 
 @dataclass(frozen=True)
-class AlignedMTL(GradientWeighting):
-    """Aligned-MTL: the sum of gradients made orthogonal and as long as the shortest principal component.
-
-    Source: Senushkin et al., CVPR 2023, arXiv:2305.19000, Alg. 1; the sum, not the mean: public code of
-    Yu et al., ICML 2025 (MTL-UE)
-    """
-
-    version: ClassVar[int] = 1
-
-    def rule(self, count: int) -> Rule:
-        """Return TorchJD's rule, with an importance of 1 for every task."""
-        return aggregation.AlignedMTLWeighting(torch.ones(count))
-
-
-@dataclass(frozen=True)
-class MGDA(GradientWeighting):
-    """Multiple gradient descent: the shortest convex combination of the gradients.
-
-    With gradients of the features it is their MGDA-UB. The solver's limits leave the step a few percent
-    longer than the shortest.
-
-    Source: Sener and Koltun, NeurIPS 2018, arXiv:1810.04650, Alg. 2. The gradients are not normalized, which
-    their code does on some datasets
-    """
-
-    version: ClassVar[int] = 1
-
-    def rule(self, count: int) -> Rule:
-        """Return TorchJD's rule, a Frank-Wolfe solver, with the limits of the authors' code."""
-        return aggregation.MGDAWeighting(epsilon=1e-5, max_iters=250)
-
-
-@dataclass(frozen=True)
 class PCGrad(GradientWeighting):
     """PCGrad (gradient surgery): each gradient is freed from what conflicts with others, in random order.
 
@@ -155,14 +116,16 @@ class PCGrad(GradientWeighting):
 
     def rule(self, count: int) -> Rule:
         """Return TorchJD's rule, which draws from torch's global generator."""
-        return aggregation.PCGradWeighting()
+        weigh = aggregation.PCGradWeighting()
+        return lambda products, _: weigh(products)
 
 
 @dataclass(frozen=True)
 class GradVac(GradientWeighting):
     """Gradient vaccine: gradients less similar than is usual for two tasks are turned toward each other.
 
-    What is usual is a moving average of the cosine. The sum of the turned gradients is used.
+    What is usual is a moving average of the cosine over the steps in which both tasks have a gradient. The
+    sum of the turned gradients is used.
 
     Source: Wang et al., ICLR 2021, arXiv:2010.05874, Alg. 1
 
@@ -173,32 +136,41 @@ class GradVac(GradientWeighting):
     """
 
     decay: Annotated[float, Ge(0), Le(1)] = 0.01
-    version: ClassVar[int] = 1
+    double: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     def rule(self, count: int) -> Rule:
-        """Return TorchJD's rule, which draws from torch's global generator."""
-        weigh = aggregation.GradVacWeighting(self.decay)
-        return lambda products: weigh(_scale_to_unit(products))
+        """Return the rule, which draws from torch's global generator and remembers each pair's cosine."""
+        usual = np.zeros((count, count))
+
+        def weigh(products: Float[Tensor, "m m"], members: Int64[Tensor, " m"]) -> Float[Tensor, " m"]:
+            norms = products.diagonal().sqrt().numpy()
+            pairs = np.ix_(members.numpy(), members.numpy())
+            remembered = usual[pairs]
+            amounts = _vaccinate(products.numpy() / np.outer(norms, norms), remembered, self.decay)
+            usual[pairs] = remembered
+            return torch.from_numpy(norms @ amounts / norms)
+
+        return weigh
 
 
-@dataclass(frozen=True)
-class CAGrad(GradientWeighting):
-    """Conflict-averse gradient descent: near the mean gradient, the step that helps the worst task most.
-
-    Source: Liu et al., NeurIPS 2021, arXiv:2110.14048, Alg. 1. The step is not divided by 1 + c², which the
-    authors' code does
-
-    Attributes:
-        radius: how far the step may be from the mean gradient, relative to its norm: the paper's c.
-    """
-
-    radius: Annotated[float, Ge(0), Le(1)] = 0.4
-    version: ClassVar[int] = 1
-
-    def rule(self, count: int) -> Rule:
-        """Return TorchJD's rule, which solves a cone program."""
-        weigh = aggregation.CAGradWeighting(self.radius)
-        return lambda products: weigh(_scale_to_unit(products))
+def _vaccinate(
+    cosines: Float[np.ndarray, "m m"], usual: Float[np.ndarray, "m m"], decay: float
+) -> Float[np.ndarray, "m m"]:
+    """Return how much of each unit gradient every turned one has; update the usual cosines in place."""
+    amounts = np.eye(len(cosines))
+    for task, (turned, goals) in enumerate(zip(amounts, usual, strict=True)):
+        others = np.delete(np.arange(len(cosines)), task)
+        for other in others[torch.randperm(len(others)).numpy()]:
+            length = np.sqrt(max(0.0, turned @ cosines @ turned))
+            if length <= SHORTEST:
+                break  # it was turned away: nothing of it is left
+            now, goal = np.clip(turned @ cosines[other] / length, -1, 1), goals[other]
+            if now < goal:
+                across = max(SHORTEST, np.sqrt(1 - goal**2))
+                turned[other] += length * (goal * np.sqrt(1 - now**2) / across - now)
+            goals[other] += decay * (now - goal)
+    return amounts
 
 
 @dataclass(frozen=True)
@@ -206,6 +178,7 @@ class NashMTL(GradientWeighting):
     """Nash-MTL: the step on which tasks would agree that bargain for it, each asking for its relative gain.
 
     With G the gradients, the weights solve G Gᵀ w = ‖G Gᵀ‖ / w; steps longer than ``max_norm`` are shortened.
+    Gradients that cancel have no such weights; then the least-squares solver's last ones are used.
 
     Source: Navon et al., ICML 2022, arXiv:2202.01017, Alg. 1; scale and ``max_norm``: their code
 
@@ -223,7 +196,7 @@ class NashMTL(GradientWeighting):
     def rule(self, count: int) -> Rule:
         """Return the rule."""
 
-        def weigh(products: Float[Tensor, "t t"]) -> Float[Tensor, " t"]:
+        def weigh(products: Float[Tensor, "m m"], _: Int64[Tensor, " m"]) -> Float[Tensor, " m"]:
             weights: Tensor = _fair_weights(products, 1.0) * products.norm().sqrt()
             length = (weights @ products @ weights).clamp(min=self.max_norm**2).sqrt()
             return weights * (self.max_norm / length)
@@ -232,28 +205,11 @@ class NashMTL(GradientWeighting):
 
 
 @dataclass(frozen=True)
-class ImpartialGradients(GradientWeighting):
-    """Impartial multi-task learning's gradient balance (IMTL-G): a step as far along each task's gradient.
-
-    The weights sum to 1 and may be negative. As in the paper, gradients are those of the features.
-
-    Source: Liu et al., ICLR 2021, "Toward Impartial Multi-task Learning"; for dependent gradients: Quinton
-    and Rey, arXiv:2406.16232
-    """
-
-    gradients: Literal["parameters", "features"] = "features"
-    version: ClassVar[int] = 1
-
-    def rule(self, count: int) -> Rule:
-        """Return TorchJD's rule, in closed form."""
-        return aggregation.IMTLGWeighting()
-
-
-@dataclass(frozen=True)
 class FairGrad(GradientWeighting):
     """FairGrad: α-fair shares of the step; with G the gradients, the weights solve G Gᵀ w = w^(-1/α).
 
-    With α = 1 the step's length is the square root of the number of tasks.
+    With α = 1 the step's length is the square root of the number of tasks. Gradients that cancel have no such
+    weights; then the least-squares solver's last ones are used.
 
     Source: Ban and Ji, ICML 2024, arXiv:2402.15638, Alg. 1. The authors' code shortens the step to length 1;
     that of MTL-UE weights the heads' gradients as well
@@ -267,42 +223,4 @@ class FairGrad(GradientWeighting):
 
     def rule(self, count: int) -> Rule:
         """Return TorchJD's rule, a least-squares solver."""
-        return lambda products: _fair_weights(products, self.alpha)
-
-
-@dataclass(frozen=True)
-class ConFIG(GradientWeighting):
-    """Conflict-free inverse gradients: the direction with the same cosine to every gradient.
-
-    The step is as long as the sum of the gradients' projections on it.
-
-    Source: Liu et al., ICLR 2025, arXiv:2408.11104, Eq. 2
-    """
-
-    version: ClassVar[int] = 1
-
-    def rule(self, count: int) -> Rule:
-        """Return TorchJD's rule, on vectors of few dimensions: turning gradients turns the step along."""
-
-        def weigh(products: Float[Tensor, "t t"]) -> Float[Tensor, " t"]:
-            factor = _factorize(products)
-            step: Tensor = aggregation.ConFIG()(factor)
-            weights: Tensor = torch.linalg.pinv(factor.T) @ step
-            return weights
-
-        return weigh
-
-
-@dataclass(frozen=True)
-class UPGrad(GradientWeighting):
-    """UPGrad: the mean of the gradients, each first projected to where no task gets worse.
-
-    Source: Quinton and Rey, 2024, arXiv:2406.16232
-    """
-
-    version: ClassVar[int] = 1
-
-    def rule(self, count: int) -> Rule:
-        """Return TorchJD's rule, a quadratic program per task."""
-        weigh = aggregation.UPGradWeighting()
-        return lambda products: weigh(_scale_to_unit(products))
+        return lambda products, _: _fair_weights(products, self.alpha)

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from bench.api import Step
 
+DOUBLED_AT_A_TIME = 2**16
+"""Parameters whose gradients are copied in double precision at a time."""
+
 
 def feature_gradients(step: Step) -> Float[Tensor, "t b ..."]:
     """Return the gradient of every task's loss with respect to the shared features."""
@@ -42,3 +45,17 @@ def set_parameter_gradient(step: Step, gradient: Float[Tensor, " p"]) -> None:
     sizes = [parameter.numel() for parameter in step.shared]
     for part, parameter in zip(gradient.split(sizes), step.shared, strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+def inner_products(gradients: Float[Tensor, "t p"], double: bool) -> Float[Tensor, "t t"]:
+    """Return the inner products of the gradients, on the CPU.
+
+    In double precision they are summed over some parameters at a time: a copy of all takes twice the memory.
+    """
+    if not double:
+        return (gradients @ gradients.T).cpu()
+    products = gradients.new_zeros(len(gradients), len(gradients), dtype=torch.float64)
+    for part in gradients.split(DOUBLED_AT_A_TIME, dim=1):
+        wide = part.double()
+        products += wide @ wide.T
+    return products.cpu()

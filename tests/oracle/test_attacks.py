@@ -11,6 +11,7 @@ from torch import Tensor
 from baselines.crafting.lift import ClasswiseNoise
 from baselines.crafting.loop import LossOfDelta, add_delta, craft_noise
 from baselines.crafting.noise_table import Table
+from baselines.crafting.surrogate_training import mean_over_labeled_tasks
 from bench.api import CraftContext, Noise
 from bench.backbones.small import Small
 from bench.catalog.build import build_part
@@ -228,6 +229,17 @@ def test_crafting_stops_at_the_cap_and_finishes_once(rounds: int) -> None:
     assert calls.count("before") == calls.count("after") == calls.count("round") == rounds
     assert calls.count("finish") == 1
     assert calls[-2:] == ["finish", "error"]
+
+
+def test_samples_without_labels_do_not_stop_crafting() -> None:
+    class Unlabeled(Script):
+        def error(self, batch: Batch, delta: Tensor) -> Tensor:
+            targets = [torch.tensor([1, MISSING, MISSING]), torch.tensor([0, MISSING, MISSING])]
+            missed = torch.full((3,), float(super().error(batch, delta)[0]))
+            return mean_over_labeled_tasks([missed, missed], [target != MISSING for target in targets])
+
+    assert played(Unlabeled([0.5] * 9), rounds=4).count("round") == 4  # not 1, as a mean over all three
+    assert played(Unlabeled([0.5, 0.25, 0.0]), rounds=4).count("round") == 2
 
 
 def test_without_a_stop_error_the_error_is_looked_at_for_the_report_alone() -> None:

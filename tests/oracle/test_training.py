@@ -1,6 +1,7 @@
 """The training loop against steps written out by hand."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -137,6 +138,92 @@ def test_the_loss_of_an_epoch_is_the_mean_over_samples_with_an_uneven_last_batch
     net.train()
     wanted = 0.8 * mean_loss(net, split, rows[:8]) + 0.2 * mean_loss(net, split, rows[8:])
     assert epoch.train_loss == pytest.approx(wanted.item(), rel=1e-4)
+
+
+class Told(StatelessBalancer):
+    """Equal weights that keep what they are told; some steps have other weights."""
+
+    def __init__(self, weights: dict[int, Sequence[float]] | None = None) -> None:
+        self.steps: list[Step] = []
+        self.losses: list[Tensor] = []
+        self._weights = weights or {}
+
+    def backward(self, step: Step) -> Tensor:
+        self.steps.append(step)
+        step.losses.mean().backward()
+        return torch.tensor(self._weights.get(len(self.steps), [1.0] * len(step.losses)))
+
+    def finish_epoch(self, losses: Tensor) -> None:
+        self.losses.append(losses)
+
+
+def train_and_tell(
+    told: Told, split: Split, recipe: Recipe, defense: NoOp | None = None, tasks: Sequence[Task] = TASKS
+) -> TrainedEpoch:
+    """Train one epoch with next to no learning rate."""
+    net = new_net()
+    torch.manual_seed(5)
+    used = build_part("defense", "none") if defense is None else defense
+    still = replace(recipe, epochs=1, learning_rate=1e-12)
+    (epoch,) = train_epochs(net, split, tasks, still, WHOLE, told, used, CPU)
+    return epoch
+
+
+def with_missing_labels(split: Split, task: str, kept: int) -> Split:
+    """The split without the labels of a task, but for those of the first images."""
+    labels = split.targets[task].clone()
+    labels[kept:] = MISSING
+    return Split(split.images, {**split.targets, task: labels})
+
+
+@pytest.mark.parametrize("batch", [8, 50, 256])
+def test_means_of_an_epoch_are_over_the_labeled_samples(batch: int) -> None:
+    split, told = with_missing_labels(random_split(256), "two", 6), Told()
+    epoch = train_and_tell(told, split, Recipe(batch=batch))
+    (losses,) = told.losses
+    total = count = 0.0
+    torch.manual_seed(5)
+    for rows, step in zip(torch.randperm(256).split(batch), told.steps, strict=True):
+        labeled = int((rows < 6).sum())
+        assert step.labeled.tolist() == [labeled > 0, True]
+        total, count = total + float(step.losses[0].detach()) * labeled, count + labeled
+    assert count == 6
+    assert losses[0] == pytest.approx(total / 6, rel=1e-5)
+    assert 0.6 < losses[0] < 0.8  # as much as a network has that has learned nothing, of two classes
+    assert epoch.train_loss == pytest.approx(float(losses.mean()), rel=1e-6)
+
+
+def test_means_of_an_epoch_with_all_labels_are_the_plain_ones_to_the_last_bit() -> None:
+    told = Told()
+    epoch = train_and_tell(told, random_split(23), Recipe(batch=7))
+    total = sum(step.losses.detach() * size for step, size in zip(told.steps, (7, 7, 7, 2), strict=True))
+    assert isinstance(total, Tensor)
+    assert torch.equal(told.losses[0], total / 23)
+    assert epoch.train_loss == float(total.mean() / 23)
+
+
+def test_a_task_without_any_label_is_left_out_of_the_loss_of_an_epoch() -> None:
+    told = Told()
+    epoch = train_and_tell(told, with_missing_labels(random_split(16), "two", 0), Recipe(batch=8))
+    (losses,) = told.losses
+    assert losses[0] == 0
+    assert epoch.train_loss == pytest.approx(float(losses[1]), rel=1e-6)
+    assert math.isnan(epoch.weights["two"])
+
+
+def test_the_weight_of_a_task_is_the_mean_over_steps_in_which_it_has_a_label() -> None:
+    told = Told({1: [2.0, 1.0], 2: [3.0, 1.0], 3: [4.0, 1.0], 4: [5.0, 1.0]})
+    epoch = train_and_tell(told, with_missing_labels(random_split(32), "two", 1), Recipe(batch=8))
+    (labeled,) = [number for number, step in enumerate(told.steps, start=1) if step.labeled[0]]
+    assert epoch.weights == {"two": labeled + 1.0, "three": 1.0}
+
+
+def test_steps_without_an_answer_are_counted_and_have_no_weight() -> None:
+    nan = float("nan")
+    told = Told({2: [nan, nan], 3: [3.0, float("inf")]})
+    epoch = train_and_tell(told, random_split(32), Recipe(batch=8))
+    assert epoch.unanswered == 2
+    assert epoch.weights == pytest.approx({"two": 5 / 3, "three": 1.0})
 
 
 @pytest.mark.parametrize("backbone", ["small", "resnet18"])

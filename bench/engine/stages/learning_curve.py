@@ -42,6 +42,8 @@ def _merge_epochs(epochs: Sequence[Epoch]) -> Epoch:
         weights={name: weight for epoch in epochs for name, weight in epoch["weights"].items()},
         scores={name: scores for epoch in epochs for name, scores in epoch["scores"].items()},
     )
+    if unanswered := sum(epoch.get("unanswered", 0) for epoch in epochs):
+        merged["unanswered"] = unanswered
     if "validation" in epochs[0]:
         merged["validation"] = {
             name: value for epoch in epochs for name, value in epoch["validation"].items()

@@ -141,13 +141,19 @@ def _score_epoch(
         scores = score_network(net, victim_data.test, tasks, augmentation, device)
     point = Epoch(
         epoch=epoch.epoch,
-        train_loss=epoch.train_loss if isfinite(epoch.train_loss) else None,
+        train_loss=_finite_or_none(epoch.train_loss),
         learning_rate=epoch.learning_rate,
-        weights=epoch.weights,
+        weights={task: _finite_or_none(weight) for task, weight in epoch.weights.items()},
         scores=scores,
     )
+    if epoch.unanswered:
+        point["unanswered"] = epoch.unanswered
     if victim_data.validation is not None:
         with meter.phase("validate", images=len(victim_data.validation)):
             held_out = score_network(net, victim_data.validation, tasks, augmentation, device)
         point["validation"] = validation_scores(held_out, victim_data.validation_infos)
     return point
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if isfinite(value) else None

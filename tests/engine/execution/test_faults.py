@@ -529,10 +529,14 @@ def test_a_clock_that_jumps_changes_nothing(out: Path, unbroken: Path, suite: Pa
 def test_a_victim_that_diverges_is_a_result(tmp_path: Path) -> None:
     from leaderboard.board import render_board
 
-    plan = tiny.plan(matrix={"attack": ["clean", "random"]}, recipe={"learning_rate": 1e20})
-    assert tiny.run(plan, tmp_path).counts == (2, 0, 0)
+    matrix = {"attack": ["clean", "random"], "weighting": ["ew", "uw"]}
+    plan = tiny.plan(matrix=matrix, recipe={"learning_rate": 1e20})
+    assert tiny.run(plan, tmp_path).counts == (4, 0, 0)
     records = tiny.records(tmp_path)
     for record in records.values():
         assert record.status == "done"
         assert record.curve[-1]["train_loss"] is None
+        learned = record.cell["weighting"] == "uw"  # these weights diverge as well
+        assert all((weight is None) == learned for weight in record.curve[-1]["weights"].values())
+        assert ("unanswered" in record.curve[-1]) == learned
     assert "## Ranking" in render_board(list(records.values()), left_out=[])
