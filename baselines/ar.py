@@ -1,8 +1,8 @@
 """AR: noise from autoregressive processes, one process per class."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Annotated, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from baselines.crafting.noise_table import Rows
 from bench.api import CraftContext
 from bench.errors import BenchError
 from bench.tasks.classification import require_classification
-from bench.values import Progress, Split
+from bench.values import Split
 
 SIDE, VALUES = 32, 3 * 32 * 32
 """Side and number of values of the images the paper's limits are for."""
@@ -30,6 +30,9 @@ TEST_SIGNALS = 3
 BLOCK = 256
 """Processes drawn at a time; another number gives other processes."""
 
+FILTER = 3
+"""Side of a filter, and of the smallest signal that it can be applied to."""
+
 
 @dataclass(frozen=True)
 class AR:
@@ -42,14 +45,15 @@ class AR:
     search of its public code
 
     Departs from the paper: the benchmark's budget clamps each value, which the paper leaves free below its L2
-    norm; a task's noise is drawn at its cell's size. If that is above 32 pixels, a process must not diverge
-    at this size either (else its noise is all in one corner), and filters need only respond by 3, since
-    nearly all processes whose filters respond by 10 diverge. Limits are in proportion to the channels.
+    norm; a task's noise is drawn at its cell's size, and processes need to differ only from those of the same
+    cell. They are told apart at the cell's size too, up to 32 pixels; in a larger cell they must not diverge,
+    else its noise is all in one corner. Limits are in proportion to the values, or to a filter's positions.
 
     Attributes:
-        norm: L2 norm of the noise of 3·32·32 values; more values have more, as the square root.
+        norm: L2 norm of the noise of 3·32·32 values at ε = 8/255 and in proportion to ε; more values have
+            more, as the square root.
         crop: rows and columns cut off at the top and the left, where a signal starts.
-        draws: cap on the processes drawn to find stable ones.
+        draws: cap on the processes drawn to find stable ones for a cell.
         lift: how the noises of several tasks share an image.
     """
 
@@ -60,63 +64,64 @@ class AR:
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def craft(self, train: Split, context: CraftContext) -> Rows:
         """Find a process for every class and draw a signal for every image and task."""
         layout = assign_cells(require_classification(context.tasks, "attack 'ar'"), self.lift, train)
-        sides = [side for cell in layout.cells for side in cell.signal_size]
-        ends = list(accumulate(task.classes for task in layout.tasks))
-        processes = find_processes(
-            ends[-1] if ends else 0,
-            channels=train.images.shape[1],
-            side=max(sides, default=0),
-            crop=self.crop,
-            draws=self.draws,
-            progress=context.progress,
-        ).to(context.device)
-        signals = [
-            self._signal_of_cell(processes[end - task.classes : end], cell)
-            for task, cell, end in zip(layout.tasks, layout.cells, ends, strict=True)
-        ]
+        classes = Counter[ImageCell]()
+        for task, cell in zip(layout.tasks, layout.cells, strict=True):
+            classes[cell] += task.classes
+        unused: dict[ImageCell, Tensor] = {}
+        for cell, count in classes.items():
+            context.progress("cell", len(unused), len(classes))
+            shape = (train.images.shape[1], *cell.signal_size)
+            unused[cell] = find_processes(count, shape=shape, crop=self.crop, draws=self.draws)
+        signals = []
+        for task, cell in zip(layout.tasks, layout.cells, strict=True):
+            processes, unused[cell] = unused[cell].tensor_split([task.classes])
+            signals.append(self._signal_of_cell(processes.to(context.device), cell, context))
         return lift_samplewise(train, layout, signals, context)
 
-    def _signal_of_cell(self, processes: Float[Tensor, "k c 3 3"], cell: ImageCell) -> Signal:
+    def _signal_of_cell(self, processes: Float[Tensor, "k c 3 3"], cell: ImageCell, epsilon: float) -> Signal:
         def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
             drawn = draw_signals(processes[labels.to(processes.device)], *cell.signal_size, self.crop)
-            return drawn * (self.norm * math.sqrt(drawn[0].numel() / VALUES) / signal_norms(drawn))
+            norm = self.norm * epsilon * math.sqrt(drawn[0].numel() / VALUES)
+            return drawn * (norm / signal_norms(drawn))
 
         return signal
 
 
 def find_processes(
-    count: int, *, channels: int, side: int, crop: int, draws: int, progress: Progress
+    count: int, *, shape: tuple[int, int, int], crop: int, draws: int
 ) -> Float[Tensor, "count c 3 3"]:
     """Draw processes until ``count`` of them are stable and differ from each other.
 
-    A process is stable if its signals do not diverge, neither at 32 pixels nor at ``side``. It differs from
-    the earlier ones if their filters respond to its signal of 32 pixels: by 10 for up to ten processes, by 3
-    for more of them or if ``side`` is above 32.
+    A process is stable if its signals of this shape [c h w] do not diverge. It differs from the earlier ones
+    if their filters respond to its signal, up to 32 pixels of it: by 10 for up to ten processes, by 3 for
+    more.
 
     Raises:
         BenchError: when ``draws`` are too few.
     """
-    least = (10.0 if count <= 10 and side <= SIDE else 3.0) * channels / 3
-    found = torch.zeros(0, channels, 3, 3)
+    channels, height, width = shape
+    tested = (channels, *(min(max(side, FILTER), SIDE) for side in (height, width)))
+    positions = math.prod(side - FILTER + 1 for side in tested[1:]) / (SIDE - FILTER + 1) ** 2
+    least = (10.0 if count <= 10 else 3.0) * channels / 3 * positions
+    found = torch.zeros(0, channels, FILTER, FILTER)
     drawn = 0
     while len(found) < count:
-        progress("process", len(found), count)
         if drawn >= draws:
             raise BenchError(
-                f"attack 'ar' found {len(found)} of {count} processes in {drawn} draws; raise its parameter "
-                f"'draws'"
+                f"attack 'ar' found {len(found)} of {count} processes for a cell of {height}×{width} pixels "
+                f"in {drawn} draws; raise its parameter 'draws'"
             )
         block = min(BLOCK, draws - drawn)
         drawn += block
-        processes, signals = draw_stable_processes(block, channels, crop)
+        processes, signals = draw_stable_processes(block, tested, crop)
         kept = (filter_responses(signals, found) >= least).all(1)
-        if side > SIDE and kept.any():
-            kept[kept.clone()] = stays_bounded(processes[kept], side, crop)
+        if max(height, width) > SIDE and kept.any():
+            kept[kept.clone()] = stays_bounded(processes[kept], height, width, crop)
         processes, signals = processes[kept], signals[kept]
         while len(processes) and len(found) < count:
             found = torch.cat([found, processes[:1]])
@@ -127,31 +132,35 @@ def find_processes(
 
 
 def draw_stable_processes(
-    count: int, channels: int, crop: int
-) -> tuple[Float[Tensor, "m c 3 3"], Float[Tensor, "m c 32 32"]]:
-    """Draw processes; return those that do not diverge at 32 pixels, each with one of its signals.
+    count: int, shape: tuple[int, int, int], crop: int
+) -> tuple[Float[Tensor, "m c 3 3"], Float[Tensor, "m c h w"]]:
+    """Draw processes; return those that do not diverge at this shape [c h w], each with one of its signals.
 
     A process diverges if one of its channels does, so processes are put together from stable channels: they
     have the same distribution as stable ones that are drawn whole, and fewer draws are wasted.
     """
+    channels, height, width = shape
     kernels = torch.randn(count * channels, 3, 3)
     kernels[:, 2, 2] = 0
     kernels /= kernels.sum((1, 2), keepdim=True)
-    signals = torch.stack([draw_channels(kernels, SIDE, SIDE, crop) for _ in range(TEST_SIGNALS)])
+    signals = torch.stack([draw_channels(kernels, height, width, crop) for _ in range(TEST_SIGNALS)])
     squares = signals.square().sum((2, 3))
-    limit = MAX_NORM**2 * channels / 3
+    norm = math.sqrt(math.prod(shape) / VALUES)
+    limit = (MAX_NORM * norm) ** 2
     (stable,) = torch.where((squares <= limit).all(0))
     stable = stable[: len(stable) // channels * channels].view(-1, channels)
     stable = stable[(squares[:, stable].sum(2) <= limit).all(0)]
     signals = signals[0][stable]
-    return kernels[stable], signals * (math.sqrt(channels / 3) / signal_norms(signals))
+    return kernels[stable], signals * (norm / signal_norms(signals))
 
 
-def stays_bounded(processes: Float[Tensor, "m c 3 3"], side: int, crop: int) -> Bool[Tensor, " m"]:
+def stays_bounded(
+    processes: Float[Tensor, "m c 3 3"], height: int, width: int, crop: int
+) -> Bool[Tensor, " m"]:
     """Return which processes do not diverge at this size."""
-    limit = MAX_NORM * math.sqrt(processes.shape[1] * side**2 / VALUES)
-    norms = [signal_norms(draw_signals(processes, side, side, crop)) for _ in range(TEST_SIGNALS)]
-    return (torch.stack(norms).flatten(2) <= limit).all(0)[:, 0]
+    limit = MAX_NORM * math.sqrt(processes.shape[1] * height * width / VALUES)
+    signals = draw_signals(processes.repeat(TEST_SIGNALS, 1, 1, 1), height, width, crop)
+    return (signal_norms(signals).view(TEST_SIGNALS, -1) <= limit).all(0)
 
 
 def filter_responses(
