@@ -80,14 +80,18 @@ class AR:
         signals = []
         for task, cell in zip(layout.tasks, layout.cells, strict=True):
             processes, unused[cell] = unused[cell].tensor_split([task.classes])
-            signals.append(self._signal_of_cell(processes.to(context.device), cell, context))
+            signals.append(self._signal_of_cell(processes, cell, context))
         return lift_samplewise(train, layout, signals, context)
 
-    def _signal_of_cell(self, processes: Float[Tensor, "k c 3 3"], cell: ImageCell, epsilon: float) -> Signal:
+    def _signal_of_cell(
+        self, processes: Float[Tensor, "k c 3 3"], cell: ImageCell, context: CraftContext
+    ) -> Signal:
+        processes = processes.to(context.device)
+        norm = context.scale_strength(255 * self.norm)
+
         def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
             drawn = draw_signals(processes[labels.to(processes.device)], *cell.signal_size, self.crop)
-            norm = self.norm * epsilon * math.sqrt(drawn[0].numel() / VALUES)
-            return drawn * (norm / signal_norms(drawn))
+            return drawn * (norm * math.sqrt(drawn[0].numel() / VALUES) / signal_norms(drawn))
 
         return signal
 

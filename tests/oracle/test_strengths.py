@@ -83,6 +83,8 @@ def test_a_step_has_its_published_size_at_eight_and_shrinks_with_the_budget(
         "pil(steps=3, epochs=1, balance=1.0)",
         "lsp(patches=2)",
         "lsp(patches=2, lift=average)",
+        "ar",
+        "ar(lift=average)",
         "random",
         "random-samplewise",
     ],
@@ -95,9 +97,9 @@ def test_half_the_budget_gives_half_the_noise(attack: str) -> None:
 
 def test_every_attack_that_takes_a_step_or_a_strength_is_held_to_its_budget_here() -> None:
     tested = {attack.partition("(")[0] for attack in ONE_STEP} | {
-        "tap", "tap-untargeted", "rem", "pil", "lsp",
+        "tap", "tap-untargeted", "rem", "pil", "lsp", "ar",
     }  # fmt: skip
-    fields = ("step_size", "strength", "radius")
+    fields = ("step_size", "strength", "radius", "norm")
     stepping = {
         name
         for name in catalog_entries("attack")
