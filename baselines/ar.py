@@ -109,8 +109,8 @@ def find_processes(
         BenchError: when ``draws`` are too few.
     """
     channels, height, width = shape
-    tested = (channels, *(min(max(side, FILTER), SIDE) for side in (height, width)))
-    positions = math.prod(side - FILTER + 1 for side in tested[1:]) / (SIDE - FILTER + 1) ** 2
+    tall, wide = (min(max(side, FILTER), SIDE) for side in (height, width))
+    positions = (tall - FILTER + 1) * (wide - FILTER + 1) / (SIDE - FILTER + 1) ** 2
     least = (10.0 if count <= 10 else 3.0) * channels / 3 * positions
     found = torch.zeros(0, channels, FILTER, FILTER)
     drawn = 0
@@ -122,7 +122,7 @@ def find_processes(
             )
         block = min(BLOCK, draws - drawn)
         drawn += block
-        processes, signals = draw_stable_processes(block, tested, crop)
+        processes, signals = draw_stable_processes(block, (channels, tall, wide), crop)
         kept = (filter_responses(signals, found) >= least).all(1)
         if max(height, width) > SIDE and kept.any():
             kept[kept.clone()] = stays_bounded(processes[kept], height, width, crop)
