@@ -1,7 +1,7 @@
 """MultiTaskNet: one encoder, one shared representation, one head per task."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import cast
 
@@ -48,6 +48,7 @@ class MultiTaskNet(nn.Module):
             raise BenchError(f"{backbone} gives no map of features, which the dense task {dense[0]!r} needs")
         encoder, width = backbone.build(shape)
         self.encoder = encoder
+        self._backbone = str(backbone)
         self.representation: nn.Module = nn.Identity()
         if len(dense) < len(tasks):
             self.representation = nn.Sequential(nn.Linear(width, REPRESENTATION), nn.ELU())
@@ -65,8 +66,13 @@ class MultiTaskNet(nn.Module):
         return self.apply_heads(self.encode(images), images.shape[2:])
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d ..."]:
-        """Return the input of all heads: the representation, or the encoder's map if a task is dense."""
-        features = self._run_in_pieces(self.encoder, images)
+        """Return the input of all heads: the representation, or the encoder's map if a task is dense.
+
+        Raises:
+            BenchError: when the backbone writes to the images.
+        """
+        with self._reject_writes(images, "its input"):
+            features = self._run_in_pieces(self.encoder, images)
         return features if any(self._dense) else self._shared(features)
 
     def apply_heads(self, features: Float[Tensor, "b d ..."], size: Sequence[int]) -> list[Tensor]:
@@ -74,10 +80,19 @@ class MultiTaskNet(nn.Module):
         if not any(self._dense):
             return [head(features) for head in self.heads]
         shared = None if all(self._dense) else self._shared(features)
-        return [
-            _resize_to(self._run_in_pieces(head, features), size) if dense else head(shared)
-            for head, dense in zip(self.heads, self._dense, strict=True)
-        ]
+        with self._reject_writes(features, "the features, which other decoders read"):
+            return [
+                _resize_to(self._run_in_pieces(head, features), size) if dense else head(shared)
+                for head, dense in zip(self.heads, self._dense, strict=True)
+            ]
+
+    @contextmanager
+    def _reject_writes(self, given: Tensor, what: str) -> Iterator[None]:
+        """Raise a `BenchError` that names the backbone if it writes to what others read too."""
+        version = given._version
+        yield
+        if given._version != version:
+            raise BenchError(f"backbone {self._backbone} writes to {what}; an operation there is in place")
 
     def _run_in_pieces(self, part: nn.Module, inputs: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         count = min(self._pieces, len(inputs) // 2)  # batch normalization cannot train on a single image
