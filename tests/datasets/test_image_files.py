@@ -169,7 +169,7 @@ def test_libraries_say_nothing_of_damaged_files(tmp_path: Path, capfd: pytest.Ca
     _, files = list_images(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, selection = load_decoded(
+        _, selection, _ = load_decoded(
             tmp_path / "cache",
             "some",
             folder,
