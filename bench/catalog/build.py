@@ -84,7 +84,7 @@ def build_validated(dataclass: Any, params: Mapping[str, Any], owner: str) -> An
         raise BenchError(f"{owner}: {key} = {given} is refused: {first['msg']}") from error
     except BenchError:
         raise
-    except Exception as error:  # a class from outside may raise anything
+    except (Exception, SystemExit) as error:  # a class from outside may raise anything
         raise BenchError(f"cannot build {owner}: {describe_error(error)}") from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.datasets.digits import Digits
 from bench.engine.planning.expand import expand_suite
 from bench.engine.planning.suite_file import read_suite
 from bench.errors import BenchError
@@ -215,6 +216,18 @@ def test_a_star_and_an_entry_with_a_billion_combinations(file: Path) -> None:
         file, [f"include=[{{seed={seeds}, attack=['em', 'tap', 'sep'], defense={['jpeg'] * 20}}}]"]
     )
     assert "2,400,000 combinations" in entry
+
+
+@pytest.mark.parametrize("raised", [SystemExit(0), OSError("no disk")])
+def test_a_dataset_that_fails_when_it_is_looked_for(
+    file: Path, raised: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(Digits, "missing", fail)
+    sentence = complaint(file)
+    assert sentence.startswith(f"cannot look for the dataset digits: {type(raised).__name__}: ")
 
 
 def test_an_unknown_suite() -> None:

@@ -266,7 +266,7 @@ def test_a_plan_says_what_is_shared_and_stored(tmp_path: Path, monkeypatch: pyte
 def test_a_dataset_that_cannot_be_loaded_is_of_unknown_size(tmp_path: Path) -> None:
     """The plan is made in any case; the run says what is wrong, item by item."""
     chosen = tiny.plan(params={"dataset": {"digits": {"train": 99999999999}}})
-    waves = estimate_waves(
-        find_remaining_work(chosen, Store(tmp_path), "failed"), tiny.run_context(tmp_path), 1
-    )
+    context = tiny.run_context(tmp_path)
+    work = find_remaining_work(chosen, Store(tmp_path), "failed", PresentData(context))
+    waves = estimate_waves(work, context, 1)
     assert [(wave.wave, wave.unsized) for wave in waves if wave.count] == [("poisons", 2), ("cells", 2)]
