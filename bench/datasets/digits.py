@@ -28,7 +28,7 @@ GROUND = (0.2, 0.6)
 
 CONTRAST = (0.1, 0.25)
 """Range of how much brighter than the ground a digit is, per channel: low, as in photographs. On black and
-white digits no attack with 8/255 has an effect, because no noise is easier to learn than the digit itself."""
+white digits no attack with 8/255 had an effect; a guess: no noise is easier to learn than the digit."""
 
 GRAIN = 0.03
 """Standard deviation of the canvas's sensor noise."""
