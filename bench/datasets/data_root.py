@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchError
+from bench.files import require_file
 
 Found = Mapping[str, Path]
 """Every entry's file or folder; ``""`` is the dataset's folder."""
@@ -228,8 +229,9 @@ def _list_entries(folder: Path) -> str:
 
 @contextmanager
 def name_unreadable_file(path: Path) -> Iterator[None]:
-    """Raise a `BenchError` that names the file when the system cannot read it."""
+    """Raise a `BenchError` that names the file when it is none, or when the system cannot read it."""
     try:
+        require_file(path)
         yield
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror or error}") from error

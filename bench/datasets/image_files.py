@@ -13,6 +13,7 @@ from annotated_types import Gt, Le
 from jaxtyping import UInt8
 
 from bench.errors import BenchError
+from bench.files import require_file
 
 IMAGE_SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
@@ -99,7 +100,7 @@ def decode_image(path: Path, decode: DecodeSettings) -> UInt8[np.ndarray, "c h w
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with Image.open(path, formats=formats) as image:
+        with Image.open(require_file(path), formats=formats) as image:
             if image.mode[0] in "IF":
                 raise UnreadableImageError("more than 8 bits per channel")
             upright = ImageOps.exif_transpose(image)  # as every viewer shows it
@@ -154,7 +155,7 @@ def _describe_unreadable(path: Path) -> str:
     from PIL import features
 
     try:
-        with path.open("rb") as file:
+        with require_file(path).open("rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"

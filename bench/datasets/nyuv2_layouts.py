@@ -244,7 +244,7 @@ class MatLayout:
         import h5py
 
         try:
-            with h5py.File(self._path) as file:
+            with h5py.File(require_file(self._path)) as file:
                 images, labels, depths = (file[name] for name in ("images", "labels", "depths"))
                 if (last := frame_ids[-1][0]) > len(images):
                     where = f"{self._path}, which has {len(images)} frames"
@@ -335,7 +335,7 @@ def _read_mat(path: Path, *names: str) -> list[NDArray[Any]]:
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path, variable_names=names)
+        content = loadmat(require_file(path), variable_names=names)
         return [content[name].astype(np.int64) for name in names]
     except Exception as error:  # a damaged file can raise anything
         raise BenchError(f"cannot read {' and '.join(names)} of {path}: {error}") from error

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from bench.datasets.cache import cached_arrays
+from bench.datasets.data_root import name_unreadable_file
+from bench.datasets.image_files import DecodeSettings, UnreadableImageError, decode_image
 from bench.engine.execution.locks import ItemLocks
 from bench.engine.monitoring.status import read_statuses
 from bench.engine.planning.remaining_work import RerunPolicy
@@ -172,8 +174,18 @@ def test_a_cached_array_that_is_none_is_made_again(tmp_path: Path, kind: str, na
     place(folder / name, kind)
     if kind == "folder":  # it may hold anything
         return
-    arrays, index = cached_arrays(tmp_path, "digits", {}, build)
+    arrays, index, *_ = cached_arrays(tmp_path, "digits", {}, build)
     assert (arrays["images"].tolist(), index) == ([0, 1, 2], {"rows": 3})
+
+
+def test_an_image_or_a_table_that_is_none_is_named(odd: Path, kind: str) -> None:
+    with pytest.raises(UnreadableImageError, match=f"it is a {kind}, not a file"):
+        decode_image(odd, DecodeSettings((8, 8)))
+    with (
+        pytest.raises(BenchError, match=f"^cannot read .*odd: it is a {kind}, not a file$"),
+        name_unreadable_file(odd),
+    ):
+        odd.read_text()
 
 
 def test_a_suite_can_come_through_a_pipe_of_the_shell() -> None:
