@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -128,15 +128,18 @@ class _Run:
 
     def run(self) -> RunFinished:
         start = time.perf_counter()
-        work = find_remaining_work(self.plan, self._store, self.rerun, self._present)
+        early: list[Notice] = []  # emitted when listeners know that the run has started
+        with _warnings_as_notices(early.append):
+            work = find_remaining_work(self.plan, self._store, self.rerun, self._present)
+        noted = [notice.message for notice in early]
         self._cell_counts["cached"] = work.cached["cells"]
-        with _warnings_as_notices(self._emit):
+        with _warnings_as_notices(self._emit, noted):
             # Only few suites have sets to purify; the others do not show that wave.
             waves = [wave for wave in WORK if wave != "purified" or self.plan.purified]
             items: dict[Wave, Sequence[Any]] = {wave: getattr(work, wave) for wave in waves}
             counts = {wave: (len(items[wave]), work.cached[wave]) for wave in waves}
             self._emit(RunStarted(self.plan.suite, str(self.run_context.out), counts))
-            for message in (*self.plan.left_out, *self.plan.warnings, *work.notices):
+            for message in (*self.plan.left_out, *self.plan.warnings, *work.notices, *noted):
                 self._emit(Notice(message))
             for wave in waves:
                 if not self.stopped():
@@ -276,9 +279,9 @@ def _work_with_log(
 
 
 @contextlib.contextmanager
-def _warnings_as_notices(emit: Callable[[Notice], None]) -> Iterator[None]:
-    """Emit the package's log warnings as notices, each message once."""
-    emitted: set[str] = set()
+def _warnings_as_notices(emit: Callable[[Notice], None], known: Collection[str] = ()) -> Iterator[None]:
+    """Emit the package's log warnings as notices, each message once and known ones not at all."""
+    emitted = set(known)
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.engine.execution.events import RunFinished
+from bench.engine.execution.events import Notice, RunFinished
 from bench.engine.execution.runner import run_plan
 from bench.engine.executors.inline import Inline
 from bench.engine.planning.expand import Plan, expand_suite
@@ -224,3 +224,14 @@ def test_a_cell_that_another_run_makes_from_other_data_is_not_taken_over(copy: P
     assert {record.data for record in tiny.records(copy / "out").values()} == {
         record.data for record in theirs.values()
     }
+
+
+def test_what_a_dataset_notes_is_said_once_after_the_start(copy: Path) -> None:
+    """It is read before the run, to compare its results, and again by the items."""
+    (copy / "data" / "images" / "23.png").unlink()
+    events: list[object] = []
+    with Inline() as executor:
+        run_plan(plan(copy / "data"), context(copy), executor, [events.append])
+    assert type(events[0]).__name__ == "RunStarted"
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert len([message for message in said if "23.png" in message]) == 1
