@@ -1,4 +1,4 @@
-"""Files that are safe to read, atomic writes, and hashes."""
+"""Files that are safe to read, safe writes, and hashes."""
 
 import contextlib
 import errno
@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import stat
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from bench.errors import BenchError
 
@@ -50,6 +52,8 @@ def hash_json(value: object) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a temporary file and rename it, so that a reader sees either the old file or the new one.
 
+    The new file has the permissions of the old one.
+
     Raises:
         FolderInPlaceError: if a folder has its name.
         BenchError: if the folder cannot be written to.
@@ -57,7 +61,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # x: a link that somebody has put there is not followed
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -68,6 +75,44 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         if path.is_dir():
             raise FolderInPlaceError(f"cannot write {path}: a folder has this name; move it away") from error
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a text that ends with a newline to where a user wants it.
+
+    Links are followed. A regular file is replaced as `write_atomically` does. A device or a pipe is written
+    to, and so is the file that standard output or standard error goes to.
+
+    Raises:
+        BenchError: if it cannot be written.
+        BrokenPipeError: if the reader of a pipe has closed it.
+    """
+    content = (text if text.endswith("\n") else text + "\n").encode(errors="replace")
+    try:
+        file = _open_in_place(path)
+        if file is not None:
+            with file:
+                file.write(content)
+            return
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+    write_atomically(Path(os.path.realpath(path)), content)
+
+
+def _open_in_place(path: Path) -> BinaryIO | None:
+    """Open a file that must not be replaced; return None if it may be, or if there is none."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        with contextlib.suppress(OSError):  # it is closed
+            if os.path.samestat(state, os.fstat(number)):
+                stream.flush()
+                return os.fdopen(os.dup(number), "wb")
+    return None if stat.S_ISREG(state.st_mode) else path.open("wb")
 
 
 def flush_to_disk(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pandas import DataFrame
 
 from bench.errors import BenchError
-from bench.files import hash_json, require_file, write_atomically
+from bench.files import hash_json, require_file, write_output
 from bench.record import AXES, Record, is_clean
 from leaderboard.formatting import NO_VALUE, format_number, markdown_table
 from leaderboard.frame import select_records, to_frame
@@ -112,7 +112,7 @@ def write_reference(path: Path, reference: Mapping[str, Any]) -> None:
         BenchError: if the file cannot be written.
     """
     content = {"schema": REFERENCE_SCHEMA, "checksum": hash_json(reference), "reference": reference}
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_output(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))
 
 
 def read_reference(path: Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli import options
-from bench.cli.run_folder import write_output
 from bench.cli.run_setup import resolve_cache, resolve_data_root
 from bench.errors import BenchError, describe_error
+from bench.files import write_output
 from bench.text import format_duration
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 import typer
 
 from bench.cli import options
-from bench.cli.run_folder import find_run_folder, load_records, render_run_board, write_output
+from bench.cli.run_folder import find_run_folder, load_records, render_run_board
+from bench.files import write_output
 
 
 def report(

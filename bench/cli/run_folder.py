@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.files import write_atomically
 from bench.record import Record, read_left_out, read_record, read_records
 
 RUNS = Path("runs")
@@ -16,11 +15,6 @@ RUNS = Path("runs")
 def print_message(message: str) -> None:
     """Print a message on standard error, so that standard output holds results alone."""
     print(message, file=sys.stderr)
-
-
-def write_output(path: Path, text: str) -> None:
-    """Write a text file that ends with a newline."""
-    write_atomically(path, text if text.endswith("\n") else text + "\n")
 
 
 def find_run_folder(out: Path | None) -> Path:
