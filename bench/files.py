@@ -77,6 +77,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def make_writable_folder(folder: Path) -> None:
+    """Make a folder, unless it exists, and write to it once.
+
+    Raises:
+        OSError: if that is not possible.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe.{os.getpid()}.tmp"
+    probe.write_bytes(b"probe")
+    probe.unlink()
+
+
 def write_output(path: Path, text: str) -> None:
     """Write a text that ends with a newline to where a user wants it.
 

@@ -9,6 +9,7 @@ import signal
 import stat
 import sys
 import traceback
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -77,6 +78,9 @@ def is_terminal_gone() -> bool:
 
 def main() -> NoReturn:
     """Run the command line. An error that the user can fix is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a character that the terminal does not know is no error
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="bench")
     except BenchError as error:

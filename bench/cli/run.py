@@ -88,6 +88,7 @@ def run(
     plan, context = plan_run(
         suite, only, set_, out, data_root, cache, device, threads, deterministic, on_cluster
     )
+    context.store.prepare()
     write_run_summary(context.out, plan.suite, plan.left_out)
     with ExitStack() as stack:
         progress = RunProgress(LiveRanking())

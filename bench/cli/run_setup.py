@@ -30,7 +30,12 @@ def plan_run(
     deterministic: bool = False,
     on_cluster: bool = False,
 ) -> "tuple[Plan, RunContext]":
-    """Return the plan of a suite and the context it runs in."""
+    """Return the plan of a suite and the context it runs in.
+
+    Raises:
+        BenchError: for a wrong option, or a folder that a run may not use or cannot write to.
+    """
+    from bench.engine.planning.estimate import check_cache
     from bench.engine.planning.expand import expand_suite
     from bench.engine.planning.suite_file import read_suite
     from bench.engine.stages.context import RunContext
@@ -39,7 +44,7 @@ def plan_run(
     if folder != escape_bytes(folder):  # safetensors and SQLite take no other path
         raise BenchError(f"the path of the output folder, {folder!r}, is not UTF-8; give another --out")
     plan = expand_suite(read_suite(suite, settings or ()), only or (), data_root)
-    return plan, RunContext(
+    context = RunContext(
         out=(out or RUNS / plan.suite).absolute(),
         data_root=root,
         cache=resolve_cache(cache),
@@ -48,6 +53,10 @@ def plan_run(
         suite=plan.suite,
         deterministic=deterministic,
     )
+    context.store.check_ownership()
+    if not on_cluster:  # each node has a cache of its own
+        check_cache(plan, context)
+    return plan, context
 
 
 def resolve_data_root(data_root: Path | None) -> Path | None:

@@ -5,9 +5,9 @@ the type and shape of each array. KEY is a hash of everything that the arrays we
 name begins with a dot is being written, or was by a process that was killed.
 """
 
+import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,7 +109,10 @@ def cached_arrays(
             _build_aside(target, build)
             contents = _load(target)
     except OSError as error:
-        raise BenchError(f"cannot use the cache in {cache}: {error.strerror or error}") from error
+        raise BenchError(
+            f"cannot use the cache in {cache}: {error.strerror or error}; give another folder "
+            "by --cache or MTLUE_CACHE"
+        ) from error
     except _DamagedError as damage:
         raise BenchError(f"cannot replace the damaged arrays in {target} ({damage}); remove it") from damage
     return contents
@@ -123,8 +126,16 @@ def _load_intact(target: Path) -> Contents | None:
         return _load(target)
     except _DamagedError as damage:
         logger.warning("the cached arrays in %s are damaged (%s) and are made again", target, damage)
-        shutil.rmtree(target, ignore_errors=True)
+        _remove_arrays(target)
         return None
+
+
+def _remove_arrays(target: Path) -> None:
+    """Remove a cached folder, unless it has other files too."""
+    with contextlib.suppress(OSError):
+        for path in (target / "index.json", *target.glob("*.npy")):
+            path.unlink(missing_ok=True)
+        target.rmdir()
 
 
 def _load(target: Path) -> Contents:

@@ -538,6 +538,14 @@ RUN = ("run", "--suite", "SUITE", "--out", "new")
         (["show", "attack"], ["name of a part", "bench list attack"]),
         (["show", "attack", "emm"], ["'emm'", "did you mean 'em'?"]),
         (["track"], ["no run in"]),
+        (
+            ["plan", "--suite", "SUITE", "--out", "EMPTY"],
+            ["EMPTY", "files of something else than a run", "--out"],
+        ),
+        (
+            ["run", "--suite", "SUITE", "--out", "EMPTY"],
+            ["EMPTY", "files of something else than a run", "--out"],
+        ),
         (["track", "--out", "OUT", "--tracking-uri", "nothing://here"], ["nothing"]),
     ],
 )
@@ -600,6 +608,21 @@ def test_errors_of_the_installed_command() -> None:
     done = python("from bench.cli import main; main()", "show", "attack", "emm")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown attack 'emm'; did you mean 'em'?\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_character_that_cannot_be_printed_is_replaced(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file, encoding))
+    monkeypatch.setattr(sys, "argv", ["bench", "show", "attack", "em"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    sys.stdout.flush()
+    assert ended.value.code in (0, None)
+    text = file.getvalue().decode(encoding)
+    assert ("δ" in text, "?" in text) == ((True, False) if encoding == "utf-8" else (False, True))
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

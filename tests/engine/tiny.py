@@ -120,9 +120,10 @@ class Ran:
 
 
 def run(chosen: Plan, out: Path, executor: Executor | None = None, rerun: RerunPolicy = "failed") -> Ran:
-    ran = Ran()
+    ran, context = Ran(), run_context(out)
+    context.store.prepare()
     with executor or Inline() as entered:
-        ran.finished = run_plan(chosen, run_context(out), entered, [ran.events.append], rerun)
+        ran.finished = run_plan(chosen, context, entered, [ran.events.append], rerun)
     return ran
 
 

@@ -8,6 +8,7 @@ jobs: they are in a folder of this run that only its user may enter, and are rem
 import contextlib
 import json
 import math
+import re
 import shutil
 import subprocess
 import time
@@ -30,8 +31,14 @@ from bench.files import write_atomically
 WRITE_EVERY_S: Final = 2.0
 """How often a job writes its progress, each time to a file on a shared disk."""
 
-SUBMITTED: Final = "_submitted.pkl"
-"""How the file ends, after the job's number, in which submitit passes its task."""
+LOCK: Final = re.compile(r"([0-9a-f]{32})\.lock")
+"""The lock of a run's private folder, with the folder's name."""
+
+SUBMITTED: Final = re.compile(r"(\d+(?:_\d+)?)_submitted\.pkl")
+"""The file in which submitit passes a task, with the job's number."""
+
+EXCHANGED: Final = re.compile(r"(\d+(_\w+)?|\.?(submission_file_)?[0-9a-f]{32})(\.\w+)+")
+"""What submitit and this module write to a private folder: names with a job's number, or a random one."""
 
 
 @dataclass(eq=False)
@@ -79,14 +86,25 @@ def private_folder(logs: Path) -> Iterator[Path]:
 
 
 def cancel_orphans(logs: Path) -> None:
-    """Cancel the jobs of killed runs and remove their folders; live runs are not touched."""
+    """Cancel the jobs of killed runs and remove their folders; live runs are not touched.
+
+    Every name is checked: other files may be somebody else's, and no name becomes an option of ``scancel``.
+    """
     for lock_file in logs.glob("*.lock"):
+        name = LOCK.fullmatch(lock_file.name)
+        folder = lock_file.with_suffix("")
+        if name is None or folder.is_symlink():
+            continue
         with contextlib.suppress(Timeout), FileLock(lock_file, timeout=0):
-            folder = lock_file.with_suffix("")
-            jobs = [path.name.removesuffix(SUBMITTED) for path in folder.glob(f"*{SUBMITTED}")]
+            found = [SUBMITTED.fullmatch(path.name) for path in folder.glob("*")]
+            jobs = [match[1] for match in found if match]
             if jobs and shutil.which("scancel"):
                 subprocess.run(["scancel", *jobs], check=False, capture_output=True)
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for path in folder.iterdir():
+                    if EXCHANGED.fullmatch(path.name):
+                        path.unlink()
+                folder.rmdir()  # it stays if it has other files
             lock_file.unlink(missing_ok=True)
 
 

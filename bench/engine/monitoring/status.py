@@ -90,8 +90,7 @@ def _write_until(ended: threading.Event, progress: RunProgress, folder: Path) ->
     _remove_dead_files(folder)
     host, pid, created = platform.node(), os.getpid(), psutil.Process().create_time()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    safe_host = re.sub(r"[^\w.-]", "_", host)
-    path = folder / f"{safe_host}-{pid}.json"
+    path = folder / _file_name(host, pid)
     written, changes = -math.inf, -1
     while not ended.is_set():
         now = time.monotonic()
@@ -105,14 +104,20 @@ def _write_until(ended: threading.Event, progress: RunProgress, folder: Path) ->
         path.unlink()
 
 
+def _file_name(host: str, pid: int) -> str:
+    safe_host = re.sub(r"[^\w.-]", "_", host)
+    return f"{safe_host}-{pid}.json"
+
+
 def _remove_dead_files(folder: Path) -> None:
-    """Remove the files of runs that were killed, and files that cannot be read."""
+    """Remove the files of runs that were killed; any other file may be somebody else's."""
     for path in folder.glob("*.json"):
         found = _read_status(path)
-        if found is None or not found.alive:
-            for file in (path, *folder.glob(f".{path.name}.*.tmp")):
-                with contextlib.suppress(OSError):
-                    file.unlink()
+        if found is None or found.alive or path.name != _file_name(found.status.host, found.status.pid):
+            continue
+        for file in (path, path.with_name(f".{path.name}.{found.status.pid}.tmp")):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def read_statuses(out: Path) -> list[FoundStatus]:

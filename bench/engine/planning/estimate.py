@@ -1,5 +1,6 @@
 """Estimate how long a run takes, from records in its folder, and how much disk space it needs."""
 
+import contextlib
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,9 +12,11 @@ import torch
 
 from bench.api import Dataset, MultiTaskData
 from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate, Wave
+from bench.engine.planning.expand import Plan
 from bench.engine.planning.remaining_work import RemainingWork
 from bench.engine.stages.context import RunContext, describe_environment
 from bench.engine.stages.surrogate import MAX_SNAPSHOTS, equidistant_epochs
+from bench.files import make_writable_folder
 from bench.record import CLEAN, Record, read_records
 from bench.text import format_bytes
 from bench.training.augmentation import cropped_shape
@@ -88,6 +91,20 @@ def check_disk_space(estimates: Sequence[WaveEstimate], run_context: RunContext)
         f"the run needs {format_bytes(needed)}, but the disk of {run_context.out} has only "
         f"{format_bytes(free)} left; free some space, or give another --out"
     )
+
+
+def check_cache(plan: Plan, run_context: RunContext) -> None:
+    """Check that the cache can be written to if a dataset of the plan still has to be decoded.
+
+    Raises:
+        BenchError: when it cannot.
+    """
+    try:
+        make_writable_folder(run_context.cache)
+    except OSError:
+        for dataset in {cell.poison.dataset.part for cell in plan.cells}:
+            with contextlib.suppress(_NotDecodedError):
+                dataset.load(run_context.data_root, run_context.cache, _stop_decoding)
 
 
 def _read_timed_records(run_context: RunContext) -> list[Record]:

@@ -6,21 +6,24 @@
     DIR/purified/KEY/          tensors.safetensors, about.json
     DIR/checkpoints/KEY.pt     the state of an unfinished crafting, removed once the poison is stored
     DIR/locks                  which run works on which item; empty
+    DIR/.mtlue-run             marks a run's folder; empty
 
-Everything is written under a temporary name and renamed. Tensors have a checksum; nothing is ever unpickled.
+A run replaces and removes files, so it refuses a folder that has others. It removes only files with the full
+name of its own. Everything is written under a temporary name and renamed. Tensors have a checksum; nothing is
+ever unpickled.
 """
 
+import contextlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.errors import BenchError
-from bench.files import flush_to_disk, hash_file, hash_json, require_file
-from bench.record import Record, read_record, write_record
+from bench.files import flush_to_disk, hash_file, hash_json, make_writable_folder, require_file
+from bench.record import Record, has_run_summary, read_record, read_records, write_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +37,13 @@ SURROGATES: Final = "surrogates"
 PURIFIED: Final = "purified"
 _TENSORS, _ABOUT = "tensors.safetensors", "about.json"
 
+_MARK = ".mtlue-run"
+
 _KEY = re.compile(r"[0-9a-f]+")
 
-_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.\d+|\..+\.\d+\.tmp")
-"""Names of folders and files that are being written; they contain the number of the writing process."""
+_TEMPORARY_FILE = re.compile(r"\.[0-9a-f]+\.(json|pt)\.\d+\.tmp")
+_TEMPORARY_FOLDER = re.compile(r"\.[0-9a-f]+\.\d+")
+"""Names of what is being written; they contain the key and the number of the writing process."""
 
 Stamp = tuple[int, int]
 """Changes when a stored item is replaced."""
@@ -56,18 +62,40 @@ class Store:
         self.checkpoints = out / "checkpoints"
         self.locks = out / "locks"
 
-    def prepare(self) -> None:
-        """Create the folders.
+    def check_ownership(self) -> None:
+        """Check that a run may use the folder: it is missing, empty, or the folder of a run.
+
+        Hidden files are not counted. Earlier versions did not mark a folder: their ``run.json`` or any valid
+        record shows that it is a run's.
 
         Raises:
-            BenchError: when the folder cannot be written to.
+            BenchError: when it is not, or cannot be read.
         """
         try:
+            is_empty = not self.out.exists() or all(path.name.startswith(".") for path in self.out.iterdir())
+        except OSError as error:
+            raise BenchError(f"cannot write to the output folder {self.out}: {error.strerror}") from error
+        if is_empty or (self.out / _MARK).exists() or has_run_summary(self.out):
+            return
+        if not any(isinstance(record, Record) for record in read_records(self.records, curve=False)):
+            raise BenchError(
+                f"{self.out} has files of something else than a run, which a run could replace; give --out a "
+                "new or an empty folder"
+            )
+
+    def prepare(self) -> None:
+        """Create the folders, and mark the run's folder as one.
+
+        Raises:
+            BenchError: when the folder cannot be written to, or has files that no run has written.
+        """
+        self.check_ownership()
+        try:
+            make_writable_folder(self.out)
+            if not (self.out / _MARK).exists():
+                (self.out / _MARK).touch()
             for folder in (self.records, self.out / POISONS, self.out / SURROGATES):
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = self.out / f".probe.{os.getpid()}.tmp"
-            probe.write_bytes(b"probe")
-            probe.unlink()
         except OSError as error:
             raise BenchError(
                 f"cannot write to the output folder {self.out}: {error.strerror or error}"
@@ -75,15 +103,14 @@ class Store:
 
     def remove_leftovers(self) -> None:
         """Remove incomplete files of killed processes; only safe if no other run uses the folder."""
-        kinds = (POISONS, SURROGATES, PURIFIED)
-        for folder in (self.records, self.checkpoints, *(self.out / kind for kind in kinds)):
+        for folder in (self.records, self.checkpoints):
             for path in folder.glob(".*"):
-                if not _TEMPORARY.fullmatch(path.name):
-                    continue
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
+                if _TEMPORARY_FILE.fullmatch(path.name) and path.is_file():
                     path.unlink(missing_ok=True)
+        for kind in (POISONS, SURROGATES, PURIFIED):
+            for path in (self.out / kind).glob(".*"):
+                if _TEMPORARY_FOLDER.fullmatch(path.name):
+                    _remove_item(path)
 
     def stamp(self, kind: str, key: str) -> Stamp | None:
         """Return the stamp of a record, poison, ...; None if it is missing."""
@@ -132,7 +159,7 @@ class Store:
         target = self.folder(kind, key)
         temporary = target.with_name(f".{key}.{os.getpid()}")
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_item(temporary)
             temporary.mkdir(parents=True)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / _TENSORS)
             body = {**about, "key": key, "tensors_sha256": hash_file(temporary / _TENSORS)}
@@ -149,7 +176,7 @@ class Store:
         except (OSError, SafetensorError) as error:
             raise BenchError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_item(temporary)
 
     def read_about(self, kind: str, key: str) -> dict[str, Any] | None:
         """Return what is known about stored tensors; None if they are missing.
@@ -207,6 +234,14 @@ class Store:
     def checkpoint_path(self, key: str) -> Path:
         """Return the file with the state of an unfinished crafting."""
         return self.checkpoints / f"{_check_key(key)}.pt"
+
+
+def _remove_item(folder: Path) -> None:
+    """Remove the folder of a poison, a surrogate or a purified set, unless it has other files too."""
+    with contextlib.suppress(OSError):
+        for name in (_TENSORS, _ABOUT):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _check_key(key: str) -> str:

@@ -173,16 +173,45 @@ def test_jobs_of_a_killed_run_are_cancelled_by_the_next(stand_in: Path, tmp_path
 
     from bench.engine.executors.slurm import Slurm
 
-    out = tmp_path / "out"
-    for name, job in (("dead", "7_0"), ("alive", "8")):
-        (out / "slurm" / name).mkdir(parents=True)
-        (out / "slurm" / f"{name}.lock").touch()
-        (out / "slurm" / name / f"{job}_submitted.pkl").touch()
+    logs = tmp_path / "out" / "slurm"
+    dead, alive = "d" * 32, "a" * 32
+    for name, job in ((dead, "7_0"), (alive, "8")):
+        (logs / name).mkdir(parents=True)
+        (logs / f"{name}.lock").touch()
+        (logs / name / f"{job}_submitted.pkl").touch()
         (stand_in / f"{job}.task").write_text("PENDING 0")
-    with FileLock(out / "slurm" / "alive.lock"), Slurm(out, OPTIONS):
+    for name in (
+        "7_0_0_log.err",
+        f"{dead}.progress",
+        f".{dead}.progress.1.tmp",
+        f".submission_file_{dead}.sh",
+    ):
+        (logs / dead / name).touch()
+    with FileLock(logs / f"{alive}.lock"), Slurm(tmp_path / "out", OPTIONS):
         assert (stand_in / "canceled").read_text().split() == ["7_0"]
-        assert not (out / "slurm" / "dead").exists()
-        assert (out / "slurm" / "alive").exists()
+        assert not (logs / dead).exists()
+        assert (logs / alive).exists()
+
+
+def test_what_no_run_left_is_neither_canceled_nor_removed(stand_in: Path, tmp_path: Path) -> None:
+    from bench.engine.executors.slurm_folder import cancel_orphans
+
+    logs, elsewhere = tmp_path / "out" / "slurm", tmp_path / "elsewhere"
+    random, link = "b" * 32, "c" * 32
+    kept = [
+        tmp_path / "out" / "leaderboard.md",
+        logs / "...lock",
+        *(logs / "mine" / name for name in ("9_submitted.pkl", "notes")),
+        *(logs / random / name for name in ("--user=me_submitted.pkl", "9x_submitted.pkl", "notes")),
+        elsewhere / "9_submitted.pkl",
+    ]
+    for path in (*kept, logs / "mine.lock", logs / f"{random}.lock", logs / f"{link}.lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (logs / link).symlink_to(elsewhere)
+    cancel_orphans(logs)
+    assert not (stand_in / "canceled").exists()
+    assert [path for path in kept if not path.exists()] == []
 
 
 def test_a_job_that_cannot_begin_ends_the_run(stand_in: Path, tmp_path: Path) -> None:

@@ -192,14 +192,19 @@ def test_what_runs_that_are_gone_left_is_swept_and_others_are_left_alone(
     aside.touch()
     silent = leave(tmp_path, replace(own, host="elsewhere"), status.SILENT_S + 60)
     talking = leave(tmp_path, replace(own, host="elsewhere", pid=1), 1)
-    foreign = dead.with_name("notes.txt")
-    foreign.touch()
+    foreign = {
+        dead.with_name(name) for name in ("notes.txt", "settings.json", "box-1.json", ".notes.json.1.tmp")
+    }
+    for path in foreign:
+        path.write_text("{}")
+    renamed = dead.with_name("mine.json")
+    renamed.write_bytes(dead.read_bytes())
     with publish_status(running(), tmp_path):
         wait_until((tmp_path / "status" / f"{own.host}-{os.getpid()}.json").exists)
         assert not dead.exists()
         assert not aside.exists()
         assert not silent.exists()
-    assert set((tmp_path / "status").iterdir()) == {talking, foreign}
+    assert set((tmp_path / "status").iterdir()) == {talking, renamed, *foreign}
 
 
 def test_who_is_still_there(tmp_path: Path, own: Status, nobody: int) -> None:

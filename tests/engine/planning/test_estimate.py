@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from bench.api import MultiTaskData
 from bench.cli import app
+from bench.datasets.cache import cached_arrays
 from bench.datasets.digits import Digits
+from bench.engine.planning import estimate
 from bench.engine.planning.cell import Cell
-from bench.engine.planning.estimate import WaveEstimate, check_disk_space, estimate_waves
+from bench.engine.planning.estimate import WaveEstimate, check_cache, check_disk_space, estimate_waves
 from bench.engine.planning.expand import Plan
 from bench.engine.planning.present_data import PresentData
 from bench.engine.planning.remaining_work import find_remaining_work
@@ -226,6 +228,65 @@ def test_of_what_is_not_decoded_the_size_is_unknown(
     found = full(tiny.plan(matrix={"attack": ["tap"]}), tmp_path)
     sizes = {wave: (each.stored, each.unsized) for wave, each in found.items()}
     assert sizes == {"surrogates": (0, 1), "poisons": (0, 2), "cells": (0, 2)}
+
+
+@pytest.fixture
+def load_from_cache(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Make digits a dataset that is decoded to the cache; return the caches that it was loaded from."""
+    caches: list[Path] = []
+
+    def load(self: Digits, root: object, cache: Path, progress: Any) -> object:
+        def build(folder: Path) -> dict[str, Any]:
+            progress("decoding", 1, 100)
+            return {}
+
+        caches.append(cache)
+        return cached_arrays(cache, "digits", {}, build)
+
+    monkeypatch.setattr(Digits, "load", load)
+    return caches
+
+
+def test_a_cache_that_cannot_be_written_is_told_of_once(tmp_path: Path, load_from_cache: list[Path]) -> None:
+    (tmp_path / "file").write_text("mine")
+    context = replace(tiny.run_context(tmp_path), cache=tmp_path / "file" / "cache")
+    with pytest.raises(BenchError, match=r"cannot use the cache in .*file/cache: .*--cache or MTLUE_CACHE$"):
+        check_cache(tiny.plan(matrix={"attack": ["clean", "tap"], "seed": [0, 1]}), context)
+    assert load_from_cache == [context.cache]
+
+
+def test_a_cache_that_cannot_be_written_may_have_everything(
+    tmp_path: Path, load_from_cache: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, context = tiny.plan(), tiny.run_context(tmp_path)
+    cached_arrays(context.cache, "digits", {}, lambda folder: {})
+    monkeypatch.setattr(estimate, "make_writable_folder", lambda folder: (folder / "missing").stat())
+    check_cache(plan, context)
+    assert load_from_cache == [context.cache]
+
+
+def test_a_cache_that_can_be_written_is_not_read(tmp_path: Path, load_from_cache: list[Path]) -> None:
+    check_cache(tiny.plan(), tiny.run_context(tmp_path))
+    assert load_from_cache == []
+
+
+def test_a_dataset_without_a_cache_needs_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    check_cache(tiny.plan(), replace(tiny.run_context(tmp_path), cache=tmp_path / "file" / "cache"))
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_the_cache_is_checked_before_anything_starts(
+    tmp_path: Path, load_from_cache: list[Path], command: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "tiny.toml").write_text(tiny.TOML)
+    options = {"--suite": "tiny.toml", "--out": "out", "--cache": "file/cache"}
+    arguments = [text for name, path in options.items() for text in (name, str(tmp_path / path))]
+    result = CliRunner().invoke(app, [command, *arguments, "--device", "cpu"])
+    assert isinstance(result.exception, BenchError)
+    assert "cannot use the cache" in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 class Usage(NamedTuple):

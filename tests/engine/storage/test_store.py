@@ -12,7 +12,8 @@ import torch
 from bench.engine.storage.store import POISONS, PURIFIED, RECORDS, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.files import hash_json
-from bench.record import Record
+from bench.record import Record, write_record, write_run_summary
+from tests.records import make_record
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "0123456789abcdef"
@@ -27,8 +28,12 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+MARK = ".mtlue-run"
+
+
 def files(store: Store) -> set[str]:
-    return {str(path.relative_to(store.out)) for path in store.out.rglob("*") if path.is_file()}
+    """Return the files of a run's folder without its mark."""
+    return {str(path.relative_to(store.out)) for path in store.out.rglob("*") if path.is_file()} - {MARK}
 
 
 @pytest.mark.parametrize("kind", [POISONS, SURROGATES])
@@ -162,21 +167,24 @@ def test_leftovers_are_swept(store: Store) -> None:
         store.checkpoints / f".{KEY}.pt.123.tmp",
     ):
         path.write_text("half")
-    # What is written to the folder itself may be by a run that only begins.
-    others = [store.out / POISONS / ".keep", store.records / ".notes.1", store.out / ".run.json.123.tmp"]
+    others = [
+        # What is written to the folder itself may be by a run that only begins.
+        store.out / ".run.json.123.tmp",
+        *(store.out / POISONS / name for name in (".keep", f".{KEY}.old", f".{KEY}.124/notes")),
+        *(store.records / name for name in (".notes.1", ".mine.json.123.tmp", f".{KEY}.json.123.tmp.bak")),
+        *(store.checkpoints / name for name in (".mine.2024.tmp", f".{KEY}.pt.124.tmp/notes")),
+    ]
     for path in others:
+        path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
     store.remove_leftovers()
-    assert {path.relative_to(store.out) for path in store.out.rglob("*") if path.is_file()} == {
-        Path(POISONS, KEY, "tensors.safetensors"),
-        Path(POISONS, KEY, "about.json"),
-        *(path.relative_to(store.out) for path in others),
-    }
-    assert not list(store.out.glob(f"*/.{KEY}*"))
+    kept = {f"{POISONS}/{KEY}/tensors.safetensors", f"{POISONS}/{KEY}/about.json"}
+    assert files(store) == kept | {str(path.relative_to(store.out)) for path in others}
+    assert not list(store.out.glob(f"*/.{KEY}.123"))
 
 
-def test_preparing_leaves_no_file(store: Store) -> None:
-    assert files(store) == set()
+def test_preparing_leaves_no_file_but_the_mark(store: Store) -> None:
+    assert (files(store), (store.out / MARK).read_bytes()) == (set(), b"")
     store.prepare()
     assert files(store) == set()
 
@@ -188,6 +196,59 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, below: str) -> None:
         Store(tmp_path / below).prepare()
     assert str(tmp_path / below) in str(caught.value)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+FOREIGN = {
+    "run.json": '{"suite": "tiny", "left_out": [], "mine": 1}',
+    "records/0123456789abcdef.json": '{"schema": 2}',
+    "status/box-1.json": "{}",
+    "leaderboard.md": "mine",
+    "poisons/notes": "mine",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_folder_of_somebody_else_is_refused_and_not_touched(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(FOREIGN[name])
+    with pytest.raises(BenchError, match=f"^{tmp_path} has files of something else than a run"):
+        store.prepare()
+    assert files(store) == {name}
+    assert not (tmp_path / MARK).exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "hidden", "marked", "link"])
+def test_a_folder_that_a_run_may_use(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    match kind:
+        case "empty" | "hidden" | "marked":
+            out.mkdir()
+        case "link":
+            (tmp_path / "elsewhere").mkdir()
+            out.symlink_to("elsewhere")
+    if kind == "hidden":
+        (out / ".run.json.123.tmp").write_text("of a run that was killed when it began")
+    if kind == "marked":
+        Store(out).prepare()
+        (out / "notes").write_text("mine")
+    Store(out).prepare()
+    assert (out / MARK).is_file()
+
+
+@pytest.mark.parametrize("kind", ["summary", "record"])
+def test_the_folder_of_an_earlier_version_is_a_run(tmp_path: Path, kind: str) -> None:
+    """It has no mark, but a summary, or a record if the summary is damaged."""
+    if kind == "summary":
+        write_run_summary(tmp_path, "tiny", ["one sentence"])
+    else:
+        (tmp_path / "records").mkdir()
+        (tmp_path / "records" / "0.json").write_text("damaged")
+        (tmp_path / "run.json").write_text("damaged")
+        write_record(tmp_path / "records", make_record({"a": 0.5}))
+    (tmp_path / "leaderboard.md").write_text("old")
+    Store(tmp_path).prepare()
+    assert (tmp_path / MARK).is_file()
 
 
 def test_a_poison_that_cannot_be_written(tmp_path: Path) -> None:
