@@ -85,8 +85,10 @@ def make_writable_folder(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe.{os.getpid()}.tmp"
-    probe.write_bytes(b"probe")
-    probe.unlink()
+    try:
+        probe.write_bytes(b"probe")
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def write_output(path: Path, text: str) -> None:

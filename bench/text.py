@@ -6,7 +6,7 @@ humanize spells "4 minutes and 10 seconds" and "31.24 seconds", which is too lon
 
 def to_one_line(text: str) -> str:
     """Replace what is not printable by blanks: it could break the line or control the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def to_printable(text: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bench.text import to_one_line
+
 NO_VALUE = "–"
 """Shown for a missing value."""
 
@@ -91,9 +93,20 @@ def cross_table(
     )
 
 
+_MEANINGFUL = re.compile(
+    r"[\\|<>*`~$]"  # code, tables, HTML, emphasis, formulas
+    r"|\](?=[(\[:])"  # links and images
+    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis: only at the beginning or the end of a word
+    r"|&(?=#?\w+;)"  # characters by name or number
+    r"|:(?=//)|(?<=www)\.",  # addresses that become links by themselves
+    re.IGNORECASE,
+)
+"""Characters with a meaning in markdown. No other is escaped, since boards are also read as they are."""
+
+
 def escape_markdown(text: str) -> str:
-    """Return text as one line, with the characters escaped that have a meaning in markdown."""
-    return re.sub(r"([\\|<>*`])", r"\\\1", " ".join(text.split()))
+    """Return text as one printable line in which no character has a meaning in markdown."""
+    return _MEANINGFUL.sub(r"\\\g<0>", " ".join(to_one_line(text).split()))
 
 
 def format_protection(value: float | None, spread: float | None = None) -> str:

@@ -1,6 +1,7 @@
 """One tidy table made from records: a row per finished cell and task, with its protection."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from pandas import DataFrame, concat
 
 from bench.errors import BenchError
 from bench.record import AXES, Record, is_clean, is_same_data
+from bench.text import to_one_line
 from leaderboard.scores import add_protection, is_bounded, is_partial
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
@@ -151,14 +153,32 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
 
 
 def to_csv(frame: DataFrame) -> str:
-    """Return the tidy table as CSV, missing values empty."""
-    return frame.to_csv(index=False, lineterminator="\n")
+    """Return the tidy table as CSV, missing values empty.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    safe = frame.rename(columns=_escape_formula)
+    for name in filter(_TEXTS.__contains__, safe.columns):
+        safe[name] = safe[name].map({text: _escape_formula(text) for text in safe[name].unique()})
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _escape_formula(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    line = to_one_line(text)
+    return f"'{line}" if line.lstrip().startswith(("=", "+", "-", "@")) else line
+
+
+_CONTROLS = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
+"""Characters that JSON allows in texts, and that could control a terminal or cannot be written."""
 
 
 def to_json(frame: DataFrame) -> str:
     """Return the tidy table as a JSON list of rows, missing values null."""
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False)
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def _time_finished(record: Record) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import options
-from bench.cli.run_folder import find_run_folder, load_records
+from bench.cli.run_folder import find_run_folder, load_records, print_result
 
 
 def check(
@@ -23,9 +23,9 @@ def check(
     records = load_records(find_run_folder(out))
     if update:
         reference.write_reference(against, reference.summarize_records(records))
-        print(f"wrote {against} from {len(records)} records")
+        print_result(f"wrote {against} from {len(records)} records")
         return
     changes = reference.check_against_reference(reference.read_reference(against), records)
-    print(reference.render_changes(changes))
+    print_result(reference.render_changes(changes))
     if any(change.fails for change in changes):
         sys.exit(1)

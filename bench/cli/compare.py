@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import completion, options
-from bench.cli.run_folder import find_run_folder, load_records
+from bench.cli.run_folder import find_run_folder, load_records, print_result
 
 
 def compare(
@@ -40,4 +40,4 @@ def compare(
     from leaderboard.comparison import compare_labels, render_comparison
     from leaderboard.frame import to_frame
 
-    print(render_comparison(compare_labels(to_frame(load_records(find_run_folder(out))), a, b, axis)))
+    print_result(render_comparison(compare_labels(to_frame(load_records(find_run_folder(out))), a, b, axis)))

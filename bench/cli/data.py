@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli import options
+from bench.cli.run_folder import print_result
 from bench.cli.run_setup import resolve_cache, resolve_data_root
 from bench.errors import BenchError, describe_error
 from bench.files import write_output
@@ -35,9 +36,9 @@ def check_dataset(
     from bench.dataset_report.text import render_text
 
     label, dataset, _ = load_with_progress(name, data_root, resolve_cache(cache))
-    print(render_text(compute_statistics(label, dataset)))
+    print_result(render_text(compute_statistics(label, dataset)))
     recipe = asdict(load_part_class("dataset", Choice.parse(name).name).recipe)
-    print("\nrecipe: " + ", ".join(f"{key} = {value}" for key, value in recipe.items() if value))
+    print_result("\nrecipe: " + ", ".join(f"{key} = {value}" for key, value in recipe.items() if value))
 
 
 @app.command("prepare")
@@ -54,7 +55,7 @@ def prepare_dataset(
     splits = (dataset.train, dataset.test)
     size = sum(tensor.nbytes for split in splits for tensor in (split.images, *split.targets.values()))
     result = f"written to {', '.join(map(str, new))}" if new else "nothing was left to decode"
-    print(
+    print_result(
         f"{label}: {sum(map(len, splits)):,} images, {size / 1e6:,.1f} MB with their labels; {result} "
         f"({format_duration(seconds)})"
     )
@@ -76,7 +77,7 @@ def show_dataset(
     label, dataset, _ = load_with_progress(name, data_root, resolve_cache(cache))
     description = describe_part("dataset", Choice.parse(name).name)
     write_output(output, render_page(compute_statistics(label, dataset), dataset, description))
-    print(f"wrote {output}")
+    print_result(f"wrote {output}")
 
 
 def load_with_progress(
@@ -97,7 +98,12 @@ def load_with_progress(
     choice, root = Choice.parse(name), resolve_data_root(data_root)
     dataset = build_part("dataset", choice)
     screen = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         bar = progress.add_task(choice.label, total=None)
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import options
+from bench.cli.run_folder import print_result
 from bench.cli.run_setup import count_workers, plan_run
 
 
@@ -44,17 +45,17 @@ def plan(
         for wave in waves
     ]
     headers = ("wave", "distinct", "cached", "to do", f"time with {workers} workers", "disk space")
-    print(tabulate(rows, headers, "github"))
+    print_result(tabulate(rows, headers, "github"))
     if warning := check_disk_space(waves, context):
-        print(f"warning: {warning}")
+        print_result(f"warning: {warning}")
     for warning in planned.warnings:
-        print(f"warning: {warning}")
+        print_result(f"warning: {warning}")
     for note in (*planned.left_out, *remaining.notices):
-        print(f"note: {note}")
+        print_result(f"note: {note}")
     if list_cells:
         to_do = {cell.key for cell in remaining.cells}
         cells = [(cell.key, "to do" if cell.key in to_do else "done", cell.label) for cell in planned.cells]
-        print("\n" + tabulate(cells, ("key", "state", "cell"), "github"))
+        print_result("\n" + tabulate(cells, ("key", "state", "cell"), "github"))
 
 
 def describe_estimate(known: str, count: int, unknown: int, reason: str) -> str:

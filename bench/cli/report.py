@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from bench.cli import options
-from bench.cli.run_folder import find_run_folder, load_records, render_run_board
+from bench.cli.run_folder import find_run_folder, load_records, print_result, render_run_board
 from bench.files import write_output
 
 
@@ -26,6 +26,6 @@ def report(
 
         text = (to_csv if format_ == "csv" else to_json)(to_frame(records))
     if output is None:
-        print(text)
+        print_result(text)
     else:
         write_output(output, text)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.record import Record, read_left_out, read_record, read_records
+from bench.text import to_printable
 
 RUNS = Path("runs")
 """The folder of all runs, unless --out says otherwise: RUNS/SUITE is one run."""
@@ -14,7 +15,12 @@ RUNS = Path("runs")
 
 def print_message(message: str) -> None:
     """Print a message on standard error, so that standard output holds results alone."""
-    print(message, file=sys.stderr)
+    print(to_printable(message), file=sys.stderr)
+
+
+def print_result(text: str) -> None:
+    """Print a result on standard output, without characters that could control a terminal."""
+    print(to_printable(text))
 
 
 def find_run_folder(out: Path | None) -> Path:

@@ -11,9 +11,11 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -49,6 +51,9 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 DAMAGE_MESSAGES = ("file is not a database", "database disk image is malformed")
 """What SQLite says about a damaged file."""
+
+UNFINISHED_MESSAGES = ("already exists", "duplicate column name", "no such table", "no such column")
+"""What SQLite says about a database whose tables were made in part, because the disk was full."""
 
 MLFLOW_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -110,11 +115,16 @@ class MLflowStore:
         # Errors are raised too and reported in one sentence; what is created needs no message.
         for name in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._artifact_uri = _check_database(uri, artifact_folder)
         # The client creates the tables of a new database, and fails if another process does so too.
-        with Path(tempfile.gettempdir(), f"mtlue-{os.getuid()}-{hash_json(uri)[:16]}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with _lock_store(uri):
+            try:
+                self._artifact_uri = _check_database(uri, artifact_folder)
+                self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            except Exception as error:  # a store raises whatever its driver raises
+                if not _empty_if_broken(uri, artifact_folder, error):
+                    raise
+                self._artifact_uri = _check_database(uri, artifact_folder)
+                self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self._experiments: dict[str, str] = {}
         self._suite_runs: dict[str, str] = {}
 
@@ -274,6 +284,39 @@ def _check_database(uri: str, artifact_folder: Path | None) -> str | None:
     finally:
         engine.dispose()
     return artifact_folder.absolute().as_uri() if artifact_folder else None
+
+
+@contextmanager
+def _lock_store(uri: str) -> Iterator[None]:
+    """Hold a lock that only one process of this user and machine can hold for a store."""
+    path = Path(tempfile.gettempdir(), f"mtlue-{os.getuid()}-{hash_json(uri)[:16]}.lock")
+    # All users may write there: a link is not followed, a pipe does not make it wait, and no file is emptied.
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _empty_if_broken(uri: str, artifact_folder: Path | None, error: Exception) -> bool:
+    """Empty the database of a run's folder if that is what the error is about: it can be made again.
+
+    A copy is kept as ``mlflow.db.broken``. The file stays the same, since MLflow keeps it open.
+
+    Returns:
+        Whether it was emptied; no other database ever is.
+    """
+    if artifact_folder is None or uri != default_uri(artifact_folder.parent):
+        return False
+    if not any(message in str(error) for message in (*DAMAGE_MESSAGES, *UNFINISHED_MESSAGES)):
+        return False
+    database = artifact_folder.parent / "mlflow.db"
+    shutil.copyfile(database, f"{database}.broken")
+    for suffix in ("-journal", "-wal", "-shm"):  # an old journal would be applied to the new database
+        Path(f"{database}{suffix}").unlink(missing_ok=True)
+    os.truncate(database, 0)
+    return True
 
 
 def failure_reason(uri: str, error: BaseException) -> str:

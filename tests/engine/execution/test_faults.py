@@ -401,7 +401,7 @@ def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(
     if run.end() == 2:
         assert "cannot write" in one_sentence(run)
     finished(out)
-    assert [path for path in out.rglob(".*") if path.is_file()] == []
+    assert {path.name for path in out.rglob(".*") if path.is_file()} <= {".mtlue-run"}
     small_disk("size=64m")
     again = start(suite, out)
     assert again.end() == 0, again.text
@@ -426,7 +426,7 @@ def test_a_folder_that_is_read_only_is_named_before_work_starts(
     small_disk("ro")
     run = start(suite, folder / "out")
     assert run.end() == 2
-    assert one_sentence(run).startswith(f"error: cannot write {folder / 'out'}")
+    assert one_sentence(run).startswith(f"error: cannot write to the output folder {folder / 'out'}")
     assert "Read-only file system" in run.text
     assert "surrogates" not in run.text
 

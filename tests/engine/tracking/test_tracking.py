@@ -1,9 +1,11 @@
+import contextlib
 import dataclasses
 import os
 import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from urllib.request import url2pathname
 import pytest
 
 from bench.engine.execution.events import ItemFinished, Notice, RunFinished, RunStarted
-from bench.engine.tracking import listener
+from bench.engine.tracking import listener, mlflow_store
 from bench.engine.tracking.listener import Tracker, rebuild_mirror
 from bench.engine.tracking.mlflow_store import default_uri
 from bench.engine.tracking.record_to_mlflow import CHECKSUM_TAG, KEY_TAG, SUITE_TAG
@@ -485,3 +487,29 @@ def test_a_server_that_is_away_is_given_up_soon_and_no_password_is_told(
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7", "what the user sets stays"
+
+
+@pytest.mark.parametrize("damage", ["unfinished", "garbage"])
+def test_the_broken_database_of_a_run_is_made_again(tmp_path: Path, damage: str) -> None:
+    database = tmp_path / "mlflow.db"
+    if damage == "garbage":
+        database.write_bytes(b"no database " * 1000)
+    else:  # as a disk leaves it that was full when the tables were made
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("CREATE TABLE trace_info (request_id TEXT)")
+    assert rebuild_mirror(default_uri(tmp_path), [make_record()], tmp_path / "mlartifacts") == (1, 0, 0)
+    assert rebuild_mirror(default_uri(tmp_path), [make_record()], tmp_path / "mlartifacts") == (0, 1, 0)
+    assert (tmp_path / "mlflow.db.broken").exists()
+
+
+def test_the_lock_of_a_store_does_not_follow_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with mlflow_store._lock_store("sqlite:///a.db"):
+        (lock,) = tmp_path.iterdir()
+    other = tmp_path / "other"
+    other.write_text("mine")
+    lock.unlink()
+    lock.symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"), mlflow_store._lock_store("sqlite:///a.db"):
+        pass
+    assert other.read_text() == "mine"
