@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -325,32 +325,3 @@ def read_records(folder: Path, *, curve: bool = True) -> Iterator[Record | Bench
             yield read_record(path, curve=curve)
         except BenchError as error:
             yield error
-
-
-_SUMMARY = "run.json"
-
-
-def write_run_summary(folder: Path, suite: str, left_out: Sequence[str]) -> None:
-    """Write to ``folder/run.json`` which suite ran last and what it left out, for the report."""
-    content = {"suite": suite, "left_out": list(left_out)}
-    write_atomically(folder / _SUMMARY, json.dumps(content, indent=1) + "\n")
-
-
-def has_run_summary(folder: Path) -> bool:
-    """Return whether a folder has a valid ``run.json``."""
-    return bool(_read_run_summary(folder))
-
-
-def read_left_out(folder: Path) -> list[str]:
-    """Return what the last run left out, one sentence each; nothing if ``run.json`` is missing or damaged."""
-    return [str(sentence) for sentence in _read_run_summary(folder).get("left_out", ())]
-
-
-def _read_run_summary(folder: Path) -> dict[str, Any]:
-    """Return the content of ``run.json``; nothing if it is missing, damaged or of another program."""
-    try:
-        content = json.loads(require_file(folder / _SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    is_summary = isinstance(content, dict) and content.keys() == {"suite", "left_out"}
-    return content if is_summary and isinstance(content["left_out"], list) else {}

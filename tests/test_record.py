@@ -18,13 +18,12 @@ from bench.record import (
     Failure,
     Record,
     TaskInfo,
-    read_left_out,
     read_record,
     read_records,
     relative_score,
     write_record,
-    write_run_summary,
 )
+from bench.run_summary import read_left_out, write_run_summary
 from tests.records import cost
 
 KEY = "0123456789abcdef"

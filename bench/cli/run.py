@@ -81,7 +81,7 @@ def run(
     from bench.engine.monitoring.status import publish_status
     from bench.engine.tracking.listener import Tracker
     from bench.engine.tracking.mlflow_store import default_uri
-    from bench.record import write_run_summary
+    from bench.run_summary import write_run_summary
     from leaderboard.live_ranking import LiveRanking
 
     on_cluster = executor in CLUSTERS

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.record import Record, read_left_out, read_record, read_records
+from bench.record import Record, read_record, read_records
+from bench.run_summary import read_left_out
 from bench.text import to_printable
 
 RUNS = Path("runs")

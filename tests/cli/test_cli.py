@@ -142,7 +142,7 @@ def test_run_writes_nothing_but_its_folder(ran: tuple[Path, Done]) -> None:
     out, _ = ran
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     expected = {"records", "poisons", "surrogates", "locks", "logs", "status", "run.json"}
-    expected |= {"leaderboard.md", "leaderboard.seal"}
+    expected |= {"leaderboard.md", "leaderboard.seal", ".mtlue-run"}
     assert {path.name for path in out.iterdir()} == expected
     assert list(Path.cwd().iterdir()) == []
 

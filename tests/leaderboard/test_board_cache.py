@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import write_run_summary
+from bench.run_summary import write_run_summary
 from leaderboard import board_cache
 from leaderboard.board_cache import BOARD, SEAL, hash_board_inputs, read_cached_board, write_cached_board
 

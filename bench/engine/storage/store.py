@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench.errors import BenchError
 from bench.files import flush_to_disk, hash_file, hash_json, make_writable_folder, require_file
-from bench.record import Record, has_run_summary, read_record, read_records, write_record
+from bench.record import Record, read_record, read_records, write_record
+from bench.run_summary import has_run_summary
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -34,7 +34,7 @@ from bench.engine.planning.remaining_work import RerunPolicy, find_remaining_wor
 from bench.engine.stages.checkpoint import FileCheckpoint
 from bench.engine.storage.store import POISONS, RECORDS, SURROGATES, Store
 from bench.errors import BenchError
-from bench.record import read_left_out, write_run_summary
+from bench.run_summary import read_left_out, write_run_summary
 from tests.engine import tiny
 from tests.engine.execution import chaos
 from tests.engine.execution.chaos import KILLS, Harm, Run, assert_same, finished, start, write_suite

@@ -20,7 +20,8 @@ from bench.engine.storage.item_logs import log_item, log_path, read_tail
 from bench.engine.storage.store import POISONS, RECORDS, DamagedError, Store
 from bench.errors import BenchError
 from bench.files import NotAFileError, hash_file, require_file
-from bench.record import read_left_out, read_record
+from bench.record import read_record
+from bench.run_summary import read_left_out
 from bench.values import ignore_progress
 from leaderboard.board_cache import hash_board_inputs, read_cached_board, write_cached_board
 from leaderboard.reference import read_reference

@@ -12,7 +12,8 @@ import torch
 from bench.engine.storage.store import POISONS, PURIFIED, RECORDS, SURROGATES, DamagedError, Store
 from bench.errors import BenchError
 from bench.files import hash_json
-from bench.record import Record, write_record, write_run_summary
+from bench.record import Record, write_record
+from bench.run_summary import write_run_summary
 from tests.records import make_record
 
 ROOT = Path(__file__).resolve().parents[3]
