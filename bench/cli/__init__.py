@@ -4,6 +4,7 @@ Heavy libraries are imported inside the commands, so that help and completion st
 """
 
 import errno
+import contextlib
 import os
 import signal
 import stat
@@ -79,8 +80,11 @@ def is_terminal_gone() -> bool:
 def main() -> NoReturn:
     """Run the command line. An error that the user can fix is one line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a character that the terminal does not know is no error
-            stream.reconfigure(errors="replace")
+        # A character that the terminal does not know is no error. A stream that began as a file and was led
+        # to a terminal later cannot be set.
+        with contextlib.suppress(OSError):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")
     try:
         app(prog_name="bench")
     except BenchError as error:

@@ -287,7 +287,7 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
 def test_steps_that_cannot_cross_the_budget_are_warned_of(tmp_path: Path) -> None:
     plan = tiny.plan("attack=random", matrix={"attack": ["random", "em(step_size=2.0)"]})
     assert tiny.run(plan, tmp_path / "not asked for").notices == []
-    ran = tiny.run(tiny.plan(matrix={"attack": ["em(step_size=2.0)"]}), tmp_path)
+    ran = tiny.run(tiny.plan(matrix={"attack": ["em(step_size=2.0)"]}), tmp_path / "out")
     assert [notice.partition(":")[0] for notice in ran.notices] == ["attack 'em(step_size=2.0)'"]
 
 
