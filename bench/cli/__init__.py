@@ -3,8 +3,8 @@
 Heavy libraries are imported inside the commands, so that help and completion stay fast.
 """
 
-import errno
 import contextlib
+import errno
 import os
 import signal
 import stat
