@@ -21,9 +21,10 @@ from typer.main import get_command
 
 from bench import cli
 from bench.api import CraftContext
-from bench.catalog.parts import CATALOG, catalog_axes, catalog_entries
+from bench.catalog.parts import catalog_axes, catalog_entries
 from bench.suites import suite_names, suite_text
 from bench.values import Split
+from tests.added_parts import parts_in_catalog
 from tests.engine import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,11 +116,9 @@ class Breaks:
 
 
 @pytest.fixture
-def breaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setitem(CATALOG["attack"], "breaks", f"{__name__}:Breaks")
-    catalog_entries.cache_clear()
-    yield "breaks"
-    catalog_entries.cache_clear()
+def breaks() -> Iterator[str]:
+    with parts_in_catalog(("attack", "breaks", Breaks)):
+        yield "breaks"
 
 
 # -- run --------------------------------------------------------------------------------------------------
@@ -211,13 +210,10 @@ def test_failed_cells_are_told_and_exit_with_1(suite: Path, tmp_path: Path, brea
     assert "cells: 0 done, 3 cached, 0 failed" in again.err
 
 
-def test_a_run_of_nothing_but_failures_has_a_board(
-    suite: Path, tmp_path: Path, breaks: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(CATALOG["attack"], "clean", CATALOG["attack"][breaks])
-    catalog_entries.cache_clear()
+def test_a_run_of_nothing_but_failures_has_a_board(suite: Path, tmp_path: Path, breaks: str) -> None:
     only = ("--set", f"matrix.attack=['{breaks}']")
-    done = bench("run", "--suite", suite, "--out", tmp_path / "out", *only, *INLINE)
+    with parts_in_catalog(("attack", "clean", Breaks)):
+        done = bench("run", "--suite", suite, "--out", tmp_path / "out", *only, *INLINE)
     assert done.code == 1
     assert "cells: 0 done, 0 cached, 2 failed" in done.err
     assert done.out.count("it broke") == 2

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from bench.api import CraftContext
-from bench.catalog.parts import CATALOG, catalog_entries
 from bench.values import Split
+from tests.added_parts import parts_in_catalog
 from tests.cli.test_cli import INLINE, bench
 from tests.engine import tiny
 
@@ -54,12 +54,9 @@ class EndsOnLoad:
 
 
 @pytest.fixture(autouse=True)
-def _parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(CATALOG["attack"], "ends", f"{__name__}:{Ends.__name__}")
-    monkeypatch.setitem(CATALOG["dataset"], "ends-on-load", f"{__name__}:{EndsOnLoad.__name__}")
-    catalog_entries.cache_clear()
-    yield
-    catalog_entries.cache_clear()
+def _parts() -> Iterator[None]:
+    with parts_in_catalog(("attack", "ends", Ends), ("dataset", "ends-on-load", EndsOnLoad)):
+        yield
 
 
 @pytest.mark.parametrize("way", WAYS)

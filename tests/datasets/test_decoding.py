@@ -3,9 +3,7 @@
 import io
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -22,9 +20,7 @@ from bench.datasets.decoding import (
 )
 from bench.datasets.image_files import DecodeSettings, decode_image
 from bench.errors import BenchError
-
-SIZE = 8
-SMALL = DecodeSettings((SIZE, SIZE))
+from tests.datasets.decoded import SIZE, SMALL, decoded
 
 
 def write_images(folder: Path, count: int, side: int = 20) -> None:
@@ -39,32 +35,6 @@ def expected_row(path: Path, decode: DecodeSettings) -> torch.Tensor:
         small = image.convert(decode.mode).resize(decode.size[::-1], Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(small))
     return pixels.movedim(-1, 0) if decode.mode == "RGB" else pixels[None]
-
-
-class Decoded(NamedTuple):
-    """What `load_decoded` returns, by name."""
-
-    images: torch.Tensor
-    names: list[str]
-    skipped: dict[str, str]
-    copies: dict[str, str]
-
-
-def decoded(
-    tmp_path: Path, decode: DecodeSettings = SMALL, select: Callable[[], Selection] | None = None
-) -> Decoded:
-    folder = tmp_path / "images"
-    files = list_files(folder, ".jpg")
-    images, selection, _ = load_decoded(
-        tmp_path / "cache",
-        "some",
-        folder,
-        files=files,
-        decode=decode,
-        order={"seed": 0},
-        select=select or (lambda: Selection([file.name for file in files])),
-    )
-    return Decoded(images, selection.names, selection.skipped, selection.copies)
 
 
 def never() -> Selection:

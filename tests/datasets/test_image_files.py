@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from bench.datasets.decoding import Selection, list_images, load_decoded
 from bench.datasets.image_files import (
-    DecodeSettings,
+    IMAGE_SUFFIXES,
     UnreadableImageError,
     decode_image,
     quiet_image_libraries,
 )
 from bench.errors import BenchError
+from tests.datasets.decoded import SIZE, SMALL, decoded
 
-SIZE = 8
-SMALL = DecodeSettings((SIZE, SIZE))
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 
 
@@ -166,18 +164,9 @@ def test_libraries_say_nothing_of_damaged_files(tmp_path: Path, capfd: pytest.Ca
         base, suffix, number = name.split(".")
         (folder / f"{base}{number}.{suffix}").write_bytes(content)
     (folder / "good.png").write_bytes(encode("PNG"))
-    _, files = list_images(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, selection, _ = load_decoded(
-            tmp_path / "cache",
-            "some",
-            folder,
-            files=files,
-            decode=SMALL,
-            order={},
-            select=lambda: Selection([file.name for file in files]),
-        )
-    assert "good.png" in selection.names
-    assert selection.skipped
+        data = decoded(tmp_path, suffixes=IMAGE_SUFFIXES)
+    assert "good.png" in data.names
+    assert data.skipped
     assert capfd.readouterr() == ("", "")

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from bench.api import CraftContext
 from bench.catalog.choice import Choice
-from bench.catalog.parts import CATALOG, catalog_entries
 from bench.engine.execution import runner
 from bench.engine.execution.events import (
     ItemFinished,
@@ -32,6 +31,7 @@ from bench.errors import BenchError
 from bench.files import hash_json
 from bench.record import AXES
 from bench.values import Batch, Shape, Split
+from tests.added_parts import parts_in_catalog
 from tests.engine import tiny
 
 MATRIX = {"attack": ["clean", "random", "tap"], "defense": ["none", "grayscale"]}
@@ -103,17 +103,11 @@ class NoNet:
 
 
 @pytest.fixture(autouse=True)
-def _test_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put this file's parts on the shelves."""
-    for axis, name, part in (
-        ("attack", "odd", Odd),
-        ("attack", "greedy", Greedy),
-        ("backbone", "no-net", NoNet),
+def _test_parts() -> Iterator[None]:
+    with parts_in_catalog(
+        ("attack", "odd", Odd), ("attack", "greedy", Greedy), ("backbone", "no-net", NoNet)
     ):
-        monkeypatch.setitem(CATALOG[axis], name, f"{__name__}:{part.__name__}")
-    catalog_entries.cache_clear()
-    yield
-    catalog_entries.cache_clear()
+        yield
 
 
 def odd(way: str, **more: str) -> str:

@@ -1,4 +1,4 @@
-"""Learning curves of several networks, merged into one."""
+"""The learning curves of several networks are merged into one curve."""
 
 from bench.engine.stages.learning_curve import merge_curves
 from bench.record import Epoch

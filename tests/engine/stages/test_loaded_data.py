@@ -1,7 +1,7 @@
 """Data that no part can change for others, and the fingerprint that tells it from other data."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.api import CraftContext, MultiTaskData, Noise, Progress, Split, Task, ignore_progress
+from bench.api import CraftContext, MultiTaskData, Noise, Progress, Split, ignore_progress
 from bench.backbones.small import Small
 from bench.catalog.build import build_part
-from bench.catalog.parts import CATALOG, catalog_entries
 from bench.datasets.digits import Digits
 from bench.defenses.base import NoOp
 from bench.engine.stages.loaded_data import fingerprint
 from bench.tasks.classification import Classification
 from bench.values import Augmentation
+from tests.added_parts import parts_in_catalog
 from tests.engine import tiny
 
 
@@ -80,13 +80,7 @@ class WritingDefense(NoOp):
     way: str = "images"
     version: ClassVar[int] = 1
 
-    def purify(
-        self,
-        released: Split,
-        tasks: Sequence[Task],
-        device: torch.device,
-        progress: Progress = ignore_progress,
-    ) -> Tensor:
+    def purify(self, released: Split, *_: Any) -> Tensor:
         WAYS[self.way](released)
         return released.images
 
@@ -114,17 +108,14 @@ class KeepingDataset(Digits):
 
 
 @pytest.fixture(autouse=True)
-def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for axis, name, part in (
+def parts() -> Iterator[None]:
+    with parts_in_catalog(
         ("attack", "writes", WritingAttack),
         ("defense", "writes", WritingDefense),
         ("backbone", "writes", WritingBackbone),
         ("dataset", "keeps", KeepingDataset),
     ):
-        monkeypatch.setitem(CATALOG[axis], name, f"{__name__}:{part.__name__}")
-    catalog_entries.cache_clear()
-    yield
-    catalog_entries.cache_clear()
+        yield
 
 
 def errors(out: Path) -> dict[str, str]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from bench.api import CraftContext
 from bench.backbones.small import Small
-from bench.catalog.parts import CATALOG, catalog_entries
 from bench.defenses.base import NoOp
 from bench.engine.planning.expand import Plan
 from bench.engine.stages import device
@@ -23,6 +22,7 @@ from bench.engine.stages.surrogate import train_surrogate
 from bench.engine.storage.store import SURROGATES
 from bench.record import Record
 from bench.values import Batch, Shape, Split, ignore_progress
+from tests.added_parts import parts_in_catalog
 from tests.engine import tiny
 
 FULL = "CUDA out of memory. Tried to allocate 20.00 GiB"
@@ -83,18 +83,13 @@ class HungryDefense(NoOp):
 
 
 @pytest.fixture(autouse=True)
-def _test_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for axis, name, part in (
-        ("attack", "hungry", Hungry),
-        ("defense", "hungry", HungryDefense),
-        ("backbone", "limited", Limited),
-    ):
-        monkeypatch.setitem(CATALOG[axis], name, f"{__name__}:{part.__name__}")
-    catalog_entries.cache_clear()
+def _test_parts() -> Iterator[None]:
     ENCODERS.clear()
     ALIVE.clear()
-    yield
-    catalog_entries.cache_clear()
+    with parts_in_catalog(
+        ("attack", "hungry", Hungry), ("defense", "hungry", HungryDefense), ("backbone", "limited", Limited)
+    ):
+        yield
 
 
 def plan(most: int, **matrix: list[str]) -> Plan:
