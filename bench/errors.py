@@ -1,8 +1,9 @@
-"""The error that a user can fix, the hint at a misspelled name, and the text of any exception or value."""
+"""The error that a user can fix, the hint at a misspelled name, and errors of code from outside."""
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from bench.text import escape_bytes
@@ -24,10 +25,31 @@ class BenchError(Exception):
 def unknown_name_error(what: str, name: str, known: Iterable[str]) -> BenchError:
     """Return the error for a name that is not among the known ones. It suggests the most similar one."""
     names = sorted(known)
-    # Comparing two texts takes a time that grows with the square of their length.
-    similar = difflib.get_close_matches(name, names, n=1) if len(name) <= MAX_SHOWN else []
-    hint = f"did you mean {similar[0]!r}?" if similar else f"there are: {', '.join(names) or 'none'}."
+    similar = find_similar_name(name, names)
+    hint = f"did you mean {similar!r}?" if similar else f"there are: {', '.join(names) or 'none'}."
     return BenchError(f"unknown {what} {format_input(name)}; {hint}")
+
+
+def find_similar_name(name: str, known: Sequence[str], similarity: float = 0.6) -> str | None:
+    """Return the known name that is most similar to a misspelled one, None if none is similar enough.
+
+    Of a long name only the beginning is compared: the time grows with the square of the length.
+    """
+    return next(iter(difflib.get_close_matches(name[:MAX_SHOWN], known, n=1, cutoff=similarity)), None)
+
+
+@contextmanager
+def name_foreign_errors(what: str) -> Iterator[None]:
+    """Raise a `BenchError` that begins with ``what`` for any other error: code from outside may raise all.
+
+    ``SystemExit`` counts as one, ``KeyboardInterrupt`` does not.
+    """
+    try:
+        yield
+    except BenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise BenchError(f"{what}: {describe_error(error)}") from error
 
 
 def format_input(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Any classification network of timm or torchvision, by its name there."""
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import nn
 
 from bench import torchvision_import
 from bench.backbones.surgery import Resized, replace_input_channels
-from bench.errors import BenchError
+from bench.errors import BenchError, find_similar_name, format_input
 from bench.values import Shape
 
 
@@ -34,10 +33,9 @@ class _LibraryModel(ABC):
         known = self._known()
         if self.model not in known:
             # There are hundreds of names; the nearest one helps more than a list.
-            (near,) = difflib.get_close_matches(self.model, known, n=1, cutoff=0)
-            raise BenchError(
-                f"unknown backbone '{self.family}:{self.model}'; did you mean '{self.family}:{near}'?"
-            )
+            near = find_similar_name(self.model, known, similarity=0)
+            name = format_input(f"{self.family}:{self.model}")
+            raise BenchError(f"unknown backbone {name}; did you mean '{self.family}:{near}'?")
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b d], the network without its last layer, and its width.

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.catalog.choice import Choice
 from bench.catalog.parts import COMPOSED, REQUIRED_VARIABLES, catalog_entries, locate_part
-from bench.errors import BenchError, describe_error, format_input, unknown_name_error
+from bench.errors import BenchError, describe_error, format_input, name_foreign_errors, unknown_name_error
 
 
 def load_part_class(axis: str, name: str) -> Any:
@@ -75,17 +75,14 @@ def build_validated(dataclass: Any, params: Mapping[str, Any], owner: str) -> An
     """
     from pydantic import TypeAdapter, ValidationError
 
-    try:
-        return TypeAdapter(dataclass).validate_python(params)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        given = format_input(first["input"])
-        raise BenchError(f"{owner}: {key} = {given} is refused: {first['msg']}") from error
-    except BenchError:
-        raise
-    except (Exception, SystemExit) as error:  # a class from outside may raise anything
-        raise BenchError(f"cannot build {owner}: {describe_error(error)}") from error
+    with name_foreign_errors(f"cannot build {owner}"):
+        try:
+            return TypeAdapter(dataclass).validate_python(params)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            given = format_input(first["input"])
+            raise BenchError(f"{owner}: {key} = {given} is refused: {first['msg']}") from error
 
 
 def part_settings(choice: Choice, part: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from bench.cli import options
 from bench.cli.run_folder import print_result
 from bench.cli.run_setup import resolve_cache, resolve_data_root
-from bench.errors import BenchError, describe_error
+from bench.errors import name_foreign_errors
 from bench.files import write_output
 from bench.text import format_duration
 
@@ -111,13 +111,9 @@ def load_with_progress(
             progress.update(bar, description=what, completed=done, total=total)
 
         started = perf_counter()
-        try:
-            with nullcontext() if warn else no_warnings():
-                data = dataset.load(root, cache, advance)
-        except BenchError:
-            raise
-        except (Exception, SystemExit) as error:  # a dataset from outside may raise anything
-            raise BenchError(f"cannot load the dataset {choice.label}: {describe_error(error)}") from error
+        quiet = nullcontext() if warn else no_warnings()
+        with name_foreign_errors(f"cannot load the dataset {choice.label}"), quiet:
+            data = dataset.load(root, cache, advance)
         return choice.label, data, perf_counter() - started
 
 

@@ -324,3 +324,9 @@ def test_without_timm_its_family_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(BenchError, match=r"needs the package timm.*; pip install timm"):
         build_part("backbone", "timm:resnet10t")
+
+
+def test_a_long_name_of_a_network_is_shown_in_part() -> None:
+    with pytest.raises(BenchError, match="did you mean 'torchvision:") as caught:
+        build_part("backbone", f"torchvision:{'a' * 20_000}")
+    assert len(str(caught.value)) < 300

@@ -17,7 +17,7 @@ from bench.engine.planning.partial_protection import (
     read_partial_protection,
 )
 from bench.engine.planning.suite_file import Suite, override_recipe
-from bench.errors import BenchError, describe_error
+from bench.errors import BenchError, name_foreign_errors
 from bench.record import CLEAN
 from bench.text import escape_bytes
 from bench.values import DENSE, Recipe
@@ -128,14 +128,8 @@ class _CellBuilder:
     def find_missing(self, dataset: Choice, data_root: Path | None) -> str | None:
         """Return one sentence on how to get a dataset, None if it is there."""
         chosen: ChosenPart[Dataset] = self._part("dataset", dataset)
-        try:
+        with name_foreign_errors(f"cannot look for the dataset {dataset.label}"):
             return chosen.part.missing(data_root)
-        except BenchError:
-            raise
-        except (Exception, SystemExit) as error:  # a dataset from outside may raise anything
-            raise BenchError(
-                f"cannot look for the dataset {dataset.label}: {describe_error(error)}"
-            ) from error
 
     def fits(self, axis: str, choice: Choice, dataset: Choice) -> bool:
         """Return whether a part can work with the tasks of a dataset."""

@@ -8,6 +8,7 @@ from bench.api import Dataset
 from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate
 from bench.engine.stages.context import RunContext
 from bench.engine.stages.loaded_data import cached_fingerprint, needs_files
+from bench.errors import describe_error
 
 _NOUNS = {Surrogate: "surrogate", Poison: "poison", Purified: "purified set", Cell: "cell"}
 
@@ -47,9 +48,11 @@ class PresentData:
             return None
         try:
             return cached_fingerprint(dataset.part.load(self._run_context.data_root, self._run_context.cache))
-        except Exception as error:  # the part may be from outside
-            sentence = f"dataset {dataset.label!r} cannot be read, so no result is compared with it: {error}"
-            self._unreadable.append(sentence)
+        except (Exception, SystemExit) as error:  # a dataset from outside may raise anything
+            self._unreadable.append(
+                f"dataset {dataset.label!r} cannot be read, so no result is compared with it: "
+                f"{describe_error(error)}"
+            )
             return None
 
     def notices(self) -> Iterator[str]:

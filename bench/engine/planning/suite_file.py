@@ -1,6 +1,5 @@
 """Suite files: TOML with the semantics of a build matrix, and the command line's overrides."""
 
-import difflib
 import inspect
 import itertools
 import re
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from bench.catalog.choice import find_unusable_value, parse_value
 from bench.catalog.description import attribute_meanings
 from bench.catalog.parts import catalog_axes, locate_part
-from bench.errors import MAX_SHOWN, BenchError, format_input, unknown_name_error
+from bench.errors import MAX_SHOWN, BenchError, find_similar_name, format_input, unknown_name_error
 from bench.files import require_file
 from bench.record import AXES
 from bench.suites import suite_names, suite_text
@@ -224,8 +223,8 @@ def _explain_error(error: ValidationError) -> str:
     first = error.errors()[0]
     key = _key_path(first["loc"])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = difflib.get_close_matches(key[:MAX_SHOWN], _list_keys(), n=1)
-        return f"unknown key {format_input(key)}" + (f"; did you mean {near[0]!r}?" if near else "")
+        near = find_similar_name(key, _list_keys())
+        return f"unknown key {format_input(key)}" + (f"; did you mean {near!r}?" if near else "")
     if first["type"] == "missing":
         return f"{key!r} is missing"
     # For a value that may have one of several types, there is one error per type.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.datasets.folder import Folder
 from bench.engine.execution.events import Notice, RunFinished
 from bench.engine.execution.runner import run_plan
 from bench.engine.executors.inline import Inline
@@ -196,6 +197,20 @@ def test_a_dataset_that_cannot_be_read_keeps_its_results(copy: Path) -> None:
     (notice,) = work.notices
     assert notice.startswith("dataset 'folder' cannot be read, so no result is compared with it: ")
     assert "neither" in notice
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), ArithmeticError()])
+def test_a_dataset_that_raises_anything_keeps_its_results(
+    error: BaseException, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Folder, "load", fail)
+    work = remaining(copy)
+    assert counts(work) == (0, 0, 0, 0)
+    (notice,) = work.notices
+    assert f"so no result is compared with it: {type(error).__name__}" in notice
 
 
 def test_a_dataset_without_files_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
