@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -127,6 +128,14 @@ def _open_in_place(path: Path) -> BinaryIO | None:
                 stream.flush()
                 return os.fdopen(os.dup(number), "wb")
     return None if stat.S_ISREG(state.st_mode) else path.open("wb")
+
+
+def remove_own_folder(folder: Path, files: Iterable[Path]) -> None:
+    """Remove files of a folder, and the folder if it then is empty; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for path in files:
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def flush_to_disk(path: Path) -> None:

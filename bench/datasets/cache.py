@@ -5,7 +5,6 @@ the type and shape of each array. KEY is a hash of everything that the arrays we
 name begins with a dot is being written, or was by a process that was killed.
 """
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from bench.errors import BenchError, describe_error
-from bench.files import NotAFileError, flush_to_disk, hash_json, require_file
+from bench.files import NotAFileError, flush_to_disk, hash_json, remove_own_folder, require_file
 
 LAYOUT_VERSION = 2
 """Version of the folder's layout, part of every key."""
@@ -126,16 +125,8 @@ def _load_intact(target: Path) -> Contents | None:
         return _load(target)
     except _DamagedError as damage:
         logger.warning("the cached arrays in %s are damaged (%s) and are made again", target, damage)
-        _remove_arrays(target)
+        remove_own_folder(target, [target / "index.json", *target.glob("*.npy")])
         return None
-
-
-def _remove_arrays(target: Path) -> None:
-    """Remove a cached folder, unless it has other files too."""
-    with contextlib.suppress(OSError):
-        for path in (target / "index.json", *target.glob("*.npy")):
-            path.unlink(missing_ok=True)
-        target.rmdir()
 
 
 def _load(target: Path) -> Contents:

@@ -26,7 +26,7 @@ from submitit.core.utils import UncompletedJobError
 from bench.engine.executors.base import Message, Outcome
 from bench.engine.executors.remote import RemoteTask
 from bench.errors import BenchError
-from bench.files import write_atomically
+from bench.files import remove_own_folder, write_atomically
 
 WRITE_EVERY_S: Final = 2.0
 """How often a job writes its progress, each time to a file on a shared disk."""
@@ -100,11 +100,7 @@ def cancel_orphans(logs: Path) -> None:
             jobs = [match[1] for match in found if match]
             if jobs and shutil.which("scancel"):
                 subprocess.run(["scancel", *jobs], check=False, capture_output=True)
-            with contextlib.suppress(OSError):
-                for path in folder.iterdir():
-                    if EXCHANGED.fullmatch(path.name):
-                        path.unlink()
-                folder.rmdir()  # it stays if it has other files
+            remove_own_folder(folder, [path for path in folder.glob("*") if EXCHANGED.fullmatch(path.name)])
             lock_file.unlink(missing_ok=True)
 
 

@@ -13,7 +13,6 @@ name of its own. Everything is written under a temporary name and renamed. Tenso
 ever unpickled.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -22,7 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.errors import BenchError
-from bench.files import flush_to_disk, hash_file, hash_json, make_writable_folder, require_file
+from bench.files import (
+    flush_to_disk,
+    hash_file,
+    hash_json,
+    make_writable_folder,
+    remove_own_folder,
+    require_file,
+)
 from bench.record import Record, read_record, read_records, write_record
 from bench.run_summary import has_run_summary
 
@@ -239,10 +245,7 @@ class Store:
 
 def _remove_item(folder: Path) -> None:
     """Remove the folder of a poison, a surrogate or a purified set, unless it has other files too."""
-    with contextlib.suppress(OSError):
-        for name in (_TENSORS, _ABOUT):
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
+    remove_own_folder(folder, [folder / _TENSORS, folder / _ABOUT])
 
 
 def _check_key(key: str) -> str:
