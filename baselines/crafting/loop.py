@@ -232,8 +232,13 @@ def _mean_error(
         objective.error(batch, perturber.delta(batch))
         for batch in iterate_batches(train, batch_size, context.device, shuffle=False)
     ]
-    found = torch.cat(errors)
-    return float(found[~found.isnan()].mean())
+    return _mean_of_labeled(errors)
+
+
+def _mean_of_labeled(errors: Sequence[Tensor]) -> float:
+    """Return the mean over the samples of several batches; without labels a sample's error is NaN."""
+    known = torch.cat(list(errors))
+    return float(known[~known.isnan()].mean())
 
 
 def _report_aim(
@@ -249,4 +254,4 @@ def _report_aim(
             loss += float(delta_gradient(objective.losses(batch), delta)[0]) * len(index) / len(rows)
             with torch.no_grad():
                 errors.append(objective.error(batch, delta))
-    context.report_aim(loss, 1 - float(torch.cat(errors).nanmean()))
+    context.report_aim(loss, 1 - _mean_of_labeled(errors))
