@@ -136,7 +136,7 @@ def test_a_value_that_no_suite_can_hold_is_refused(value: str, reason: str) -> N
 def test_a_value_is_one_value() -> None:
     assert parse_value("9223372036854775807") == 2**63 - 1
     assert parse_value("1\nother = 2") == "1\nother = 2"  # it was 1
-    assert parse_value("9" * 5000) == "9" * 5000  # Python reads no number of so many digits
+    assert parse_value("9" * 5000) == "9" * 5000  # Python refuses to read a number that is so long
 
 
 def test_the_order_of_parameters_does_not_matter() -> None:

@@ -15,10 +15,7 @@ from jaxtyping import UInt8
 from bench.errors import BenchError
 from bench.files import require_file
 
-IMAGE_SUFFIXES: Final = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
-    ".avif",
-)
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 """Endings of the names of image files, in lower case."""
 
 _FORMATS: Final[tuple[str, ...]] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")

@@ -28,22 +28,9 @@ BOOLEANS: Final = (("false", "true"), ("no", "yes"))
 """Pairs of words for which upper and lower case do not matter."""
 
 MISSING_WORDS: Final = (
-    *(
-        "",
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-        "N/A",
-    ),
-    *("NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
-)
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
+    "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
 """Cells without a label, by the documentation of ``pandas.read_csv``."""
 
 _MAX_NAMED: Final = 3

@@ -140,7 +140,7 @@ class Ray(RemoteExecutor[Reference]):
 
 def _run_task(task: RemoteTask, messages: Queue) -> Outcome[Any, Any]:
     task_id = ray.get_runtime_context().get_task_id()
-    # Ray's own handler raises an error amid the item's code, which would count as a failure of the item.
+    # Ray's own handler raises an error while the item's code runs: the item would count as failed.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def send(message: Message) -> None:

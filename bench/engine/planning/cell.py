@@ -112,7 +112,7 @@ class Poison:
             surrogate = self.surrogate.settings()
         else:
             surrogate = {"backbone": self.surrogate.backbone.settings()}
-        # Strengths once were the same at every budget: results of then are not those of now at another one.
+        # In earlier versions strengths did not depend on the budget, so results at other budgets differ.
         return {
             "dataset": self.dataset.settings(),
             "attack": self.attack.settings(),

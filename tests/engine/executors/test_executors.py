@@ -238,7 +238,7 @@ def test_inline_can_be_interrupted() -> None:
 
 @dataclass(frozen=True)
 class Ending:
-    """Code of a part that ends the program, in one of several ways."""
+    """Try to end the program, as the code of a part may do, in the given way."""
 
     way: str
 

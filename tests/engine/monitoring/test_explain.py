@@ -291,7 +291,7 @@ def test_of_what_was_killed_there_is_its_log(tmp_path: Path) -> None:
 
 
 def test_the_clean_cell_is_that_of_the_tables(tmp_path: Path) -> None:
-    """Of the same victim and the same data, finished, and the last of several."""
+    """The clean cell has the same victim and the same data and is finished; of several, it is the newest."""
     data = {"environment": {"device": "cpu", "data": "a" * 32}}
     record, other = make_record({"a": 0.6}, changes=data), make_record({"a": 0.6}, seed=1, changes=data)
     clean = make_record({"a": 0.8}, attack="clean", changes=data)
