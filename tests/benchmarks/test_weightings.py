@@ -1,8 +1,8 @@
 """What a weighting costs beside equal weights: a training step's seconds, and the peak of memory.
 
-Seconds are those the process computed, so that other programs do not count. `nox -s benchmarks` compares them
-for four tasks; ``python -m tests.benchmarks.test_weightings small 3 14 40`` prints a table for that backbone
-and these numbers of tasks, memory included, each measured in a process of its own.
+`nox -s benchmarks` compares them for four tasks. ``python -m tests.benchmarks.test_weightings small 3 14 40``
+prints a table for that backbone and these numbers of tasks, memory included, each measured in a process of
+its own. Its seconds are those the process computed, so that other programs do not count.
 """
 
 import multiprocessing
@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from tabulate import tabulate
 
 from bench.api import Step
@@ -23,6 +22,7 @@ from bench.engine.stages.cost import CostMeter
 from bench.tasks.classification import Classification
 from bench.training.loop import losses_of_outputs
 from bench.training.net import MultiTaskNet
+from tests.benchmarks.side_by_side import SideBySide
 
 CPU = torch.device("cpu")
 BATCH = 128
@@ -60,10 +60,14 @@ def training_step(backbone: str, weighting: str, count: int) -> Callable[[], Non
     return step
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.benchmark(group="one training step of four tasks, small", timer=time.process_time)
-def test_step(benchmark: BenchmarkFixture, weighting: str) -> None:
-    benchmark.pedantic(training_step("small", weighting, 4), rounds=5, warmup_rounds=1)
+@pytest.mark.parametrize("weighting", [weighting for weighting in WEIGHTINGS if weighting != "ew"])
+def test_step(side_by_side: SideBySide, weighting: str) -> None:
+    side_by_side(
+        f"training step with {weighting}, 4 tasks, small, beside equal weights",
+        plain=training_step("small", "ew", 4),
+        ours=training_step("small", weighting, 4),
+        rounds=5,
+    )
 
 
 def measure(backbone: str, weighting: str, count: int) -> tuple[float, float]:
