@@ -8,7 +8,7 @@ import nox
 nox.options.sessions = ["lint", "types", "imports", "tests"]
 nox.options.default_venv_backend = "venv"
 
-PYTHONS = ["3.11", "3.12"]
+PYTHONS = ["3.11", "3.12", "3.13"]
 
 
 def install(session: nox.Session) -> None:

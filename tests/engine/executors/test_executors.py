@@ -232,8 +232,12 @@ def test_inline_can_be_interrupted() -> None:
     def work(item: int, progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    with Inline() as executor, pytest.raises(KeyboardInterrupt):
-        list(executor.map(work, [1], silent))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with Inline() as executor, pytest.raises(KeyboardInterrupt):
+            list(executor.map(work, [1], silent))
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 @dataclass(frozen=True)
