@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from bench.engine.executors.base import Outcome
@@ -81,8 +81,8 @@ class Pretending:
     def __exit__(self, *error: object) -> None:
         """Nothing is left to end."""
 
-    def map(self, work: Any, items: Iterable[Any], tell: Any) -> Iterator[Outcome[Any, Any]]:
-        for item in items:
+    def map(self, work: Any, next_item: Callable[[], Any], tell: Any) -> Iterator[Outcome[Any, Any]]:
+        while (item := next_item()) is not None:
             tell(item, "epoch", 0, EPOCHS)
             yield Outcome(item, finish(item) if isinstance(item, Cell) else {}, None, 0.0)
 

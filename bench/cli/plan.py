@@ -24,7 +24,7 @@ def plan(
     """Show what a run would do: what is cached, what is left, and how much time and disk space it needs."""
     from tabulate import tabulate
 
-    from bench.engine.planning.estimate import check_disk_space, estimate_waves
+    from bench.engine.planning.estimate import check_disk_space, estimate_kinds
     from bench.engine.planning.present_data import PresentData
     from bench.engine.planning.remaining_work import find_remaining_work
     from bench.text import format_bytes, format_duration
@@ -32,21 +32,21 @@ def plan(
     planned, context = plan_run(suite, only, set_, out, data_root, cache, device)
     remaining = find_remaining_work(planned, context.store, rerun, PresentData(context))
     workers = count_workers(jobs, context.device)
-    waves = list(estimate_waves(remaining, context, workers))
+    kinds = list(estimate_kinds(remaining, context, workers))
     rows = [
         (
-            wave.wave,
-            wave.count + remaining.cached[wave.wave],
-            remaining.cached[wave.wave],
-            wave.count,
-            describe_estimate(format_duration(wave.seconds), wave.count, wave.untimed, "none was timed yet"),
-            describe_estimate(format_bytes(wave.stored), wave.count, wave.unsized, "not decoded yet"),
+            each.kind,
+            each.count + remaining.cached[each.kind],
+            remaining.cached[each.kind],
+            each.count,
+            describe_estimate(format_duration(each.seconds), each.count, each.untimed, "none was timed yet"),
+            describe_estimate(format_bytes(each.stored), each.count, each.unsized, "not decoded yet"),
         )
-        for wave in waves
+        for each in kinds
     ]
-    headers = ("wave", "distinct", "cached", "to do", f"time with {workers} workers", "disk space")
+    headers = ("items", "distinct", "cached", "to do", f"time with {workers} workers", "disk space")
     print_result(tabulate(rows, headers, "github"))
-    if warning := check_disk_space(waves, context):
+    if warning := check_disk_space(kinds, context):
         print_result(f"warning: {warning}")
     for warning in planned.warnings:
         print_result(f"warning: {warning}")

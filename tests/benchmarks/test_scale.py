@@ -133,7 +133,7 @@ def test_memory_over_cells(
     process, marks = psutil.Process(), list[float]()
 
     def watch(event: Event) -> None:
-        if isinstance(event, ItemFinished) and event.wave == "cells":
+        if isinstance(event, ItemFinished) and event.kind == "cells":
             marks.append(process.memory_info().rss / 2**20)
 
     def whole() -> None:

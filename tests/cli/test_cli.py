@@ -264,14 +264,14 @@ def test_plan_of_what_is_all_to_do(suite: Path, tmp_path: Path) -> None:
     text = ok(
         "plan", "--suite", suite, "--out", tmp_path / "out", "--set", "matrix.attack=['tap']", "--jobs", "3"
     )
-    head, *waves = rows(text)
+    head, *kinds = rows(text)
     assert head[-2:] == ["time with 3 workers", "disk space"]
-    assert [wave[:4] for wave in waves] == [
+    assert [kind[:4] for kind in kinds] == [
         ["surrogates", "1", "0", "1"],
         ["poisons", "2", "0", "2"],
         ["cells", "2", "0", "2"],
     ]
-    assert all("unknown" in wave[4] for wave in waves)
+    assert all("unknown" in kind[4] for kind in kinds)
     assert list(tmp_path.iterdir()) == [Path.cwd()]  # looking makes nothing
     assert list(Path.cwd().iterdir()) == []
 

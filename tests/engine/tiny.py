@@ -10,7 +10,7 @@ from bench.engine.execution.events import Event, ItemFinished, Notice, RunFinish
 from bench.engine.execution.runner import run_plan
 from bench.engine.executors.base import Executor
 from bench.engine.executors.inline import Inline
-from bench.engine.planning.cell import Wave
+from bench.engine.planning.cell import ItemKind
 from bench.engine.planning.expand import Plan, expand_suite
 from bench.engine.planning.remaining_work import RerunPolicy
 from bench.engine.planning.suite_file import Suite
@@ -97,17 +97,17 @@ class Ran:
     finished: RunFinished = field(init=False)
     events: list[Event] = field(default_factory=list)
 
-    def of(self, wave: Wave) -> list[ItemFinished]:
-        """Return the ends of a wave's items, in order."""
-        return [event for event in self.events if isinstance(event, ItemFinished) and event.wave == wave]
+    def of(self, kind: ItemKind) -> list[ItemFinished]:
+        """Return the ends of the items of a kind, in order."""
+        return [event for event in self.events if isinstance(event, ItemFinished) and event.kind == kind]
 
-    def labels(self, wave: Wave) -> list[str]:
-        return [event.label for event in self.of(wave)]
+    def labels(self, kind: ItemKind) -> list[str]:
+        return [event.label for event in self.of(kind)]
 
     @property
-    def waves(self) -> dict[Wave, tuple[int, int]]:
-        """Wave → (to do, already there), as announced."""
-        return next(event.waves for event in self.events if isinstance(event, RunStarted))
+    def announced(self) -> dict[ItemKind, tuple[int, int]]:
+        """Kind → (to do, already there)."""
+        return next(event.counts for event in self.events if isinstance(event, RunStarted))
 
     @property
     def notices(self) -> list[str]:

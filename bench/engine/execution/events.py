@@ -7,25 +7,16 @@ from typing import TYPE_CHECKING
 from bench.record import Record
 
 if TYPE_CHECKING:  # importing cells imports torch, which commands that only show a run do not need
-    from bench.engine.planning.cell import Wave
+    from bench.engine.planning.cell import ItemKind
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run begins; ``out`` is its folder, ``waves`` counts the items (to do, already made) per wave."""
+    """A run begins; ``out`` is its folder, ``counts`` the items of each kind (to do, already made)."""
 
     suite: str
     out: str
-    waves: "dict[Wave, tuple[int, int]]"
-
-
-@dataclass(frozen=True)
-class WaveStarted:
-    """A wave begins: the numbers of items to make and of items that are already made."""
-
-    wave: "Wave"
-    todo: int
-    cached: int
+    counts: "dict[ItemKind, tuple[int, int]]"
 
 
 @dataclass(frozen=True)
@@ -35,7 +26,7 @@ class ItemProgress:
     The first event of an item is its start. Workers report at most a few times per second.
     """
 
-    wave: "Wave"
+    kind: "ItemKind"
     key: str
     label: str
     what: str
@@ -47,19 +38,12 @@ class ItemProgress:
 class ItemFinished:
     """An item is finished and saved; with the record of a cell, and the one-line error of a failed item."""
 
-    wave: "Wave"
+    kind: "ItemKind"
     key: str
     label: str
     seconds: float
     record: Record | None = None
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class WaveFinished:
-    """A wave ended."""
-
-    wave: "Wave"
 
 
 @dataclass(frozen=True)
@@ -79,5 +63,5 @@ class Notice:
     message: str
 
 
-Event = RunStarted | WaveStarted | ItemProgress | ItemFinished | WaveFinished | RunFinished | Notice
+Event = RunStarted | ItemProgress | ItemFinished | RunFinished | Notice
 Listener = Callable[[Event], None]

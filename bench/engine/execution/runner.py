@@ -1,4 +1,4 @@
-"""Run a plan in waves, save each item as it finishes, and emit events to the listeners.
+"""Run a plan, save each item as it finishes, and emit events to the listeners.
 
     run
     ├─ surrogates   each distinct one once          → store
@@ -6,6 +6,7 @@
     ├─ purified     each distinct one once          → store
     └─ cells        every cell without a record     → record, at once and atomically
 
+An item starts when those it is made from are there and a worker is free; `Schedule` says which comes first.
 Only this process writes records; workers store the surrogates, poisons and purified sets that they make.
 Other runs may use the same folder: each item is locked before it is started, and this run waits for items
 that another run is working on.
@@ -15,11 +16,11 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from bench.engine.execution.events import (
     Event,
@@ -29,12 +30,12 @@ from bench.engine.execution.events import (
     Notice,
     RunFinished,
     RunStarted,
-    WaveFinished,
-    WaveStarted,
 )
 from bench.engine.execution.locks import ItemLocks
-from bench.engine.executors.base import Executor, Outcome, describe_failure
-from bench.engine.planning.cell import Cell, Poison, Purified, Surrogate, Wave
+from bench.engine.execution.schedule import Schedule
+from bench.engine.executors.base import Executor, Outcome, Work, describe_failure
+from bench.engine.planning.cell import AnyItem, Cell, ItemKind, Poison
+from bench.engine.planning.durations import measured_seconds
 from bench.engine.planning.expand import Plan
 from bench.engine.planning.present_data import PresentData
 from bench.engine.planning.remaining_work import RerunPolicy, find_remaining_work
@@ -51,8 +52,6 @@ from bench.files import FolderInPlaceError
 from bench.record import Failure, Record
 from bench.values import Progress
 
-Item = TypeVar("Item", Surrogate, Poison, Purified, Cell)
-
 
 def run_plan(
     plan: Plan,
@@ -62,7 +61,7 @@ def run_plan(
     rerun: RerunPolicy = "failed",
     stopped: Callable[[], bool] = lambda: False,
 ) -> RunFinished:
-    """Run a plan's waves and return the counts.
+    """Run a plan and return the counts.
 
     Items that other runs make in the folder meanwhile count as cached, unless they failed.
 
@@ -84,21 +83,21 @@ def run_plan(
         return _Run(plan, run_context, executor, listeners, rerun, stopped, locks).run()
 
 
-WORK: dict[Wave, Callable[..., Any]] = {
+WORK: dict[ItemKind, Callable[..., Any]] = {
     "surrogates": train_surrogate,
     "poisons": craft_poison,
     "purified": purify_set,
     "cells": evaluate_cell,
 }
-"""The stage of each wave, in order; `Plan` and `RemainingWork` have a field of the wave's name."""
+"""The stage of each kind, in order; `Plan` and `RemainingWork` have a field of the kind's name."""
 
-KIND: dict[Wave, str] = {
+STORED_AS: dict[ItemKind, str] = {
     "surrogates": SURROGATES,
     "poisons": POISONS,
     "purified": PURIFIED,
     "cells": RECORDS,
 }
-"""Under which kind the store keeps the items of each wave."""
+"""Where the store keeps the items of each kind."""
 
 POLL_S = 0.5
 """How often to check whether other runs have finished the items that this one waits for."""
@@ -119,12 +118,13 @@ class _Run:
         self._present = PresentData(self.run_context)
         # Read before anything is selected: a stamp that changes later shows that another run made the item.
         self._stamps: dict[str, Stamp | None] = {
-            item.key: self._store.stamp(KIND[wave], item.key)
-            for wave in WORK
-            for item in getattr(self.plan, wave)
+            item.key: self._store.stamp(STORED_AS[kind], item.key)
+            for kind in WORK
+            for item in getattr(self.plan, kind)
         }
         self._failures: dict[str, Failure] = {}  # by the key of a surrogate, a poison or a purified set
         self._cell_counts: Counter[str] = Counter()  # done, cached, failed
+        self._busy: list[AnyItem] = []  # another run is working on them
 
     def run(self) -> RunFinished:
         start = time.perf_counter()
@@ -134,16 +134,13 @@ class _Run:
         noted = [notice.message for notice in early]
         self._cell_counts["cached"] = work.cached["cells"]
         with _warnings_as_notices(self._emit, noted):
-            # Only few suites have sets to purify; the others do not show that wave.
-            waves = [wave for wave in WORK if wave != "purified" or self.plan.purified]
-            items: dict[Wave, Sequence[Any]] = {wave: getattr(work, wave) for wave in waves}
-            counts = {wave: (len(items[wave]), work.cached[wave]) for wave in waves}
+            # Only few suites have sets to purify; the others do not show that kind.
+            kinds = [kind for kind in WORK if kind != "purified" or self.plan.purified]
+            counts = {kind: (len(getattr(work, kind)), work.cached[kind]) for kind in kinds}
             self._emit(RunStarted(self.plan.suite, str(self.run_context.out), counts))
             for message in (*self.plan.left_out, *self.plan.warnings, *work.notices, *noted):
                 self._emit(Notice(message))
-            for wave in waves:
-                if not self.stopped():
-                    self._run_wave(wave, items[wave], work.cached[wave])
+            self._make([item for kind in kinds for item in getattr(work, kind)])
             finished = RunFinished(
                 done=self._cell_counts["done"],
                 cached=self._cell_counts["cached"],
@@ -157,49 +154,50 @@ class _Run:
         for listener in self.listeners:
             listener(event)
 
-    def _run_wave(self, wave: Wave, items: Sequence[Any], cached: int) -> None:
-        self._emit(WaveStarted(wave, len(items), cached))
-
-        def report(item: Any, what: str, done: int, total: int) -> None:
-            self._emit(ItemProgress(wave, item.key, item.label, what, done, total))
-
-        work = partial(_work_with_log, WORK[wave], self.run_context)
+    def _make(self, items: Sequence[AnyItem]) -> None:
+        self._schedule = Schedule(items, measured_seconds(self.run_context) if items else {})
+        work: Work[AnyItem, Any] = partial(_work_with_log, WORK, self.run_context)
         has_waited = False
-        while items and not self.stopped():
-            busy: list[Any] = []
-            for outcome in self.executor.map(work, self._lock_items(wave, items, busy), report):
-                self._save_outcome(wave, outcome)
-            if busy:
+        while self._schedule and not self.stopped():
+            outcomes: Iterator[Outcome[AnyItem, Any]]
+            outcomes = self.executor.map(work, self._next_item, self._report)
+            for outcome in outcomes:
+                self._save_outcome(outcome)
+            if self._busy:
                 if not has_waited:
-                    self._emit(Notice(f"another run is working on {len(busy)} of the {wave}; waiting"))
+                    self._emit(Notice(f"another run is working on {_count_kinds(self._busy)}; waiting"))
                 has_waited = True
                 time.sleep(POLL_S)
-            items = busy
-        self._emit(WaveFinished(wave))
 
-    def _lock_items(self, wave: Wave, items: Sequence[Any], busy: list[Any]) -> Iterator[Any]:
-        """Yield each item that must be made, locked; collect those that another run is working on.
+    def _report(self, item: AnyItem, what: str, done: int, total: int) -> None:
+        self._emit(ItemProgress(item.kind, item.key, item.label, what, done, total))
+
+    def _next_item(self) -> AnyItem | None:
+        """Return the next item that must be made, locked; None if none can start now.
 
         It never waits: items in progress must be saved first, since another run may be waiting for them.
         """
-        for item in items:
-            if self.stopped():
-                return
+        for busy in self._busy:
+            self._schedule.put_back(busy)
+        self._busy.clear()
+        while not self.stopped() and (item := self._schedule.take()) is not None:
             if not self.locks.acquire(item.key):
-                busy.append(item)
-            elif self._made_by_another_run(wave, item):
+                self._busy.append(item)
+            elif self._made_by_another_run(item):
                 self.locks.release(item.key)
             elif (failure := self._source_failure(item)) is not None:
-                self._save_outcome(wave, Outcome(item, None, failure, 0.0))
+                self._save_outcome(Outcome(item, None, failure, 0.0))
             else:
                 if isinstance(item, Poison) and self.rerun == "all":
                     with contextlib.suppress(OSError):
                         self._store.checkpoint_path(item.key).unlink()
-                yield item
+                return item
+        return None
 
-    def _made_by_another_run(self, wave: Wave, item: Any) -> bool:
+    def _made_by_another_run(self, item: AnyItem) -> bool:
         """Return whether another run has made an item since this run started; if so, emit its end."""
-        if self._store.stamp(KIND[wave], item.key) == self._stamps[item.key]:
+        kind = STORED_AS[item.kind]
+        if self._store.stamp(kind, item.key) == self._stamps[item.key]:
             return False
         record = None
         try:
@@ -209,30 +207,21 @@ class _Run:
                     record.status == "failed" or self._present.owns(item, record.environment)
                 )
             else:
-                about = self._store.read_about(KIND[wave], item.key)
+                about = self._store.read_about(kind, item.key)
                 exists = about is not None and self._present.owns(item, about)
-                exists = exists and self._store.verify(KIND[wave], item.key)
+                exists = exists and self._store.verify(kind, item.key)
         except BenchError:
             return False
         if exists:
             failure = record.error if record is not None else None
-            self._emit_finished(wave, Outcome(item, None, failure, 0.0), record, "cached")
+            self._emit_finished(Outcome(item, None, failure, 0.0), record, "cached")
         return exists
 
-    def _source_failure(self, item: Surrogate | Poison | Purified | Cell) -> Failure | None:
+    def _source_failure(self, item: AnyItem) -> Failure | None:
         """Return why an item that this item is made from has failed, None if none has."""
-        match item:
-            case Cell():
-                sources = [item.poison.key, *([item.purified.key] if item.purified else [])]
-            case Purified():
-                sources = [item.poison.key]
-            case Poison():
-                sources = [item.surrogate.key] if item.attack.part.needs_surrogate else []
-            case _:
-                sources = []
-        return next((self._failures[key] for key in sources if key in self._failures), None)
+        return next((self._failures[key] for key in item.sources if key in self._failures), None)
 
-    def _save_outcome(self, wave: Wave, outcome: Outcome[Any, Any]) -> None:
+    def _save_outcome(self, outcome: Outcome[Any, Any]) -> None:
         """Write a cell's record. Workers store all other items; only their failures are kept here."""
         item, failure, record = outcome.item, outcome.failure, None
         if isinstance(item, Cell):
@@ -245,16 +234,15 @@ class _Run:
         elif failure is not None:
             self._failures[item.key] = failure
         self.locks.release(item.key)
-        self._emit_finished(wave, outcome, record, "done")
+        self._emit_finished(outcome, record, "done")
 
-    def _emit_finished(
-        self, wave: Wave, outcome: Outcome[Any, Any], record: Record | None, count_as: str
-    ) -> None:
+    def _emit_finished(self, outcome: Outcome[Any, Any], record: Record | None, count_as: str) -> None:
         item, failure = outcome.item, outcome.failure
+        self._schedule.settle(item, 0.0 if failure else outcome.seconds)
         if isinstance(item, Cell):
             self._cell_counts[count_as if failure is None else "failed"] += 1
         error = failure["message"] if failure else None
-        self._emit(ItemFinished(wave, item.key, item.label, outcome.seconds, record, error))
+        self._emit(ItemFinished(item.kind, item.key, item.label, outcome.seconds, record, error))
 
     def _failure_record(self, cell: Cell, failure: Failure) -> Record:
         return Record(
@@ -272,10 +260,16 @@ class _Run:
 
 
 def _work_with_log(
-    work: Callable[[Item, RunContext, Progress], Any], run_context: RunContext, item: Item, progress: Progress
+    work: Mapping[ItemKind, Callable[..., Any]], run_context: RunContext, item: AnyItem, progress: Progress
 ) -> Any:
     with log_item(run_context.out, item.key, item.label, progress) as logged_progress:
-        return work(item, run_context, logged_progress)
+        return work[item.kind](item, run_context, logged_progress)
+
+
+def _count_kinds(items: Sequence[AnyItem]) -> str:
+    """Return the numbers of items of each kind, as text."""
+    counts = Counter(item.kind for item in items)
+    return " and ".join(f"{counts[kind]} of the {kind}" for kind in WORK if counts[kind])
 
 
 @contextlib.contextmanager

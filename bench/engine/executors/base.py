@@ -4,7 +4,7 @@ import logging
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # importing values imports torch, which a worker does only on
 I = TypeVar("I")  # noqa: E741 - an item
 
 R = TypeVar("R")
+
+NextItem = Callable[[], I | None]
+"""Returns the next item to work on, None if there is none at this moment."""
 
 Work = Callable[[I, "Progress"], R]
 """What is done for one item. For workers in other processes, it and the items must be picklable."""
@@ -51,11 +54,14 @@ class Executor(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
+    def map(
+        self, work: Work[I, R], next_item: NextItem[I], report: ReportProgress[I]
+    ) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item as it finishes; lazily, so that each can be saved before the next.
 
-        Items are pulled one at a time, in the thread that iterates and only when a worker is free: ``items``
-        can decide at that moment what comes next.
+        ``next_item`` is called in the thread that iterates, once for every free worker. After it has
+        returned None, it is called again after the next outcome, or sooner. The map ends when it returns None
+        while no item is in progress.
         """
 
 

@@ -1,13 +1,13 @@
 """Work in the current process, one item after the other."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn, Self
 
-from bench.engine.executors.base import I, Outcome, R, ReportProgress, Work, attempt_item
+from bench.engine.executors.base import I, NextItem, Outcome, R, ReportProgress, Work, attempt_item
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,11 @@ class Inline:
     def __exit__(self, *error: object) -> None:
         """There are no workers to end."""
 
-    def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
+    def map(
+        self, work: Work[I, R], next_item: NextItem[I], report: ReportProgress[I]
+    ) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, in order."""
-        for item in items:
+        while (item := next_item()) is not None:
             with _os_exit_fails_item():
                 outcome = attempt_item(work, item, partial(report, item))
             yield outcome

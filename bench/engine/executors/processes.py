@@ -10,15 +10,15 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from multiprocessing import connection
 from typing import Any, Self
 
 from bench.engine.executors.base import (
     WORKER_DIED,
     I,
+    NextItem,
     Outcome,
     R,
     ReportProgress,
@@ -45,7 +45,7 @@ def assign_gpus(free: Mapping[str, int], jobs: int) -> list[str]:
 
 
 class Processes:
-    """Worker processes on this machine, kept from wave to wave.
+    """Worker processes on this machine, kept until the block ends.
 
     An item whose worker dies (killed, out of memory) is retried once, with no other item running, before it
     fails. An item that takes longer than the time limit fails at once, and its worker is killed. The other
@@ -78,13 +78,14 @@ class Processes:
         for worker in (*self._busy, *self._idle):
             worker.kill()
 
-    def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
+    def map(
+        self, work: Work[I, R], next_item: NextItem[I], report: ReportProgress[I]
+    ) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, as they finish.
 
         Raises:
             BenchError: when the system does not let a worker start.
         """
-        source = iter(items)
         retries: deque[I] = (
             deque()
         )  # their worker died, maybe because all workers together need too much memory
@@ -94,10 +95,9 @@ class Processes:
                 self._start(work, retries.popleft())
                 retrying = True
             while not (retries or retrying) and len(self._busy) < self._jobs:
-                pulled = list(islice(source, 1))
-                if not pulled:
+                if (item := next_item()) is None:
                     break
-                self._start(work, pulled[0])
+                self._start(work, item)
             if not self._busy:
                 return
             for worker in self._wait_for_workers():

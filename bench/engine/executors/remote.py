@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +13,7 @@ from bench.engine.executors.base import (
     WORKER_DIED,
     I,
     Message,
+    NextItem,
     Outcome,
     R,
     ReportProgress,
@@ -90,17 +90,22 @@ class RemoteExecutor(ABC, Generic[H]):
         self._shared_path = out
         self._in_flight: dict[H, _InFlight] = {}
 
-    def map(self, work: Work[I, R], items: Iterable[I], report: ReportProgress[I]) -> Iterator[Outcome[I, R]]:
+    def map(
+        self, work: Work[I, R], next_item: NextItem[I], report: ReportProgress[I]
+    ) -> Iterator[Outcome[I, R]]:
         """Yield an outcome per item, as they finish.
 
         Raises:
             BenchError: when a machine cannot do any item.
         """
-        source, retries = iter(items), list[I]()
+        retries = list[I]()
         while True:
             free = self._capacity() - len(self._in_flight) - len(retries)
             self._submit_items(work, retries, is_retry=True)
-            self._submit_items(work, list(islice(source, max(0, free))), is_retry=False)
+            new = list[I]()
+            while len(new) < free and (item := next_item()) is not None:
+                new.append(item)
+            self._submit_items(work, new, is_retry=False)
             if not self._in_flight:
                 return
             finished = self._wait(self._in_flight)

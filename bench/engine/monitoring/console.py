@@ -3,7 +3,7 @@
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bench.engine.execution import events
 from bench.engine.execution.events import Event, ItemFinished, ItemProgress, Listener
-from bench.engine.monitoring.progress import ItemSnapshot, ProgressSnapshot, RunProgress, WaveSnapshot
+from bench.engine.monitoring.progress import ItemSnapshot, KindSnapshot, ProgressSnapshot, RunProgress
 from bench.text import format_duration, to_one_line
 
 STEP_LINE_EVERY_S = 30.0
@@ -59,30 +59,41 @@ def show_progress(progress: RunProgress, stream: TextIO | None = None) -> Iterat
 
 
 def render_snapshot(snapshot: ProgressSnapshot, width: int) -> RenderableType:
-    """Return the wave in progress, its speed and its items; an empty text if no wave is in progress."""
-    wave = snapshot.wave
-    if wave is None or wave.ended:
+    """Return what is left to make, its speed and the items in progress; an empty text if nothing is left."""
+    kinds = [kind for kind in snapshot.kinds if not kind.ended]
+    if not kinds:
         return Text()
     summary = (
-        Text(f"  {line}", "dim", no_wrap=True, overflow="ellipsis") for line in _summary_lines(snapshot)
+        Text(f"  {line}", "dim", no_wrap=True, overflow="ellipsis")
+        for line in _summary_lines(snapshot, kinds)
     )
-    return Group(_wave_row(wave, width), *summary, Padding(_item_table(wave, width), (0, 0, 0, 2)))
+    return Group(
+        _kind_table(kinds, width), *summary, Padding(_item_table(snapshot.items, width), (0, 0, 0, 2))
+    )
 
 
-def _wave_row(wave: WaveSnapshot, width: int) -> RenderableType:
-    texts = [Text(_wave_count(wave), "bold"), Text(f"{wave.cached} cached")]
-    texts += [Text(f"{wave.failed} failed", "bold red")] if wave.failed else []
-    texts += [Text(_time_left(wave.left_s))]
-    room = width - sum(text.cell_len + 2 for text in texts)
-    bar = ProgressBar(total=max(1, wave.todo), completed=wave.finished, width=max(1, min(BAR_COLUMNS, room)))
-    row = Table.grid(padding=(0, 2))
-    for _ in range(len(texts) + 1):
-        row.add_column(no_wrap=True)
-    row.add_row(texts[0], bar, *texts[1:])
-    return row
+def _kind_table(kinds: Sequence[KindSnapshot], width: int) -> RenderableType:
+    columns = [
+        [Text(_kind_count(kind), "bold") for kind in kinds],
+        [Text(f"{kind.cached} cached") for kind in kinds],
+        [Text(f"{kind.failed} failed" if kind.failed else "", "bold red") for kind in kinds],
+        [Text(_time_left(kind.left_s)) for kind in kinds],
+    ]
+    columns = [column for column in columns if any(column)]
+    room = width - sum(max(text.cell_len for text in column) + 2 for column in columns)
+    bars = [
+        ProgressBar(total=kind.todo, completed=kind.finished, width=max(1, min(BAR_COLUMNS, room)))
+        for kind in kinds
+    ]
+    table = Table.grid(padding=(0, 2))
+    for _ in range(len(columns) + 1):
+        table.add_column(no_wrap=True)
+    for count, bar, *others in zip(columns[0], bars, *columns[1:], strict=True):
+        table.add_row(count, bar, *others)
+    return table
 
 
-def _item_table(wave: WaveSnapshot, width: int) -> RenderableType:
+def _item_table(items: Sequence[ItemSnapshot], width: int) -> RenderableType:
     wide = width >= WIDE_COLUMNS
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -90,15 +101,15 @@ def _item_table(wave: WaveSnapshot, width: int) -> RenderableType:
     if wide:
         table.add_column(no_wrap=True, justify="right")
     table.add_column(no_wrap=True, justify="right", min_width=len("~59 min left"))
-    for item in wave.items:
+    for item in items:
         speed = [Text(_item_speed(item), "dim")] if wide else []
         step = to_one_line(f"{item.what} {item.done}/{item.total}")
         table.add_row(Text(to_one_line(item.label)), Text(step), *speed, Text(_time_left(item.left_s), "dim"))
     return table
 
 
-def _wave_count(wave: WaveSnapshot) -> str:
-    return to_one_line(f"{wave.name} {wave.finished}/{wave.todo}")
+def _kind_count(kind: KindSnapshot) -> str:
+    return to_one_line(f"{kind.name} {kind.finished}/{kind.todo}")
 
 
 def _time_left(seconds: float | None) -> str:
@@ -118,15 +129,11 @@ def _item_speed(item: ItemSnapshot) -> str:
     )
 
 
-def _summary_lines(snapshot: ProgressSnapshot) -> list[str]:
-    """Return the speed of the wave and its memory in one line, the leading attack in another, if known."""
-    wave, memory = snapshot.wave, snapshot.memory_mib
-    speeds = []
-    if wave is not None and wave.per_minute:
-        count, unit = (wave.per_minute, "min") if wave.per_minute >= 1 else (60 * wave.per_minute, "h")
-        speeds.append(f"{count:,.1f} {to_one_line(wave.name)}/{unit}")
-    if wave is not None and wave.images_per_s:
-        speeds.append(f"{wave.images_per_s:,.0f} images/s")
+def _summary_lines(snapshot: ProgressSnapshot, kinds: Sequence[KindSnapshot]) -> list[str]:
+    """Return the speeds of some kinds and the memory in one line, the leading attack in another, if known."""
+    memory = snapshot.memory_mib
+    speeds = [_kind_speed(kind) for kind in kinds if kind.per_minute]
+    speeds += [f"{kind.images_per_s:,.0f} images/s" for kind in kinds if kind.images_per_s]
     if len(memory) == 1:
         speeds.append(f"{memory[0]:,.0f} MiB in one process")
     elif memory:
@@ -137,6 +144,12 @@ def _summary_lines(snapshot: ProgressSnapshot) -> list[str]:
         cells = f"{count} cell{'s' * (count != 1)}"
         lines.append(f"best so far: {to_one_line(attack)}, protection {protection:.2f} ({cells})")
     return lines
+
+
+def _kind_speed(kind: KindSnapshot) -> str:
+    per_minute = kind.per_minute or 0.0
+    count, unit = (per_minute, "min") if per_minute >= 1 else (60 * per_minute, "h")
+    return f"{count:,.1f} {to_one_line(kind.name)}/{unit}"
 
 
 class _LineReporter:
@@ -159,14 +172,13 @@ class _LineReporter:
         match event:
             case events.RunStarted():
                 yield f"suite {event.suite}, results in {event.out}", "bold"
-            case events.WaveStarted() if self._every_item:
-                yield f"{event.wave}: {event.todo} to do, {event.cached} cached", ""
+                if self._every_item:
+                    for kind, (todo, cached) in event.counts.items():
+                        yield f"{kind}: {todo} to do, {cached} cached", ""
             case events.ItemProgress() if self._every_item:
                 yield from self._step_lines(event, self._progress.snapshot())
             case events.ItemFinished():
                 yield from self._item_lines(event, self._progress.snapshot())
-            case events.WaveFinished():
-                yield from self._wave_lines(self._progress.snapshot())
             case events.RunFinished():
                 cells = f"cells: {event.done} done, {event.cached} cached, {event.failed} failed"
                 style = "bold red" if event.failed else "bold green"
@@ -175,43 +187,44 @@ class _LineReporter:
                 yield f"note: {event.message}", "yellow"
 
     def _step_lines(self, event: ItemProgress, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
-        wave, now = snapshot.wave, snapshot.seconds
-        if wave is None or event.key not in [item.key for item in wave.items]:
+        kind, now = snapshot.of(event.kind), snapshot.seconds
+        if kind is None or event.key not in [item.key for item in snapshot.items]:
             return
         if now - self._last_line_s.setdefault(event.key, now) >= STEP_LINE_EVERY_S:
             self._last_line_s[event.key] = now
             step = f"{event.what} {event.done}/{event.total}"
-            yield _columns(_wave_count(wave), event.label, step, _time_left(wave.left_s)), ""
+            yield _columns(_kind_count(kind), event.label, step, _time_left(kind.left_s)), ""
             yield from self._summary(snapshot)
 
     def _item_lines(self, event: ItemFinished, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
-        wave = snapshot.wave
+        kind = snapshot.of(event.kind)
         self._last_line_s.pop(event.key, None)
-        if wave is None or wave.ended or wave.name != event.wave:
+        if kind is None:
             return
         if event.error is not None:
-            yield _columns(_wave_count(wave), f"FAILED {event.label}: {event.error}"), "bold red"
+            yield _columns(_kind_count(kind), f"FAILED {event.label}: {event.error}"), "bold red"
         elif self._every_item:
-            left = _time_left(wave.left_s) if wave.finished < wave.todo else ""
+            left = "" if kind.ended else _time_left(kind.left_s)
             took = format_duration(event.seconds) if event.seconds else "made by another run"
-            yield _columns(_wave_count(wave), event.label, took, left), ""
+            yield _columns(_kind_count(kind), event.label, took, left), ""
+        if kind.ended:
+            yield from self._end_lines(kind, snapshot)
+        else:
             yield from self._summary(snapshot)
 
-    def _summary(self, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
-        if snapshot.seconds - self._last_summary_s >= SUMMARY_EVERY_S:
-            self._last_summary_s = snapshot.seconds
-            yield from ((line, "") for line in _summary_lines(snapshot))
-
-    def _wave_lines(self, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
-        wave = snapshot.wave
-        if wave is None:
-            return
+    def _end_lines(self, kind: KindSnapshot, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
         if self._every_item:
-            yield from ((line, "") for line in _summary_lines(snapshot) if wave.finished)
-        elif wave.name != "cells":  # the summary of the run follows the cells
-            failed = f", {wave.failed} failed" if wave.failed else ""
-            done, duration = wave.finished - wave.failed, format_duration(wave.seconds)
-            yield f"{wave.name}: {done} done, {wave.cached} cached{failed} in {duration}", ""
+            yield from ((line, "") for line in _summary_lines(snapshot, [kind]))
+        elif kind.name != "cells":  # the summary of the run follows the cells
+            failed = f", {kind.failed} failed" if kind.failed else ""
+            done, duration = kind.finished - kind.failed, format_duration(kind.seconds)
+            yield f"{kind.name}: {done} done, {kind.cached} cached{failed} in {duration}", ""
+
+    def _summary(self, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
+        if self._every_item and snapshot.seconds - self._last_summary_s >= SUMMARY_EVERY_S:
+            self._last_summary_s = snapshot.seconds
+            active = [kind for kind in snapshot.kinds if not kind.ended]
+            yield from ((line, "") for line in _summary_lines(snapshot, active))
 
 
 def _columns(*cells: str) -> str:

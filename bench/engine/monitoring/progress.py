@@ -13,8 +13,6 @@ from bench.engine.execution.events import (
     ItemFinished,
     ItemProgress,
     RunStarted,
-    WaveFinished,
-    WaveStarted,
 )
 from bench.record import Record
 
@@ -43,26 +41,24 @@ class ItemSnapshot:
 
 
 @dataclass(frozen=True)
-class WaveSnapshot:
-    """A wave in progress, or the last one if the next has not started.
+class KindSnapshot:
+    """The items of one kind.
 
     Attributes:
-        name: of the wave.
-        ended: whether it has ended.
+        name: of the kind.
         todo: items to make.
         cached: items that existed before.
         finished: items that ended, failed ones too.
         failed: items that failed.
-        seconds: how long it has taken.
-        left_s: seconds left; None until some item has shown how long it takes.
+        seconds: from the start of the first item until now, or until the end of the last one.
+        left_s: seconds until the last one ends if all workers make only these; None until some item has shown
+            how long it takes.
         per_minute: items made by this run, per minute; None before the first.
         images_per_s: training images per second of all workers together, from the cells that are finished;
             None if unknown.
-        items: the items in progress.
     """
 
     name: str
-    ended: bool
     todo: NonNegativeInt
     cached: NonNegativeInt
     finished: NonNegativeInt
@@ -71,7 +67,11 @@ class WaveSnapshot:
     left_s: FiniteFloat | None
     per_minute: FiniteFloat | None
     images_per_s: FiniteFloat | None
-    items: tuple[ItemSnapshot, ...]
+
+    @property
+    def ended(self) -> bool:
+        """Whether all items have ended."""
+        return self.finished >= self.todo
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class ProgressSnapshot:
         cells_done: cells that are done, in this run or before.
         cells_failed: cells that failed in this run.
         cells: all cells of the plan.
-        wave: the wave in progress or the last one; None before the first.
+        kinds: the items of each kind; empty before the run begins.
+        items: the items in progress.
         memory_mib: resident memory of every worker process on this machine, or of the run's own process if it
             has no workers; empty if not measured.
         best: the leading attack, its protection, and the number of cells this is computed from.
@@ -95,9 +96,14 @@ class ProgressSnapshot:
     cells_done: NonNegativeInt
     cells_failed: NonNegativeInt
     cells: NonNegativeInt
-    wave: WaveSnapshot | None
+    kinds: tuple[KindSnapshot, ...]
+    items: tuple[ItemSnapshot, ...]
     memory_mib: tuple[FiniteFloat, ...]
     best: tuple[str, FiniteFloat, int] | None
+
+    def of(self, kind: str) -> KindSnapshot | None:
+        """Return the items of a kind; None if the run has none."""
+        return next((each for each in self.kinds if each.name == kind), None)
 
 
 class Ranking(Protocol):
@@ -131,28 +137,27 @@ class RunProgress:
         self._suite = ""
         self._started = clock()
         self._cells_todo, self._cells_cached, self._cells_done, self._cells_failed = 0, 0, 0, 0
-        self._wave: _WaveProgress | None = None
+        self._kinds: dict[str, _KindProgress] = {}
+        self._parallel = 1  # most items that have run at once
 
     def __call__(self, event: Event) -> None:
-        """Update the progress; late events of a finished item or an ended wave are ignored."""
+        """Update the progress; late events of a finished item are ignored."""
         with self._lock:
             self.changes += 1
-            now, wave = self._clock(), self._wave
+            now = self._clock()
             match event:
                 case RunStarted():
                     self._suite, self._started = event.suite, now
-                    self._cells_todo, self._cells_cached = event.waves.get("cells", (0, 0))
-                case WaveStarted():
-                    self._wave = _WaveProgress(event.wave, event.todo, event.cached, now)
-                case WaveFinished() if wave is not None:
-                    wave.ended = now
-                case ItemProgress() if wave is not None and wave.expects(event):
-                    wave.update_item(event, now)
-                case ItemFinished():
-                    if event.wave == "cells":
+                    self._cells_todo, self._cells_cached = event.counts.get("cells", (0, 0))
+                    self._kinds = {name: _KindProgress(name, *count) for name, count in event.counts.items()}
+                case ItemProgress() if self._expects(event):
+                    self._kinds[event.kind].update_item(event, now)
+                    running = sum(len(kind.running) for kind in self._kinds.values())
+                    self._parallel = max(self._parallel, running)
+                case ItemFinished() if self._expects(event):
+                    self._kinds[event.kind].finish_item(event, now)
+                    if event.kind == "cells":
                         self._count_cell(event)
-                    if wave is not None and wave.expects(event):
-                        wave.finish_item(event)
 
     def add_earlier_record(self, record: Record) -> None:
         """Add the record of a cell that an earlier run finished."""
@@ -171,10 +176,16 @@ class RunProgress:
                 cells_done=self._cells_cached + self._cells_done,
                 cells_failed=self._cells_failed,
                 cells=self._cells_todo + self._cells_cached,
-                wave=self._wave.snapshot(now) if self._wave else None,
+                kinds=tuple(kind.snapshot(now, self._parallel) for kind in self._kinds.values()),
+                items=tuple(
+                    item.snapshot(now) for kind in self._kinds.values() for item in kind.running.values()
+                ),
                 memory_mib=self.memory_mib,
                 best=self._ranking.best() if self._ranking is not None else None,
             )
+
+    def _expects(self, event: ItemProgress | ItemFinished) -> bool:
+        return event.kind in self._kinds and event.key not in self._kinds[event.kind].finished
 
     def _count_cell(self, event: ItemFinished) -> None:
         self._cells_done += event.error is None
@@ -221,31 +232,34 @@ class _ItemProgress:
 
 
 @dataclass
-class _WaveProgress:
+class _KindProgress:
+    """The items of one kind; times are the clock's."""
+
     name: str
     todo: int
     cached: int
-    started: float
+    started: float | None = None
     ended: float | None = None
     failed: int = 0
-    parallel: int = 1
     made: int = 0
     made_s: float = 0.0
     images: float = 0.0
     finished: set[str] = field(default_factory=set)
     running: dict[str, _ItemProgress] = field(default_factory=dict)
 
-    def expects(self, event: ItemProgress | ItemFinished) -> bool:
-        return event.wave == self.name and self.ended is None and event.key not in self.finished
-
     def update_item(self, event: ItemProgress, now: float) -> None:
+        if self.started is None:
+            self.started = now
         new = _ItemProgress(event.key, event.label, now, now, event.done)
         self.running.setdefault(event.key, new).update(event, now)
-        self.parallel = max(self.parallel, len(self.running))
 
-    def finish_item(self, event: ItemFinished) -> None:
+    def finish_item(self, event: ItemFinished, now: float) -> None:
         self.finished.add(event.key)
         self.running.pop(event.key, None)
+        started = now - event.seconds
+        self.started = started if self.started is None else min(self.started, started)
+        if len(self.finished) >= self.todo:
+            self.ended = now
         if event.error is not None:
             self.failed += 1
         elif event.seconds:  # otherwise another run made it, and it says nothing about this one's speed
@@ -255,7 +269,7 @@ class _WaveProgress:
                 train = event.record.cost["train"]
                 self.images += train["seconds"] * (train["images_per_s"] or 0.0)
 
-    def seconds_left(self, now: float) -> float | None:
+    def seconds_left(self, now: float, parallel: int) -> float | None:
         """Return the seconds left, None until some item has shown how long it takes.
 
         The rest of the items in progress and all of the waiting ones, shared by as many as have run at once,
@@ -271,21 +285,19 @@ class _WaveProgress:
             return None
         rests = [max(item.seconds_left(now) or 0.0, typical - (now - item.started)) for item in items]
         waiting = max(0, self.todo - len(self.finished) - len(items))
-        return max([(sum(rests) + waiting * typical) / self.parallel, *rests])
+        return max([(sum(rests) + waiting * typical) / parallel, *rests])
 
-    def snapshot(self, now: float) -> WaveSnapshot:
+    def snapshot(self, now: float, parallel: int) -> KindSnapshot:
         now = now if self.ended is None else self.ended
-        seconds = now - self.started
-        return WaveSnapshot(
+        seconds = 0.0 if self.started is None else now - self.started
+        return KindSnapshot(
             name=self.name,
-            ended=self.ended is not None,
             todo=self.todo,
             cached=self.cached,
             finished=len(self.finished),
             failed=self.failed,
             seconds=seconds,
-            left_s=self.seconds_left(now),
+            left_s=self.seconds_left(now, parallel),
             per_minute=60 * self.made / seconds if self.made and seconds > 0 else None,
             images_per_s=self.images / seconds if self.images and seconds > 0 else None,
-            items=tuple(item.snapshot(now) for item in self.running.values()),
         )

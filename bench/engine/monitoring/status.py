@@ -27,7 +27,7 @@ from bench.errors import BenchError
 from bench.files import require_file, write_atomically
 from bench.text import format_duration, to_one_line
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the file's layout."""
 
 TICK_S = 1.0

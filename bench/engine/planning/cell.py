@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from bench.api import Attack, Backbone, Dataset, Defense, Regime, Weighting
 from bench.catalog.build import part_settings
@@ -13,8 +13,8 @@ from bench.values import EPSILON, Recipe
 
 P = TypeVar("P")
 
-Wave = Literal["surrogates", "poisons", "purified", "cells"]
-"""The steps of a run; each makes all items of one kind."""
+ItemKind = Literal["surrogates", "poisons", "purified", "cells"]
+"""What an item is. Each kind is made from those before it."""
 
 KEY_LENGTH = 16
 """Hexadecimal digits of a key: 64 bits, no collision is expected below a billion cells."""
@@ -63,6 +63,8 @@ class Surrogate:
     backbone: ChosenPart[Backbone]
     recipe: Recipe
     seed: int
+    kind: ClassVar[ItemKind] = "surrogates"
+    sources: ClassVar[tuple[str, ...]] = ()
 
     @property
     def label(self) -> str:
@@ -97,6 +99,12 @@ class Poison:
     epsilon: int | None  # None for an attack without a budget
     seed: int
     protected: tuple[str, ...] = ()  # names of tasks; empty means all
+    kind: ClassVar[ItemKind] = "poisons"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The keys of what it is made from."""
+        return (self.surrogate.key,) if self.attack.part.needs_surrogate else ()
 
     @property
     def label(self) -> str:
@@ -137,6 +145,12 @@ class Purified:
     defense: ChosenPart[Defense]
     seed: int
     rate: float
+    kind: ClassVar[ItemKind] = "purified"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The keys of what it is made from."""
+        return (self.poison.key,)
 
     @property
     def label(self) -> str:
@@ -171,6 +185,13 @@ class Cell:
     recipe: Recipe
     seed: int
     rate: float = 1.0  # share of the images that carry the poison
+    kind: ClassVar[ItemKind] = "cells"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The keys of what it is made from."""
+        purified = self.purified
+        return (self.poison.key,) if purified is None else (self.poison.key, purified.key)
 
     @cached_property
     def labels(self) -> dict[str, str | int]:
@@ -223,3 +244,12 @@ class Cell:
     def key(self) -> str:
         """Hash of everything that can change the result."""
         return _hash_settings("cell", self.settings())
+
+
+AnyItem = Surrogate | Poison | Purified | Cell
+"""What a run makes. ``sources`` has the keys of the items that it is made from."""
+
+
+def dataset_of(item: AnyItem) -> ChosenPart[Dataset]:
+    """Return the dataset of an item."""
+    return item.poison.dataset if isinstance(item, Purified | Cell) else item.dataset

@@ -2,39 +2,35 @@
 
 import contextlib
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import torch
 
 from bench.api import Dataset, MultiTaskData
-from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate, Wave
+from bench.engine.planning.cell import Cell, ItemKind, Poison, Purified, Surrogate, dataset_of
+from bench.engine.planning.durations import SHARED_PHASES, mean_seconds, read_timed_records
 from bench.engine.planning.expand import Plan
 from bench.engine.planning.remaining_work import RemainingWork
-from bench.engine.stages.context import RunContext, describe_environment
+from bench.engine.stages.context import RunContext
 from bench.engine.stages.surrogate import MAX_SNAPSHOTS, equidistant_epochs
 from bench.files import make_writable_folder
-from bench.record import CLEAN, Record, read_records
+from bench.record import CLEAN
 from bench.text import format_bytes
 from bench.training.augmentation import cropped_shape
 from bench.training.net import MultiTaskNet
-
-MACHINE = ("cpu", "cpus", "device", "device_name")
-"""A record's times count only if its environment has the same values as this machine."""
 
 RECORD_BYTES, SCORES_BYTES = 5_000, 300
 """Size of a record's file without its learning curve, and of the scores of one task in one epoch."""
 
 
 @dataclass(frozen=True)
-class WaveEstimate:
-    """The time and disk space that a wave is expected to take.
+class KindEstimate:
+    """The time and disk space that the items of a kind are expected to take.
 
     Attributes:
-        wave: its name.
+        kind: of the items.
         count: number of items to do.
         seconds: for the items like which one was timed before, divided by the number of jobs.
         untimed: number of the other items.
@@ -42,7 +38,7 @@ class WaveEstimate:
         unsized: number of the other items, whose datasets are not decoded yet.
     """
 
-    wave: Wave
+    kind: ItemKind
     count: int
     seconds: float
     untimed: int
@@ -50,23 +46,23 @@ class WaveEstimate:
     unsized: int
 
 
-def estimate_waves(remaining: RemainingWork, run_context: RunContext, jobs: int) -> list[WaveEstimate]:
-    """Estimate every wave, for a number of jobs; purified sets are left out if the suite has none.
+def estimate_kinds(remaining: RemainingWork, run_context: RunContext, jobs: int) -> list[KindEstimate]:
+    """Estimate the items of every kind, for a number of jobs; purified sets only if the suite has some.
 
     An item is expected to take the mean time of earlier items on this machine that have the same dataset and:
     for a poison the same attack, for a purified set the same defense, for a cell the same backbone.
     """
-    records = _read_timed_records(run_context) if remaining.cells else []
+    records = read_timed_records(run_context) if remaining.cells else []
     data: dict[Dataset, MultiTaskData | None] = {}
     estimates = []
-    for wave, axes, phase, size in _WAVES:
-        items = getattr(remaining, wave)
-        if wave == "purified" and not items and not remaining.cached[wave]:
+    for kind, axes, size in _KINDS:
+        items = getattr(remaining, kind)
+        if kind == "purified" and not items and not remaining.cached[kind]:
             continue
-        means = _mean_seconds(records, axes, phase)
+        means = mean_seconds(records, axes, SHARED_PHASES.get(kind))
         seconds, sizes = [], []
         for item in items:
-            dataset = _dataset(item)
+            dataset = dataset_of(item)
             labels = (dataset.label, *(getattr(item, axis).label for axis in axes))
             if labels in means:
                 seconds.append(means[labels])
@@ -75,11 +71,11 @@ def estimate_waves(remaining: RemainingWork, run_context: RunContext, jobs: int)
             if (loaded := data[dataset.part]) is not None:
                 sizes.append(size(item, loaded))
         untimed, unsized = len(items) - len(seconds), len(items) - len(sizes)
-        estimates.append(WaveEstimate(wave, len(items), sum(seconds) / jobs, untimed, sum(sizes), unsized))
+        estimates.append(KindEstimate(kind, len(items), sum(seconds) / jobs, untimed, sum(sizes), unsized))
     return estimates
 
 
-def check_disk_space(estimates: Sequence[WaveEstimate], run_context: RunContext) -> str | None:
+def check_disk_space(estimates: Sequence[KindEstimate], run_context: RunContext) -> str | None:
     """Return one sentence if the disk has less space than the run needs, else None."""
     folder = run_context.out
     while not folder.exists():
@@ -105,35 +101,6 @@ def check_cache(plan: Plan, run_context: RunContext) -> None:
         for dataset in {cell.poison.dataset.part for cell in plan.cells}:
             with contextlib.suppress(_NotDecodedError):
                 dataset.load(run_context.data_root, run_context.cache, _stop_decoding)
-
-
-def _read_timed_records(run_context: RunContext) -> list[Record]:
-    machine = describe_environment(run_context)
-    return [
-        record
-        for record in read_records(run_context.store.records, curve=False)
-        if isinstance(record, Record)
-        and record.status == "done"
-        and all(record.environment.get(fact) == machine[fact] for fact in MACHINE)
-    ]
-
-
-def _mean_seconds(
-    records: Iterable[Record], axes: Sequence[str], phase: str | None
-) -> Mapping[tuple[str, ...], float]:
-    """Return labels on dataset and axes → mean seconds of a shared phase, or of what a cell did itself."""
-    seconds = defaultdict(list)
-    for record in records:
-        labels = tuple(str(record.cell[axis]) for axis in ("dataset", *axes))
-        if phase is None:
-            seconds[labels].append(record.own_seconds)
-        elif phase in record.shared_phases and phase in record.cost:
-            seconds[labels].append(record.cost[phase]["seconds"])
-    return {labels: fmean(values) for labels, values in seconds.items()}
-
-
-def _dataset(item: Surrogate | Poison | Purified | Cell) -> ChosenPart[Dataset]:
-    return item.poison.dataset if isinstance(item, Purified | Cell) else item.dataset
 
 
 class _NotDecodedError(Exception):
@@ -178,10 +145,10 @@ def _record_bytes(cell: Cell, data: MultiTaskData) -> int:
     return RECORD_BYTES + SCORES_BYTES * cell.recipe.epochs * len(data.tasks)
 
 
-_WAVES: tuple[tuple[Wave, tuple[str, ...], str | None, Callable[[Any, MultiTaskData], int]], ...] = (
-    ("surrogates", (), "surrogate", _surrogate_bytes),
-    ("poisons", ("attack",), "craft", _poison_bytes),
-    ("purified", ("defense",), "purify", _purified_bytes),
-    ("cells", ("backbone",), None, _record_bytes),
+_KINDS: tuple[tuple[ItemKind, tuple[str, ...], Callable[[Any, MultiTaskData], int]], ...] = (
+    ("surrogates", (), _surrogate_bytes),
+    ("poisons", ("attack",), _poison_bytes),
+    ("purified", ("defense",), _purified_bytes),
+    ("cells", ("backbone",), _record_bytes),
 )
-"""Wave, axes besides the dataset that decide the time, phase that cells share, and bytes of an item."""
+"""Kind, axes besides the dataset by which times are averaged, and bytes of an item."""

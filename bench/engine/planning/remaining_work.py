@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.engine.planning.cell import Cell, Poison, Purified, Surrogate, Wave
+from bench.engine.planning.cell import Cell, ItemKind, Poison, Purified, Surrogate
 from bench.engine.planning.expand import Plan
 from bench.engine.planning.present_data import PresentData
 from bench.engine.storage.store import POISONS, PURIFIED, SURROGATES, DamagedError, Store
@@ -15,11 +15,11 @@ RerunPolicy = Literal["failed", "all", "none"]
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What a run has to do, wave by wave.
+    """What a run has to do.
 
     Attributes:
         surrogates, poisons, purified, cells: the items to do.
-        cached: wave → number of items that are done already.
+        cached: kind → number of items that are done already.
         notices: one sentence for each damaged file, and for each dataset with results that belong to other
             data.
     """
@@ -28,7 +28,7 @@ class RemainingWork:
     poisons: tuple[Poison, ...]
     purified: tuple[Purified, ...]
     cells: tuple[Cell, ...]
-    cached: dict[Wave, int]
+    cached: dict[ItemKind, int]
     notices: tuple[str, ...]
 
 
@@ -46,7 +46,7 @@ def find_remaining_work(plan: Plan, store: Store, rerun: RerunPolicy, present: P
     surrogates = [surrogate for surrogate in used.values() if not is_usable(SURROGATES, surrogate)]
     sets = {each.key: each for cell in cells if (each := cell.purified) is not None}
     purified = [each for each in sets.values() if not is_usable(PURIFIED, each)]
-    cached: dict[Wave, int] = {
+    cached: dict[ItemKind, int] = {
         "surrogates": len(plan.surrogates) - len(surrogates),
         "poisons": len(plan.poisons) - len(poisons),
         "purified": len(plan.purified) - len(purified),

@@ -69,12 +69,12 @@ class Tracker:
     def __call__(self, event: Event) -> None:
         """Log each finished cell, and keep the status of the suite's run; without cells to do, do nothing."""
         match event:
-            case RunStarted(waves=waves) if waves.get("cells", (0, 0))[0]:
-                self._cells = sum(waves["cells"])
+            case RunStarted(counts=counts) if counts.get("cells", (0, 0))[0]:
+                self._cells = sum(counts["cells"])
                 self._try(lambda store: store.set_suite_status(self._suite, "RUNNING"))
             case RunFinished() if event.done + event.cached + event.failed < self._cells:
                 self._try(lambda store: store.set_suite_status(self._suite, "KILLED"))
-            case ItemFinished(wave="cells", record=Record() as record):
+            case ItemFinished(kind="cells", record=Record() as record):
                 self._try(lambda store: store.log_record(record, store.find_runs(record)))
 
     def finish_suite(self, records: Iterable[Record], make_files: Callable[[], ArtifactFiles]) -> None:

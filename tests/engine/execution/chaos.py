@@ -39,7 +39,7 @@ from leaderboard.frame import to_frame
 from leaderboard.ranking import rank_attacks
 from tests.engine import tiny
 
-KILLS = int(os.environ.get("MTLUE_KILLS", "24"))
+KILLS = int(os.environ.get("MTLUE_KILLS", "12"))
 """How often a run is killed in all; workers, and nodes of a cluster, a twelfth as often each."""
 
 PATIENCE_S = 120

@@ -1,10 +1,7 @@
 """A run that is killed again and again ends with the numbers of one that was not."""
 
-import os
 import random
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,43 +9,25 @@ import psutil
 import pytest
 
 from tests.engine import tiny
-from tests.engine.execution.chaos import assert_same, write_suite
+from tests.engine.execution.chaos import Run, assert_same, start, wait_for, write_suite
 
-ROOT = Path(__file__).resolve().parents[3]
 MATRIX = {"attack": ["clean", "tap"], "defense": ["none", "grayscale", "jpeg"], "seed": [0, 1]}
 KILLED = {"processes": (1, 4), "inline": (7, 9)}
-"""Executor of each run that is killed → range of the things it has finished by then, of 18 in all: the second
-one has come to the cells, of which there are twelve. The last run, which is not killed, is inline."""
+"""Executor of each run that is killed → range of the things it has finished by then, of 18 in all: after the
+second one, some of the twelve cells are done. The last run, which is not killed, is inline."""
 
 PATIENCE_S = 60
 
 
-def start(suite: Path, out: Path, executor: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-c", "from bench.cli import main; main()", "run", "--suite", str(suite)),
-            *("--out", str(out), "--executor", executor, "--jobs", "2", "--device", "cpu", "--no-track"),
-        ],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-
-
-def kill_after(run: "subprocess.Popen[str]", finished: int, seconds: float) -> None:
+def kill_after(run: Run, finished: int, seconds: float) -> None:
     """Kill a run so many seconds after it has told of so many finished things, and see its workers end."""
-    lines = iter(run.stderr or ())
-    seen = [next(lines)]
-    while sum(bool(re.match(r"(surrogates|poisons|cells) \d+/\d+ ", line)) for line in seen) < finished:
-        line = next(lines, None)
-        assert line is not None, f"the run ended by itself: {seen}"
-        seen.append(line)
+    told = re.compile(r"^(surrogates|poisons|cells) \d+/\d+ ", re.MULTILINE)
+    wait_for(lambda: len(told.findall(run.text)) >= finished or not run.process.is_alive())
+    assert run.process.is_alive(), f"the run ended by itself: {run.text}"
     time.sleep(seconds)
-    workers = psutil.Process(run.pid).children(recursive=True)
+    workers = psutil.Process(run.process.pid).children(recursive=True)
     run.kill()
-    run.wait()
+    run.end()
     _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
     assert [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE] == []
 
@@ -64,11 +43,8 @@ def test_a_run_killed_again_and_again(tmp_path: Path) -> None:
     written: dict[Path, tuple[bytes, int]] = {}
     counts = []
     for executor, finished in KILLED.items():
-        with start(suite, out, executor) as run:
-            try:
-                kill_after(run, rng.randint(*finished), rng.random() * 0.15)
-            finally:
-                run.kill()
+        run = start(suite, out, "--executor", executor, "--jobs", "2")
+        kill_after(run, rng.randint(*finished), rng.random() * 0.15)
         records = tiny.records(out)  # every file that has a record's name is a whole record
         assert {record.status for record in records.values()} <= {"done"}
         counts.append(len(records))
@@ -79,10 +55,9 @@ def test_a_run_killed_again_and_again(tmp_path: Path) -> None:
 
     assert counts[-1] > 0
     assert counts == sorted(counts)
-    with start(suite, out, "inline") as run:
-        _, told = run.communicate()
-    assert run.returncode == 0, told
-    assert f"cells: {len(plan.cells) - counts[-1]} done, {counts[-1]} cached, 0 failed" in told
+    run = start(suite, out)
+    assert run.end() == 0, run.text
+    assert f"cells: {len(plan.cells) - counts[-1]} done, {counts[-1]} cached, 0 failed" in run.text
     for path, before in written.items():
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 

@@ -1,4 +1,4 @@
-"""A run: waves, each distinct thing once, failures that stay where they are, numbers that repeat."""
+"""A run: what is done in which order, each thing once, failures that stay where they are, equal numbers."""
 
 import itertools
 import shutil
@@ -14,17 +14,11 @@ from torch import Tensor
 from bench.api import CraftContext
 from bench.catalog.choice import Choice
 from bench.engine.execution import runner
-from bench.engine.execution.events import (
-    ItemFinished,
-    ItemProgress,
-    RunFinished,
-    RunStarted,
-    WaveFinished,
-    WaveStarted,
-)
+from bench.engine.execution.events import ItemFinished, ItemProgress, RunFinished, RunStarted
 from bench.engine.executors.inline import Inline
 from bench.engine.executors.processes import Processes
-from bench.engine.planning.cell import Wave
+from bench.engine.planning.cell import Cell, ItemKind
+from bench.engine.planning.durations import timing_labels
 from bench.engine.planning.expand import Plan
 from bench.engine.storage.store import POISONS, PURIFIED, SURROGATES
 from bench.errors import BenchError
@@ -33,9 +27,10 @@ from bench.record import AXES
 from bench.values import Batch, Shape, Split
 from tests.added_parts import parts_in_catalog
 from tests.engine import tiny
+from tests.engine.executors.test_executors import in_order
 
 MATRIX = {"attack": ["clean", "random", "tap"], "defense": ["none", "grayscale"]}
-WAVES: tuple[Wave, ...] = ("surrogates", "poisons", "cells")
+KINDS: tuple[ItemKind, ...] = ("surrogates", "poisons", "purified", "cells")
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,9 @@ def odd(way: str, **more: str) -> str:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Ran]:
     """A finished run of `MATRIX`; for reading only."""
     out = tmp_path_factory.mktemp("whole")
-    return out, tiny.run(tiny.plan(matrix=MATRIX), out)
+    with pytest.MonkeyPatch.context() as patch:
+        set_seconds(patch, tiny.plan(matrix=MATRIX))
+        return out, tiny.run(tiny.plan(matrix=MATRIX), out)
 
 
 @pytest.fixture
@@ -128,38 +125,73 @@ def copy(whole: tuple[Path, tiny.Ran], tmp_path: Path) -> Path:
     return shutil.copytree(whole[0], tmp_path / "copy")
 
 
+def set_seconds(patch: pytest.MonkeyPatch, plan: Plan, **by_word: float) -> None:
+    """Let runs know how long items take: by the first word of their label, or one second."""
+    items = [item for kind in KINDS for item in getattr(plan, kind)]
+    seconds = {timing_labels(item): by_word.get(item.label.split(" ")[0], 1.0) for item in items}
+    patch.setattr(runner, "measured_seconds", lambda _: seconds)
+
+
 def cell(attack: str, defense: str = "none") -> str:
     return f"digits · {attack} · small · ew · {defense} · mtl · seed 0"
 
 
-# -- waves ------------------------------------------------------------------------------------------------
+# -- order ------------------------------------------------------------------------------------------------
 
 
-def test_waves_follow_each_other(whole: tuple[Path, tiny.Ran]) -> None:
+def test_a_run_tells_of_its_start_its_items_and_its_end(whole: tuple[Path, tiny.Ran]) -> None:
     _, ran = whole
-    assert isinstance(ran.events[0], RunStarted)
-    assert ran.events[-1] == ran.finished
-    bounds = [event for event in ran.events if isinstance(event, WaveStarted | WaveFinished)]
-    assert bounds == [
-        WaveStarted("surrogates", 1, 0),
-        WaveFinished("surrogates"),
-        WaveStarted("poisons", 3, 0),
-        WaveFinished("poisons"),
-        WaveStarted("cells", 6, 0),
-        WaveFinished("cells"),
-    ]
-    current: Wave | None = None
-    for event in ran.events:
-        if isinstance(event, WaveStarted):
-            current = event.wave
-        elif isinstance(event, ItemProgress | ItemFinished):
-            assert event.wave == current
+    first, *between, last = ran.events
+    assert isinstance(first, RunStarted)
+    assert last == ran.finished
+    assert {type(event) for event in between} == {ItemProgress, ItemFinished}
+    ended = [event.key for event in between if isinstance(event, ItemFinished)]
+    assert len(ended) == len(set(ended)) == 10
+    for number, event in enumerate(between):
+        if isinstance(event, ItemProgress):
+            assert event.key in [e.key for e in between[number:] if isinstance(e, ItemFinished)]
+
+
+def test_every_item_comes_after_those_it_is_made_from(whole: tuple[Path, tiny.Ran]) -> None:
+    ended = [event.key for event in whole[1].events if isinstance(event, ItemFinished)]
+    plan = tiny.plan(matrix=MATRIX)
+    for item in (*plan.poisons, *plan.cells):
+        assert all(ended.index(source) < ended.index(item.key) for source in item.sources)
+
+
+class HoldingBack(Inline):
+    """An executor with two workers, of which one works on one poison until nothing else is left."""
+
+    def map(self, work, next_item, tell):  # type: ignore[no-untyped-def]
+        held = next_item()
+        yield from super().map(work, next_item, tell)
+        yield from super().map(work, in_order([held]), tell)
+        yield from super().map(work, next_item, tell)
+
+
+def test_a_cell_does_not_wait_for_a_poison_of_others(
+    whole: tuple[Path, tiny.Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny.plan(matrix=MATRIX)
+    set_seconds(monkeypatch, plan, random=100.0)
+    ran = tiny.run(plan, tmp_path, HoldingBack())
+    ended = [event.label for event in ran.events if isinstance(event, ItemFinished)]
+    slow = ended.index("random · digits · seed 0")
+    assert set(ended[slow + 1 :]) == {cell("random"), cell("random", "grayscale")}
+    assert tiny.results(tmp_path) == tiny.results(whole[0])
+
+
+def test_the_longest_poison_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tiny.plan(matrix=MATRIX)
+    set_seconds(monkeypatch, plan, random=100.0, clean=10.0)
+    ran = tiny.run(plan, tmp_path)
+    assert [label.split(" ")[0] for label in ran.labels("poisons")] == ["random", "clean", "tap"]
 
 
 def test_each_distinct_thing_is_made_once(whole: tuple[Path, tiny.Ran]) -> None:
     out, ran = whole
     plan = tiny.plan(matrix=MATRIX)
-    assert ran.waves == {"surrogates": (1, 0), "poisons": (3, 0), "cells": (6, 0)}
+    assert ran.announced == {"surrogates": (1, 0), "poisons": (3, 0), "cells": (6, 0)}
     assert ran.labels("surrogates") == ["small(width=3) · digits · seed 0"]
     assert ran.labels("poisons") == [f"{attack} · digits · seed 0" for attack in ("clean", "random", "tap")]
     assert ran.labels("cells") == [cell.label for cell in plan.cells]
@@ -217,7 +249,7 @@ def test_attacks_and_defenses_matter(whole: tuple[Path, tiny.Ran]) -> None:
 def test_a_finished_run_has_nothing_to_do(copy: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
     ran = tiny.run(tiny.plan(matrix=MATRIX), copy)
-    assert ran.waves == {"surrogates": (0, 1), "poisons": (0, 3), "cells": (0, 6)}
+    assert ran.announced == {"surrogates": (0, 1), "poisons": (0, 3), "cells": (0, 6)}
     assert ran.counts == (0, 6, 0)
     assert not [event for event in ran.events if isinstance(event, ItemFinished | ItemProgress)]
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()} == before
@@ -225,7 +257,7 @@ def test_a_finished_run_has_nothing_to_do(copy: Path) -> None:
 
 def test_a_larger_plan_makes_only_what_is_new(copy: Path) -> None:
     ran = tiny.run(tiny.plan(matrix={**MATRIX, "seed": [0, 1]}, exclude=[{"seed": 1, "attack": "tap"}]), copy)
-    assert ran.waves == {"surrogates": (0, 1), "poisons": (2, 3), "cells": (4, 6)}
+    assert ran.announced == {"surrogates": (0, 1), "poisons": (2, 3), "cells": (4, 6)}
     assert all(label.endswith("seed 1") for label in (*ran.labels("poisons"), *ran.labels("cells")))
 
 
@@ -240,7 +272,7 @@ def test_a_set_is_purified_once_for_all_its_victims(tmp_path: Path) -> None:
     plan = tiny.plan(star=False, matrix=PURIFYING)
     ran = tiny.run(plan, tmp_path)
     assert ran.counts == (4, 0, 0)
-    assert ran.waves == {"surrogates": (0, 0), "poisons": (1, 0), "purified": (1, 0), "cells": (4, 0)}
+    assert ran.announced == {"surrogates": (0, 0), "poisons": (1, 0), "purified": (1, 0), "cells": (4, 0)}
     (cleaned,) = plan.purified
     assert [event.key for event in ran.of("purified")] == [cleaned.key]
     assert [path.name for path in (tmp_path / PURIFIED).iterdir()] == [cleaned.key]
@@ -250,7 +282,7 @@ def test_a_set_is_purified_once_for_all_its_victims(tmp_path: Path) -> None:
         (tmp_path / "records" / f"{tiny.records(tmp_path)[label].key}.json").unlink()
     flip(tmp_path / PURIFIED / cleaned.key / "tensors.safetensors")
     again = tiny.run(plan, tmp_path)
-    assert again.waves["purified"] == (1, 0)
+    assert again.announced["purified"] == (1, 0)
     assert [event.key for event in again.of("purified")] == [cleaned.key]
     assert [cleaned.key in notice for notice in again.notices] == [True]
     assert tiny.results(tmp_path) == before
@@ -315,9 +347,11 @@ def test_a_failing_poison_fails_its_cells_alone(tmp_path: Path) -> None:
         assert record.scores == {}
         assert record.settings["attack"]["params"]["way"] == "raise"
     assert {record.status for label, record in records.items() if label not in failed} == {"done"}
-    # What fails for another's sake is told of in its own wave, so that a display can count it.
-    started = ran.events.index(WaveStarted("cells", 6, 0))
-    assert all(ran.events.index(event) > started for event in ran.of("cells"))
+    # What fails for another's sake is told of too, after the other, so that a display can count it.
+    (broken,) = [event for event in ran.of("poisons") if event.error]
+    of_broken = [event for event in ran.of("cells") if event.error]
+    assert [event.error for event in of_broken] == ["the attack broke"] * 2
+    assert all(ran.events.index(event) > ran.events.index(broken) for event in of_broken)
     assert len(ran.of("cells")) == 6
 
 
@@ -328,7 +362,7 @@ def test_a_failing_surrogate_fails_what_needs_it_alone(tmp_path: Path) -> None:
     assert ran.counts == (2, 0, 1)
     assert [bool(event.error) for event in ran.of("surrogates")] == [True]
     assert [event.label for event in ran.of("poisons") if event.error] == ["tap · digits · seed 0"]
-    assert ran.waves["poisons"] == (len(ran.of("poisons")), 0)
+    assert ran.announced["poisons"] == (len(ran.of("poisons")), 0)
     error = tiny.records(tmp_path)[cell("tap")].error
     assert error is not None
     assert error["type"] == "MemoryError"
@@ -396,7 +430,7 @@ def test_everything_again(copy: Path) -> None:
     before = tiny.results(copy)
     made = {path: path.stat().st_mtime_ns for path in copy.rglob("*.json")}
     ran = tiny.run(tiny.plan(matrix=MATRIX), copy, rerun="all")
-    assert ran.waves == {"surrogates": (1, 0), "poisons": (3, 0), "cells": (6, 0)}
+    assert ran.announced == {"surrogates": (1, 0), "poisons": (3, 0), "cells": (6, 0)}
     assert {path for path in made if path.stat().st_mtime_ns == made[path]} == set()
     assert tiny.results(copy) == before
 
@@ -425,7 +459,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
 def test_a_warm_cache_gives_the_same_numbers(whole: tuple[Path, tiny.Ran], copy: Path) -> None:
     shutil.rmtree(copy / "records")
     ran = tiny.run(tiny.plan(matrix=MATRIX), copy)
-    assert ran.waves == {"surrogates": (0, 1), "poisons": (0, 3), "cells": (6, 0)}
+    assert ran.announced == {"surrogates": (0, 1), "poisons": (0, 3), "cells": (6, 0)}
     assert tiny.results(copy) == tiny.results(whole[0])
 
 
@@ -449,15 +483,22 @@ def test_a_poison_made_again_is_the_same(whole: tuple[Path, tiny.Ran], tmp_path:
 
 
 class Backwards(Inline):
-    """Takes the items in another order."""
+    """Takes all items that can start, and starts the last one first."""
 
-    def map(self, work, items, tell):  # type: ignore[no-untyped-def]
-        return super().map(work, list(items)[::-1], tell)
+    def map(self, work, next_item, tell):  # type: ignore[no-untyped-def]
+        while items := list(iter(next_item, None)):
+            yield from super().map(work, in_order(items[::-1]), tell)
 
 
-def test_the_order_does_not_matter(whole: tuple[Path, tiny.Ran], tmp_path: Path) -> None:
-    ran = tiny.run(tiny.plan(matrix=MATRIX), tmp_path, Backwards())
-    assert ran.labels("cells") == whole[1].labels("cells")[::-1]
+def test_the_order_does_not_matter(
+    whole: tuple[Path, tiny.Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny.plan(matrix=MATRIX)
+    set_seconds(monkeypatch, plan)
+    ran = tiny.run(plan, tmp_path, Backwards())
+    for kind in ("poisons", "cells"):
+        assert ran.labels(kind) != whole[1].labels(kind)
+        assert sorted(ran.labels(kind)) == sorted(whole[1].labels(kind))
     assert tiny.results(tmp_path) == tiny.results(whole[0])
 
 
@@ -487,7 +528,7 @@ def test_seeds_give_other_numbers(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_worker_processes_give_the_same_numbers(whole: tuple[Path, tiny.Ran], tmp_path: Path) -> None:
     ran = tiny.run(tiny.plan(matrix=MATRIX), tmp_path, Processes(2))
-    assert ran.waves == whole[1].waves
+    assert ran.announced == whole[1].announced
     assert ran.counts == (6, 0, 0)
     assert tiny.results(tmp_path) == tiny.results(whole[0])
     assert sorted(ran.labels("cells")) == sorted(whole[1].labels("cells"))
@@ -572,9 +613,11 @@ def test_finished_records_are_never_touched(tmp_path: Path) -> None:
         """Stands for whatever ends a run from outside."""
 
     class Stopping(Inline):
-        def map(self, work, items, tell):  # type: ignore[no-untyped-def]
-            for number, outcome in enumerate(super().map(work, items, tell)):
-                if number == 2 and outcome.item == plan.cells[2]:
+        def map(self, work, next_item, tell):  # type: ignore[no-untyped-def]
+            cells = 0
+            for outcome in super().map(work, next_item, tell):
+                cells += isinstance(outcome.item, Cell)
+                if cells == 3:
                     raise StoppedError
                 yield outcome
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.engine.executors.base import Outcome, describe_failure
+from bench.engine.executors.base import I, Outcome, describe_failure
 from bench.engine.executors.inline import Inline
 from bench.engine.executors.processes import Processes, assign_gpus
 from bench.errors import BenchError
@@ -33,6 +33,12 @@ PATIENCE_S = 60
 
 def silent(*_: object) -> None:
     """Take progress and say nothing of it."""
+
+
+def in_order(items: Iterable[I]) -> Callable[[], I | None]:
+    """Return what gives an executor one item after the other, and then none."""
+    source = iter(items)
+    return lambda: next(source, None)
 
 
 def wait_for(condition: Any) -> None:
@@ -181,7 +187,7 @@ def test_inline_is_lazy_and_in_order() -> None:
         return item
 
     with Inline() as executor:
-        outcomes = executor.map(work, [3, 1, 2], silent)
+        outcomes = executor.map(work, in_order([3, 1, 2]), silent)
         assert begun == []
         assert next(outcomes).item == 3
         assert begun == [3]
@@ -197,14 +203,14 @@ def test_inline_pulls_one_item_after_the_other() -> None:
             yield item
 
     with Inline() as executor:
-        log.extend(f"done {outcome.item}" for outcome in executor.map(square, items(), silent))
+        log.extend(f"done {outcome.item}" for outcome in executor.map(square, in_order(items()), silent))
     assert log == ["pull 1", "done 1", "pull 2", "done 2"]
 
 
 def test_inline_keeps_failures_and_goes_on() -> None:
     told: list[tuple[int, str, int, int]] = []
     with Inline() as executor:
-        outcomes = list(executor.map(square, [2, -1, 3], lambda *step: told.append(step)))
+        outcomes = list(executor.map(square, in_order([2, -1, 3]), lambda *step: told.append(step)))
     check_squares(outcomes)
     assert told == [
         (2, "step", 0, 2),
@@ -235,7 +241,7 @@ def test_inline_can_be_interrupted() -> None:
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     try:
         with Inline() as executor, pytest.raises(KeyboardInterrupt):
-            list(executor.map(work, [1], silent))
+            list(executor.map(work, in_order([1]), silent))
     finally:
         signal.signal(signal.SIGINT, handler)
 
@@ -282,7 +288,7 @@ def test_inline_fails_an_item_that_ends_the_program(way: str) -> None:
     handler = signal.signal(signal.SIGINT, lambda *_: None)  # as `bench run` has one of its own
     try:
         with Inline() as executor:
-            check_ending(list(executor.map(Ending(way), [1, 2, 3], silent)), *ENDINGS[way])
+            check_ending(list(executor.map(Ending(way), in_order([1, 2, 3]), silent)), *ENDINGS[way])
     finally:
         signal.signal(signal.SIGINT, handler)
 
@@ -296,7 +302,7 @@ def test_inline_lets_a_forked_process_end(capfd: pytest.CaptureFixture[str]) -> 
 
     end_process = os._exit
     with Inline() as executor:
-        (outcome,) = executor.map(work, [1], silent)
+        (outcome,) = executor.map(work, in_order([1]), silent)
     assert (outcome.result, os._exit) == (7, end_process)
 
 
@@ -343,7 +349,7 @@ def pool() -> Iterator[Processes]:
 
 def test_processes_keep_failures_and_go_on(pool: Processes) -> None:
     told: list[tuple[int, str, int, int]] = []
-    check_squares(list(pool.map(square, [2, -1, 3], lambda *step: told.append(step))))
+    check_squares(list(pool.map(square, in_order([2, -1, 3]), lambda *step: told.append(step))))
     expected = {
         (2, "step", 0, 2),
         (2, "step", 2, 2),
@@ -357,7 +363,9 @@ def test_processes_keep_failures_and_go_on(pool: Processes) -> None:
 
 
 def test_workers_are_kept_and_have_their_threads(pool: Processes) -> None:
-    found = [outcome.result for wave in range(2) for outcome in pool.map(threads, [1, 2, 3], silent)]
+    found = [
+        outcome.result for again in range(2) for outcome in pool.map(threads, in_order([1, 2, 3]), silent)
+    ]
     assert None not in found
     assert {count for count, _ in filter(None, found)} == {3}
     pids = {pid for _, pid in filter(None, found)}
@@ -367,11 +375,11 @@ def test_workers_are_kept_and_have_their_threads(pool: Processes) -> None:
 
 @pytest.mark.parametrize("way", sorted({*ENDINGS} - {"os._exit"}))
 def test_processes_fail_an_item_that_ends_the_program(pool: Processes, way: str) -> None:
-    check_ending(list(pool.map(Ending(way), [1, 2, 3], silent)), *ENDINGS[way])
+    check_ending(list(pool.map(Ending(way), in_order([1, 2, 3]), silent)), *ENDINGS[way])
 
 
 def test_processes_fail_an_item_that_ends_its_process(pool: Processes) -> None:
-    outcomes = list(pool.map(Ending("os._exit"), [1, 2, 3], silent))
+    outcomes = list(pool.map(Ending("os._exit"), in_order([1, 2, 3]), silent))
     check_ending(outcomes, "WorkerDied", "the worker process died (killed, or out of memory)")
 
 
@@ -384,7 +392,7 @@ def test_a_worker_that_cannot_start_is_one_sentence() -> None:
             with pytest.raises(
                 BenchError, match=r"^cannot start a worker: Too many open files; give a small"
             ):
-                list(executor.map(square, [1], silent))
+                list(executor.map(square, in_order([1]), silent))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
@@ -405,7 +413,7 @@ def test_memory_of_gpus_is_shared_out() -> None:
 def test_each_worker_sees_its_gpu_alone(tmp_path: Path) -> None:
     with Processes(2, gpus=["3", "5"]) as executor:
         items = [(str(tmp_path), other) for other in ("5", "3")]
-        seen = {outcome.result for outcome in executor.map(meet, items, silent)}
+        seen = {outcome.result for outcome in executor.map(meet, in_order(items), silent)}
         assert seen == {"3", "5"}
         (dead,) = [worker for worker in executor._idle if worker.gpu == "3"]
         dead.process.kill()
@@ -413,15 +421,15 @@ def test_each_worker_sees_its_gpu_alone(tmp_path: Path) -> None:
         for name in seen:
             (tmp_path / name).unlink()
         # The one in its place has its GPU.
-        assert {outcome.result for outcome in executor.map(meet, items, silent)} == {"3", "5"}
+        assert {outcome.result for outcome in executor.map(meet, in_order(items), silent)} == {"3", "5"}
 
 
 def test_no_items_are_no_outcomes(pool: Processes) -> None:
-    assert list(pool.map(square, [], silent)) == []
+    assert list(pool.map(square, in_order([]), silent)) == []
 
 
 def test_workers_warnings_reach_this_process(pool: Processes, caplog: pytest.LogCaptureFixture) -> None:
-    assert [outcome.failure for outcome in pool.map(warn, ["mind the gap"], silent)] == [None]
+    assert [outcome.failure for outcome in pool.map(warn, in_order(["mind the gap"]), silent)] == [None]
     wait_for(lambda: caplog.messages)
     assert [(record.name, record.getMessage()) for record in caplog.records] == [("bench", "mind the gap")]
 
@@ -430,7 +438,7 @@ def test_workers_warnings_reach_this_process(pool: Processes, caplog: pytest.Log
 def test_a_worker_that_dies_fails_its_own_item_alone(tmp_path: Path) -> None:
     items = [(what, str(tmp_path)) for what in ("slow", "die", "first after", "second after")]
     with Processes(2) as executor:
-        outcomes = list(executor.map(die_or_not, items, silent))
+        outcomes = list(executor.map(die_or_not, in_order(items), silent))
     assert sorted(outcome.item for outcome in outcomes) == sorted(items)
     for outcome in outcomes:
         if outcome.item[0] == "die":
@@ -449,17 +457,17 @@ def test_a_worker_that_dies_fails_its_own_item_alone(tmp_path: Path) -> None:
 
 
 def test_a_worker_killed_between_two_items_costs_none(pool: Processes) -> None:
-    pids = {outcome.result[1] for outcome in pool.map(threads, [1, 2, 3], silent) if outcome.result}
+    pids = {outcome.result[1] for outcome in pool.map(threads, in_order([1, 2, 3]), silent) if outcome.result}
     for pid in pids:
         psutil.Process(pid).kill()
     wait_for(lambda: not any(is_alive(pid) for pid in pids))
-    check_squares(list(pool.map(square, [2, -1, 3], silent)))
+    check_squares(list(pool.map(square, in_order([2, -1, 3]), silent)))
 
 
 @pytest.mark.parametrize("way", ["sleep", "spin", "stop"])
 def test_an_item_that_takes_too_long_fails_alone(way: str) -> None:
     with Processes(2, limit_s=0.5) as executor:
-        outcomes = list(executor.map(hang, ["a", way, "b", "c"], silent))
+        outcomes = list(executor.map(hang, in_order(["a", way, "b", "c"]), silent))
     assert sorted(outcome.item for outcome in outcomes) == sorted(["a", way, "b", "c"])
     for outcome in outcomes:
         if outcome.item == way:
@@ -471,12 +479,12 @@ def test_an_item_that_takes_too_long_fails_alone(way: str) -> None:
 
 
 def test_the_terminals_interrupt_does_not_reach_workers(pool: Processes) -> None:
-    outcomes = list(pool.map(interrupt, [1, 2], silent))
+    outcomes = list(pool.map(interrupt, in_order([1, 2]), silent))
     assert sorted(outcome.item for outcome in outcomes if outcome.failure is None) == [1, 2]
 
 
 def test_an_item_without_room_fails_alone(pool: Processes) -> None:
-    outcomes = {outcome.item: outcome for outcome in pool.map(eat, [1, 4096, 2], silent)}
+    outcomes = {outcome.item: outcome for outcome in pool.map(eat, in_order([1, 4096, 2]), silent)}
     assert {item: outcome.result for item, outcome in outcomes.items()} == {1: 1, 4096: None, 2: 2}
     failure = outcomes[4096].failure
     assert failure is not None
@@ -492,7 +500,7 @@ def test_items_are_pulled_when_a_worker_is_free(pool: Processes) -> None:
             pulled.append(item)
             yield item
 
-    outcomes = pool.map(square, items(), silent)
+    outcomes = pool.map(square, in_order(items()), silent)
     for finished in range(1, 7):
         assert next(outcomes).failure is None
         assert len(pulled) <= finished + 1
@@ -504,7 +512,7 @@ def test_items_are_pulled_when_a_worker_is_free(pool: Processes) -> None:
 def test_processes_are_lazy_and_end_with_their_block(tmp_path: Path) -> None:
     items = [str(tmp_path / name) for name in ("first", "second", "third")]
     with Processes(2) as executor:
-        outcomes = executor.map(sleep, items, silent)
+        outcomes = executor.map(sleep, in_order(items), silent)
         assert next(outcomes).result == items[0]
         pids = [int(Path(item).read_text()) for item in items[:2]]
         assert is_alive(pids[1])
@@ -547,10 +555,10 @@ def assert_ends_with_parent(
 KILLED = """
 import sys
 from bench.engine.executors.processes import Processes
-from tests.engine.executors.test_executors import silent, sleep
+from tests.engine.executors.test_executors import in_order, silent, sleep
 if __name__ == "__main__":
     with Processes(2) as executor:
-        list(executor.map(sleep, sys.argv[1:], silent))
+        list(executor.map(sleep, in_order(sys.argv[1:]), silent))
 """
 
 
@@ -562,10 +570,10 @@ def test_no_worker_outlives_a_killed_run_even_if_it_is_stopped(tmp_path: Path) -
 
 STUCK = """
 from bench.engine.executors.processes import Processes
-from tests.engine.executors.test_executors import die_while_reporting, silent
+from tests.engine.executors.test_executors import die_while_reporting, in_order, silent
 if __name__ == "__main__":
     with Processes(1) as executor:
-        for outcome in executor.map(die_while_reporting, ["die", "live"], silent):
+        for outcome in executor.map(die_while_reporting, in_order(["die", "live"]), silent):
             print(outcome.item, outcome.failure and outcome.failure["type"], flush=True)
 """
 

@@ -18,7 +18,7 @@ from bench.errors import BenchError
 from bench.values import Progress
 from tests.engine import tiny
 from tests.engine.executors import slurm_stand_in
-from tests.engine.executors.test_executors import end, is_alive, silent, wait_for
+from tests.engine.executors.test_executors import end, in_order, is_alive, silent, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -90,7 +90,7 @@ def test_jobs_bring_results_failures_and_warnings(executor: Any, caplog: pytest.
             pulled.append(item)
             yield item
 
-    outcomes = executor.map(note, items(), silent)
+    outcomes = executor.map(note, in_order(items()), silent)
     first = next(outcomes)
     assert pulled == [2, -1]
     found = {outcome.item: outcome for outcome in (first, *outcomes)}
@@ -102,7 +102,7 @@ def test_jobs_bring_results_failures_and_warnings(executor: Any, caplog: pytest.
 
 def test_jobs_that_are_killed_or_too_long_for_slurm(executor: Any, tmp_path: Path) -> None:
     items = [(what, str(tmp_path)) for what in ("once", "always", "slow")]
-    found = {outcome.item[0]: outcome for outcome in executor.map(end, items, silent)}
+    found = {outcome.item[0]: outcome for outcome in executor.map(end, in_order(items), silent)}
     assert {what for what, outcome in found.items() if outcome.result == what} == {"once", "slow"}
     assert found["always"].failure["type"] == "WorkerDied"
     assert [(tmp_path / what).read_text() for what, _ in items] == ["xx", "xx", "xx"]
@@ -110,7 +110,7 @@ def test_jobs_that_are_killed_or_too_long_for_slurm(executor: Any, tmp_path: Pat
 
 def test_a_job_that_hangs(executor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "_limit_s", 1)
-    (outcome,) = executor.map(end, [("hang", str(tmp_path))], silent)
+    (outcome,) = executor.map(end, in_order([("hang", str(tmp_path))]), silent)
     assert outcome.failure["message"] == "it took longer than the time limit of 1 s"
     assert (tmp_path / "hang").read_text() == "x"
 
@@ -129,7 +129,7 @@ def test_a_run_as_job_arrays(stand_in: Path, tmp_path: Path) -> None:
     """The numbers are those of one process; the scripts have the options."""
     from bench.engine.executors.slurm import Slurm
 
-    plan = tiny.plan(matrix={"attack": ["clean", "tap"]})
+    plan = tiny.plan()
     alone, out = tmp_path / "alone", tmp_path / "out"
     tiny.run(plan, alone)
     options = {"partition": "long", "time": "60", "gpus-per-node": "1"}
@@ -151,7 +151,7 @@ def test_what_is_under_way_at_the_end_is_canceled(stand_in: Path, tmp_path: Path
     told: list[Any] = []
 
     def work_until_begun() -> None:
-        for _ in executor.map(stay, items, tell):
+        for _ in executor.map(stay, in_order(items), tell):
             raise AssertionError("it never ends")
 
     def tell(*step: Any) -> None:
@@ -220,7 +220,7 @@ def test_a_job_that_cannot_begin_ends_the_run(stand_in: Path, tmp_path: Path) ->
     srun = stand_in / "bin" / "srun"
     srun.write_text("#!/bin/sh\nexit 1\n")
     with Slurm(tmp_path / "out", OPTIONS, jobs=1) as executor, pytest.raises(BenchError) as raised:
-        list(executor.map(note, [1], silent))
+        list(executor.map(note, in_order([1]), silent))
     assert str(raised.value).startswith("job 100 ended before it started its item; see ")
     assert "that all nodes share" in str(raised.value)
 
@@ -233,7 +233,7 @@ def test_what_slurm_refuses_is_said(stand_in: Path, tmp_path: Path) -> None:
         Slurm(tmp_path / "out", OPTIONS) as executor,
         pytest.raises(BenchError, match=r"did not accept the jobs: invalid partition: x"),
     ):
-        list(executor.map(note, [1], silent))
+        list(executor.map(note, in_order([1]), silent))
     for options in ({}, {"time": "1:00"}):
         with pytest.raises(BenchError, match=r"--slurm time=MINUTES is missing or not a whole number"):
             Slurm(tmp_path, options)

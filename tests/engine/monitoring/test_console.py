@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TextIO, cast
 
 import pytest
 from rich.console import Console
@@ -17,12 +17,10 @@ from bench.engine.execution.events import (
     Notice,
     RunFinished,
     RunStarted,
-    WaveFinished,
-    WaveStarted,
 )
 from bench.engine.monitoring.console import render_snapshot, show_progress
 from bench.engine.monitoring.progress import RunProgress
-from bench.engine.planning.cell import Wave
+from bench.engine.planning.cell import ItemKind
 from bench.record import Record
 from tests.records import make_record
 
@@ -60,19 +58,25 @@ def ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "30")
 
 
-def step(key: str, done: int, total: int = 12, what: str = "epoch", wave: Wave = "cells") -> ItemProgress:
-    return ItemProgress(wave, key, f"em · {key}", what, done, total)
+def started(**counts: tuple[int, int]) -> RunStarted:
+    """Return the start of a run, by kind the numbers of items (to do, already made)."""
+    return RunStarted("smoke", "runs/smoke", cast("dict[ItemKind, tuple[int, int]]", counts))
 
 
-def finished(key: str, seconds: float = 30.0, error: str | None = None, wave: Wave = "cells") -> ItemFinished:
-    return ItemFinished(wave, key, f"em · {key}", seconds, error=error)
+def step(key: str, done: int, total: int = 12, what: str = "epoch", kind: ItemKind = "cells") -> ItemProgress:
+    return ItemProgress(kind, key, f"em · {key}", what, done, total)
+
+
+def finished(
+    key: str, seconds: float = 30.0, error: str | None = None, kind: ItemKind = "cells"
+) -> ItemFinished:
+    return ItemFinished(kind, key, f"em · {key}", seconds, error=error)
 
 
 def test_a_run_in_plain_lines() -> None:
     stream, clock = io.StringIO(), Clock()
     with listening(RunProgress(clock=clock), stream) as tell:
         tell(RunStarted("smoke", "runs/smoke", {"cells": (3, 2)}))
-        tell(WaveStarted("cells", 3, 2))
         tell(step("a", 0))
         tell(finished("a", 120))
         tell(step("b", 0))
@@ -80,7 +84,6 @@ def test_a_run_in_plain_lines() -> None:
         tell(Notice("a damaged record is rebuilt"))
         tell(step("c", 0))
         tell(finished("c", 31.2))
-        tell(WaveFinished("cells"))
         tell(RunFinished(2, 2, 1, 250))
     assert stream.getvalue().splitlines() == [
         "suite smoke, results in runs/smoke",
@@ -89,6 +92,7 @@ def test_a_run_in_plain_lines() -> None:
         "cells 2/3  FAILED em · b: ValueError: no",
         "note: a damaged record is rebuilt",
         "cells 3/3  em · c  31.2 s",
+        "1.0 cells/min",
         "cells: 2 done, 2 cached, 1 failed in 4 min 10 s",
     ]
 
@@ -96,11 +100,12 @@ def test_a_run_in_plain_lines() -> None:
 def test_plain_lines_tell_of_an_item_in_progress_only_now_and_then() -> None:
     stream, clock = io.StringIO(), Clock()
     with listening(RunProgress(clock=clock), stream) as tell:
-        tell(WaveStarted("cells", 1, 0))
+        tell(started(cells=(1, 0)))
         for epoch in range(13):
             tell(step("a", epoch))
             clock.now += 7
     assert stream.getvalue().splitlines() == [
+        "suite smoke, results in runs/smoke",
         "cells: 1 to do, 0 cached",
         "cells 0/1  em · a  epoch 5/12  ~49 s left",
         "cells 0/1  em · a  epoch 10/12  ~14 s left",
@@ -110,14 +115,13 @@ def test_plain_lines_tell_of_an_item_in_progress_only_now_and_then() -> None:
 def test_an_item_that_another_run_has_made_is_said_to_be() -> None:
     stream, clock = io.StringIO(), Clock()
     with listening(RunProgress(clock=clock), stream) as tell:
-        tell(WaveStarted("cells", 4, 0))
+        tell(started(cells=(2, 0)))
         clock.now += 60
         tell(finished("a", 0.0))
         tell(finished("b", 60.0))
-        tell(WaveFinished("cells"))
-    assert stream.getvalue().splitlines()[1:] == [
-        "cells 1/4  em · a  made by another run",
-        "cells 2/4  em · b  1 min  ~2 min left",
+    assert stream.getvalue().splitlines()[2:] == [
+        "cells 1/2  em · a  made by another run",
+        "cells 2/2  em · b  1 min",
         "1.0 cells/min",
     ]
 
@@ -126,20 +130,18 @@ def test_late_events_get_no_line() -> None:
     stream, clock = io.StringIO(), Clock()
     with listening(RunProgress(clock=clock), stream) as tell:
         tell(step("early", 3))
-        tell(WaveStarted("cells", 2, 0))
+        tell(started(cells=(2, 0)))
         tell(finished("a", 10))
         clock.now += 100
         tell(step("a", 11))
-        tell(step("p", 3, wave="poisons"))
+        tell(step("p", 3, kind="poisons"))
         clock.now += 100
         tell(step("a", 12))
-        tell(step("p", 4, wave="poisons"))
-        tell(WaveFinished("cells"))
-        tell(finished("b", 10))
+        tell(step("p", 4, kind="poisons"))
     assert stream.getvalue().splitlines() == [
+        "suite smoke, results in runs/smoke",
         "cells: 2 to do, 0 cached",
         "cells 1/2  em · a  10.0 s  ~10 s left",
-        "18.0 cells/h",
     ]
 
 
@@ -163,17 +165,17 @@ def cell(key: str, seconds: float = 30.0, **labels: object) -> ItemFinished:
     return ItemFinished("cells", key, f"em · {key}", seconds, record=make_record({"a": 0.6}, **labels))
 
 
-def test_plain_lines_sum_up_now_and_then_and_at_the_end_of_a_wave() -> None:
+def test_plain_lines_sum_up_now_and_then_and_at_the_end_of_a_kind() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = RunProgress(Leading(), clock)
     with listening(progress, stream) as tell:
-        tell(WaveStarted("cells", 4, 0))
+        tell(started(cells=(4, 0)))
         for key in "abcd":
             clock.now += 140
             tell(cell(key, 140))
             progress.memory_mib = (800.4, 912.0)
-        tell(WaveFinished("cells"))
     assert stream.getvalue().splitlines() == [
+        "suite smoke, results in runs/smoke",
         "cells: 4 to do, 0 cached",
         "cells 1/4  em · a  2 min 20 s  ~7 min left",
         "cells 2/4  em · b  2 min 20 s  ~5 min left",
@@ -198,7 +200,7 @@ def test_what_is_shown_on_80_and_on_120_columns() -> None:
     clock = Clock()
     progress = RunProgress(Leading(), clock)
     assert drawn(progress, 80) == [""]
-    progress(WaveStarted("cells", 12, 5))
+    progress(started(cells=(12, 5)))
     assert [line.split() for line in drawn(progress, 80)] == [["cells", "0/12", "5", "cached"]]
     label = "digits · em · small · ew · grayscale · mtl · seed 0"
     progress(ItemProgress("cells", "a", label, "epoch", 0, 12))
@@ -224,22 +226,41 @@ def test_what_is_shown_on_80_and_on_120_columns() -> None:
     ]
 
 
+def test_kinds_in_progress_have_a_line_each() -> None:
+    clock = Clock()
+    progress = RunProgress(clock=clock)
+    progress(started(surrogates=(1, 0), poisons=(10, 0), cells=(40, 2)))
+    progress(finished("s", 30, kind="surrogates"))
+    progress(step("p", 0, kind="poisons"))
+    progress(step("a", 0))
+    clock.now += 30
+    progress(finished("b", 20, error="no", kind="cells"))
+    progress(step("p", 6, kind="poisons"))
+    assert [re.split(r"\s{2,}", line.strip()) for line in drawn(progress, 80)] == [
+        ["poisons 0/10", "0 cached", "~5 min left"],
+        ["cells 1/40", "╸", "2 cached", "1 failed"],
+        ["em · p", "epoch 6/12", "~30 s left"],
+        ["em · a", "epoch 0/12"],
+    ]
+    assert [line.index("cached") for line in drawn(progress, 80)[:2]] == [48, 48]
+
+
 def test_plain_lines_hold_no_control_characters_and_stay_lines() -> None:
     stream = io.StringIO()
     with listening(RunProgress(), stream) as tell:
-        tell(WaveStarted("cells", 1, 0))
+        tell(started(cells=(1, 0)))
         tell(ItemFinished("cells", "a", "jpeg(quality=[30])", 1, error="bad\r\n\x1b[31mred [bold]"))
-    line = stream.getvalue().splitlines()[1]
+    line = stream.getvalue().splitlines()[2]
     assert line == "cells 1/1  FAILED jpeg(quality=[30]): bad   [31mred [bold]"
-    assert len(stream.getvalue().splitlines()) == 2
+    assert len(stream.getvalue().splitlines()) == 3
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
     with listening(RunProgress(), stream) as tell:
-        tell(WaveStarted("poisons", 0, 7))
-    assert stream.getvalue() == "poisons: 0 to do, 7 cached\n"
+        tell(started(poisons=(0, 7)))
+    assert stream.getvalue() == "suite smoke, results in runs/smoke\npoisons: 0 to do, 7 cached\n"
 
 
 def test_colors_forced_on_a_file_do_not_make_it_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,10 +292,10 @@ def wait_for(stream: Terminal, *texts: str) -> str:
     raise AssertionError(f"{texts} not in {plain(stream.getvalue())}")
 
 
-def test_a_terminal_shows_the_wave_and_each_item_in_progress() -> None:
+def test_a_terminal_shows_what_is_left_and_each_item_in_progress() -> None:
     stream, clock = Terminal(), Clock()
     with listening(RunProgress(clock=clock), stream) as tell:
-        tell(WaveStarted("cells", 5, 3))
+        tell(started(cells=(5, 3)))
         tell(step("a", 0))
         tell(ItemProgress("cells", "j", "jpeg(quality=[30])", "round", 2, 9))
         clock.now += 35
@@ -291,21 +312,19 @@ def test_a_terminal_shows_the_wave_and_each_item_in_progress() -> None:
         shown = wait_for(stream, "cells 2/5", "1 failed")
         assert "cells 2/5  FAILED em · b: ValueError: no" in shown
         assert "note: look here" in shown
-        tell(WaveFinished("cells"))
         tell(RunFinished(4, 3, 1, 250))
     output = plain(stream.getvalue())
     assert output.count("cells: 4 done, 3 cached, 1 failed in 4 min 10 s") == 1
     assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l"), "the cursor is back"
 
 
-def test_a_terminal_keeps_one_line_of_a_wave_before_the_cells() -> None:
+def test_a_terminal_keeps_one_line_of_a_kind_that_is_made() -> None:
     stream, clock = Terminal(), Clock()
     with listening(RunProgress(clock=clock), stream) as tell:
-        tell(WaveStarted("poisons", 1, 2))
-        tell(step("p", 0, wave="poisons"))
+        tell(started(poisons=(1, 2)))
+        tell(step("p", 0, kind="poisons"))
         clock.now += 90
-        tell(finished("p", 90, wave="poisons"))
-        tell(WaveFinished("poisons"))
+        tell(finished("p", 90, kind="poisons"))
     assert "poisons: 1 done, 2 cached in 1 min 30 s" in plain(stream.getvalue())
 
 
@@ -315,7 +334,7 @@ def test_the_terminal_is_given_back_when_a_run_breaks() -> None:
 
     def broken_run() -> None:
         with listening(RunProgress(), stream) as tell:
-            tell(WaveStarted("cells", 5, 3))
+            tell(started(cells=(5, 3)))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -337,13 +356,12 @@ def test_events_may_come_from_several_threads(kind: type[io.StringIO]) -> None:
                 tell(finished(key, 0.1, error="no" if number % 5 == 0 else None))
 
     with listening(RunProgress(), stream) as tell:
-        tell(WaveStarted("cells", 100, 0))
+        tell(started(cells=(100, 0)))
         threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        tell(WaveFinished("cells"))
     shown = plain(stream.getvalue())
     failed = re.findall(r"^.*cells \d+/100  FAILED em · (\S+): no\s*$", shown, re.MULTILINE)
     assert sorted(failed) == sorted(f"{worker}-{number}" for worker in range(4) for number in range(0, 25, 5))

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from bench.engine.execution.events import ItemFinished, ItemProgress, RunStarted, WaveStarted
+from bench.engine.execution.events import ItemFinished, ItemProgress, RunStarted
 from bench.engine.monitoring import observer, status
 from bench.engine.monitoring.observer import observe_run, worker_memory
 from bench.engine.monitoring.progress import RunProgress
@@ -73,7 +73,6 @@ def running(todo: int = 3, cached: int = 2) -> RunProgress:
     """Return the progress of a run whose second cell is under way."""
     progress = RunProgress(KeysOnly())
     progress(RunStarted("smoke", "out", {"cells": (todo, cached)}))
-    progress(WaveStarted("cells", todo, cached))
     progress(ItemFinished("cells", "a", "em · a", 60.0, record=make_record({"a": 0.5})))
     progress(ItemProgress("cells", "b", "em · b", "epoch", 3, 10))
     return progress
@@ -113,12 +112,11 @@ def test_a_run_is_there_while_it_lasts_and_gone_when_it_ends(tmp_path: Path) -> 
         assert (seen.status.pid, seen.status.host) == (os.getpid(), platform.node())
         view = seen.status.progress
         assert (view.suite, view.cells_done, view.cells, view.best) == ("smoke", 3, 5, ("em", 0.5, 1))
-        assert view.wave is not None
-        assert [(item.label, item.what, item.done, item.total) for item in view.wave.items] == [
+        assert [(item.label, item.what, item.done, item.total) for item in view.items] == [
             ("em · b", "epoch", 3, 10)
         ]
         progress(ItemProgress("cells", "b", "em · b", "epoch", 4, 10))
-        wait_until(lambda: (wave := only_status(tmp_path).status.progress.wave) and wave.items[0].done == 4)
+        wait_until(lambda: only_status(tmp_path).status.progress.items[0].done == 4)
         (memory,) = only_status(tmp_path).status.progress.memory_mib
         assert 1 < memory < psutil.virtual_memory().total / 2**20
     assert list((tmp_path / "status").iterdir()) == []
@@ -235,9 +233,9 @@ def test_who_is_still_there(tmp_path: Path, own: Status, nobody: int) -> None:
         b"",
         b"{",
         b"[]",
-        b'{"schema": 2}',
+        b'{"schema": 3}',
         b"\xff\xfe",
-        b'{"schema": 2, "host": "a", "pid": -1, "created": 0, "started": "", "progress": null}',
+        b'{"schema": 3, "host": "a", "pid": -1, "created": 0, "started": "", "progress": null}',
     ],
 )
 def test_a_file_that_is_no_status_is_passed_over(tmp_path: Path, content: bytes) -> None:

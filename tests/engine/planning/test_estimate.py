@@ -16,7 +16,7 @@ from bench.datasets.cache import cached_arrays
 from bench.datasets.digits import Digits
 from bench.engine.planning import estimate
 from bench.engine.planning.cell import Cell
-from bench.engine.planning.estimate import WaveEstimate, check_cache, check_disk_space, estimate_waves
+from bench.engine.planning.estimate import KindEstimate, check_cache, check_disk_space, estimate_kinds
 from bench.engine.planning.expand import Plan
 from bench.engine.planning.present_data import PresentData
 from bench.engine.planning.remaining_work import find_remaining_work
@@ -51,15 +51,15 @@ def record(cell: Cell, **seconds: float) -> Record:
     )
 
 
-def full(plan: Plan, out: Path, jobs: int = 1) -> dict[str, WaveEstimate]:
+def full(plan: Plan, out: Path, jobs: int = 1) -> dict[str, KindEstimate]:
     context = tiny.run_context(out)
     remaining = find_remaining_work(plan, Store(out), "failed", PresentData(context))
-    found = estimate_waves(remaining, context, jobs)
-    return {each.wave: each for each in found}
+    found = estimate_kinds(remaining, context, jobs)
+    return {each.kind: each for each in found}
 
 
 def expected(plan: Plan, out: Path, jobs: int = 1) -> dict[str, tuple[int, float, int]]:
-    return {wave: (each.count, each.seconds, each.untimed) for wave, each in full(plan, out, jobs).items()}
+    return {kind: (each.count, each.seconds, each.untimed) for kind, each in full(plan, out, jobs).items()}
 
 
 def cell(plan: Plan, attack: str, defense: str = "none") -> Cell:
@@ -144,12 +144,12 @@ def test_purified_sets_are_made_once_for_all_who_train_on_them(tmp_path: Path) -
     found = full(more, tmp_path)
     assert list(found) == ["surrogates", "poisons", "purified", "cells"]
     # Of a quarter of the images the second has the originals.
-    assert found["purified"] == WaveEstimate("purified", 2, 70 + 10, 0, round(1.75 * IMAGES), 0)
+    assert found["purified"] == KindEstimate("purified", 2, 70 + 10, 0, round(1.75 * IMAGES), 0)
     # Four at the mean of 3.5, 3, 3, 4 and 901.5 s: the learning is left out where it is shared.
     assert (found["cells"].count, found["cells"].seconds) == (4, 4 * 183)
     for purified in more.purified:
         store.save("purified", purified.key, {}, {})
-    assert full(more, tmp_path)["purified"] == WaveEstimate("purified", 0, 0, 0, 0, 0)
+    assert full(more, tmp_path)["purified"] == KindEstimate("purified", 0, 0, 0, 0, 0)
 
 
 def test_what_is_made_was_forecast(tmp_path: Path) -> None:
@@ -163,14 +163,14 @@ def test_what_is_made_was_forecast(tmp_path: Path) -> None:
         files = [safe_open(path, "pt") for path in (tmp_path / kind).rglob("*.safetensors")]
         return sum(file.get_tensor(name).nbytes for file in files for name in file.keys())  # noqa: SIM118
 
-    for wave in ("surrogates", "poisons", "purified"):
-        assert guessed[wave].stored == stored(wave) > 0
+    for kind in ("surrogates", "poisons", "purified"):
+        assert guessed[kind].stored == stored(kind) > 0
     assert guessed["poisons"].stored == 2 * IMAGES  # of random and tap
     records = sum(path.stat().st_size for path in (tmp_path / "records").iterdir())
     assert guessed["cells"].stored == 6 * (5000 + 300 * 2 * 4)  # a score of 4 tasks in each of 2 epochs
     assert records / 2 < guessed["cells"].stored < records * 2
     assert not any(each.unsized for each in guessed.values())
-    assert full(plan, tmp_path) == {wave: WaveEstimate(wave, 0, 0, 0, 0, 0) for wave in guessed}
+    assert full(plan, tmp_path) == {kind: KindEstimate(kind, 0, 0, 0, 0, 0) for kind in guessed}
     more = full(tiny.plan(matrix={**axes, "seed": [1]}), tmp_path)
     assert [each.count for each in more.values()] == [each.count for each in guessed.values()] == [1, 3, 3, 6]
     assert all(each.seconds > 0 and not each.untimed for each in more.values())
@@ -226,7 +226,7 @@ def test_of_what_is_not_decoded_the_size_is_unknown(
 
     monkeypatch.setattr(Digits, "load", load)
     found = full(tiny.plan(matrix={"attack": ["tap"]}), tmp_path)
-    sizes = {wave: (each.stored, each.unsized) for wave, each in found.items()}
+    sizes = {kind: (each.stored, each.unsized) for kind, each in found.items()}
     assert sizes == {"surrogates": (0, 1), "poisons": (0, 2), "cells": (0, 2)}
 
 
@@ -297,7 +297,7 @@ class Usage(NamedTuple):
 
 def test_a_disk_that_is_too_small_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_context = tiny.run_context(tmp_path / "not" / "there" / "yet")
-    needs = [WaveEstimate("poisons", 2, 0, 0, 1_500_000, 0), WaveEstimate("cells", 2, 0, 0, 500_000, 0)]
+    needs = [KindEstimate("poisons", 2, 0, 0, 1_500_000, 0), KindEstimate("cells", 2, 0, 0, 500_000, 0)]
     usage = {tmp_path: Usage(9, 9, 2_000_000)}
     monkeypatch.setattr(shutil, "disk_usage", usage.get)
     assert check_disk_space(needs, run_context) is None
@@ -317,7 +317,7 @@ def test_a_plan_says_what_is_shared_and_stored(tmp_path: Path, monkeypatch: pyte
     shown = CliRunner().invoke(app, ["plan", "--suite", str(file), "--out", str(tmp_path / "out"), *wide])
     assert shown.exit_code == 0, shown.output
     header, _, *lines = shown.output.splitlines()
-    assert [cell.strip() for cell in header.split("|")][1:5] == ["wave", "distinct", "cached", "to do"]
+    assert [cell.strip() for cell in header.split("|")][1:5] == ["items", "distinct", "cached", "to do"]
     counts = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines[:3]}
     assert counts == {"surrogates": "1", "poisons": "3", "cells": "6"}
     assert "warning: the run needs" in shown.output
@@ -329,5 +329,5 @@ def test_a_dataset_that_cannot_be_loaded_is_of_unknown_size(tmp_path: Path) -> N
     chosen = tiny.plan(params={"dataset": {"digits": {"train": 99999999999}}})
     context = tiny.run_context(tmp_path)
     work = find_remaining_work(chosen, Store(tmp_path), "failed", PresentData(context))
-    waves = estimate_waves(work, context, 1)
-    assert [(wave.wave, wave.unsized) for wave in waves if wave.count] == [("poisons", 2), ("cells", 2)]
+    kinds = estimate_kinds(work, context, 1)
+    assert [(kind.kind, kind.unsized) for kind in kinds if kind.count] == [("poisons", 2), ("cells", 2)]
