@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from torch import Tensor
 
 from bench.api import Dataset, MultiTaskData
@@ -157,7 +158,7 @@ def reject_writes(split: Split, who: str) -> Iterator[None]:
         BenchError: naming the part, if they have changed. The datasets of this process are then forgotten, so
             that the next item reads them again.
     """
-    before = hash_split(split), _layout(split)
+    before = _checksum_split(split), _layout(split)
     try:
         yield
     finally:
@@ -167,8 +168,33 @@ def reject_writes(split: Split, who: str) -> Iterator[None]:
             raise BenchError(f"{who} writes to the images or labels that it is given; change a copy of them")
 
 
-def _is_unchanged(split: Split, before: tuple[str, list[list[object]]]) -> bool:
+def _is_unchanged(split: Split, before: tuple[list[str], list[list[object]]]) -> bool:
     try:
-        return (_hash_content(split), _layout(split)) == before
+        return (_checksum_split(split), _layout(split)) == before
     except (AttributeError, RuntimeError, TypeError):  # there is something else in place of a tensor
         return False
+
+
+def _checksum_split(split: Split) -> list[str]:
+    return [
+        _checksum(tensor)
+        for tensor in (split.images, *(split.targets[name] for name in sorted(split.targets)))
+    ]
+
+
+def _checksum(tensor: Tensor) -> str:
+    """Return what changes when somebody writes to a tensor; several times as fast as a hash of its bytes.
+
+    It hashes the sums of all rows and of all columns of blocks of 64 by 64 words, and what is left after the
+    last block. So it sees values that are changed, moved or exchanged, unless somebody hides it on purpose.
+    """
+    content, flat = hashlib.sha256(), tensor.contiguous().numpy().reshape(-1).view(np.uint8)
+    whole = flat.size - flat.size % _BLOCK_BYTES
+    blocks = flat[:whole].view(np.int64).reshape(-1, _BLOCK, _BLOCK)
+    for part in (blocks.sum(1), blocks.sum(2), flat[whole:]):
+        content.update(part.data)
+    return content.hexdigest()
+
+
+_BLOCK = 64
+_BLOCK_BYTES = 8 * _BLOCK**2

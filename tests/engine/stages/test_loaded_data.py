@@ -16,7 +16,7 @@ from bench.backbones.small import Small
 from bench.catalog.build import build_part
 from bench.datasets.digits import Digits
 from bench.defenses.base import NoOp
-from bench.engine.stages.loaded_data import fingerprint
+from bench.engine.stages.loaded_data import _checksum, fingerprint
 from bench.tasks.classification import Classification
 from bench.values import Augmentation
 from tests.added_parts import parts_in_catalog
@@ -174,6 +174,35 @@ def test_a_dataset_that_keeps_what_was_written_is_not_used_again(tmp_path: Path)
         sum("is not what it was when this run first read it" in text for text in errors(tmp_path).values())
         == 2
     )
+
+
+def test_the_checksum_sees_what_a_hash_sees() -> None:
+    """Of 153,600 bytes: four blocks of sums, and the rest."""
+    images = torch.randint(
+        256, (50, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    one_byte = [images.clone() for _ in range(100)]
+    for number, changed in enumerate(one_byte):
+        changed.view(-1)[number * 1531] += 1
+    exchanged = images.clone()
+    exchanged.view(-1)[:16] = images.view(-1)[:16].roll(8)  # two words in one row
+    others = [
+        *one_byte,
+        exchanged,
+        images.flip(0),
+        images.flip(1),
+        images.flip(2),
+        images.flip(3),
+        images.roll(1, 0),
+        images.roll(1, 2),
+        images.transpose(2, 3),
+        images.view(-1).sort()[0],
+        images[:49],
+    ]
+    assert _checksum(images) == _checksum(images.clone())
+    assert len({_checksum(each) for each in (images, *others)}) == 1 + len(others)
+    assert _checksum(torch.tensor(3)) != _checksum(torch.tensor(4))
+    assert _checksum(images[:0]) == _checksum(images[:0].clone())
 
 
 def _data(**changes: Any) -> MultiTaskData:
