@@ -113,7 +113,7 @@ def describe_environment(run_context: RunContext, pieces: int = 1) -> dict[str, 
     on_gpu = device.type == "cuda"
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
+        **_library_versions(),
         **describe_source_version(),
         "platform": platform.platform(),
         "cpu": platform.processor() or platform.machine(),
@@ -127,3 +127,9 @@ def describe_environment(run_context: RunContext, pieces: int = 1) -> dict[str, 
         else torch.backends.cpu.get_cpu_capability(),
         **({"batch_pieces": pieces} if pieces > 1 else {}),
     }
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    """Return name → version; each look-up reads files, and every item asks."""
+    return {name: version(name) for name in LIBRARIES}

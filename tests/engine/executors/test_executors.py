@@ -508,6 +508,24 @@ def test_items_are_pulled_when_a_worker_is_free(pool: Processes) -> None:
     assert pulled == list(range(6))
 
 
+@pytest.mark.parametrize("kind", ["inline", "processes"])
+def test_an_executor_asks_again_after_an_outcome(pool: Processes, kind: str) -> None:
+    """With nothing to start it goes on: an item may become ready when another one is done."""
+    sources = {1: set[int](), 2: {1}, 3: {1}, 4: {2, 3}}
+    started, done = list[int](), set[int]()
+
+    def next_item() -> int | None:
+        ready = (item for item, needs in sources.items() if item not in started and needs <= done)
+        if (item := next(ready, None)) is not None:
+            started.append(item)
+        return item
+
+    executor = Inline() if kind == "inline" else pool
+    for outcome in executor.map(square, next_item, silent):
+        done.add(outcome.item)
+    assert (started, done) == ([1, 2, 3, 4], {1, 2, 3, 4})
+
+
 @pytest.mark.slow
 def test_processes_are_lazy_and_end_with_their_block(tmp_path: Path) -> None:
     items = [str(tmp_path / name) for name in ("first", "second", "third")]
