@@ -163,8 +163,8 @@ def run_command(arguments: list[str], out: Path, harm: Harm, ledger: Path | None
     CATALOG["attack"]["hanging"] = f"{__name__}:{Hanging.__name__}"
     catalog_entries.cache_clear()
     if ledger is not None:
-        for wave, work in runner.WORK.items():
-            runner.WORK[wave] = partial(_note, ledger, work)
+        for kind, work in runner.WORK.items():
+            runner.WORK[kind] = partial(_note, ledger, work)
     if harm.file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (harm.file_bytes, harm.file_bytes))
     if harm.clock:
