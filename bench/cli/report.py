@@ -20,7 +20,10 @@ def report(
     folder = find_run_folder(out)
     records = load_records(folder)
     if format_ == "markdown":
-        text = render_run_board(folder, records)
+        from leaderboard.board_cache import hash_board_inputs, read_cached_board
+
+        cached = read_cached_board(folder, hash_board_inputs(folder))
+        text = cached or render_run_board(folder, records)
     else:
         from leaderboard.frame import to_csv, to_frame, to_json
 

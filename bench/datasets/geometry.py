@@ -3,7 +3,6 @@
 import numpy as np
 from jaxtyping import Float, Float32
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 
 TOLERANCE = 0.05
 """Largest distance of a pixel from the fitted plane, as a share of its depth."""
@@ -37,6 +36,8 @@ def normals_from_depth(
         x right, y down, z away from the camera; NaN if the depth of the pixel or of too much of the window is
         unknown, and if the pixel is not on the plane, as near edges.
     """
+    from scipy.ndimage import uniform_filter
+
     known = np.isfinite(depth)
     inverse = 1 / np.where(known, depth, 1.0).astype(np.float64)
     x, y = rays

@@ -11,7 +11,6 @@ from annotated_types import Ge
 from jaxtyping import Bool, Float32, Int8
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from bench.api import MultiTaskData
 from bench.memory import require_memory
@@ -245,6 +244,8 @@ def render(
     Float32[np.ndarray, "3 h w"],
 ]:
     """Return the image without noise, classes, depth along the optical axis and normals in camera axes."""
+    from scipy.ndimage import gaussian_filter
+
     rays = room.camera @ _camera_rays(height, width)
     depth, normals, surfaces = _trace(room, rays)
     points = depth * rays

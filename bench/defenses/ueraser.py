@@ -1,11 +1,5 @@
 """UEraser: strong augmentation, and of several versions of an image the one with the largest loss."""
 
-# ruff: noqa: E402 - kornia imports torchvision, which bench.torchvision_import has to import first
-from bench import torchvision_import
-
-torchvision_import.import_torchvision()
-
-# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
@@ -13,11 +7,10 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Le
 from jaxtyping import Float
-from kornia.augmentation import RandomChannelShuffle, RandomPlasmaBrightness, RandomPlasmaContrast
-from kornia.augmentation.auto import TrivialAugment
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from bench import torchvision_import
 from bench.api import Task
 from bench.defenses.base import NoOp
 from bench.training.loop import losses_of_outputs
@@ -53,6 +46,10 @@ class UEraserLite(NoOp):
     @torch.no_grad()
     def _change(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the images, changed at random."""
+        torchvision_import.import_torchvision()  # kornia imports torchvision
+        from kornia.augmentation import RandomChannelShuffle, RandomPlasmaBrightness, RandomPlasmaContrast
+        from kornia.augmentation.auto import TrivialAugment
+
         operations = nn.Sequential(
             RandomPlasmaBrightness(roughness=(0.3, 0.7), intensity=(0.5, 1.0), p=self.probability),
             RandomPlasmaContrast(roughness=(0.3, 0.7), p=self.probability),

@@ -28,6 +28,9 @@ TESTS = (
 )
 """The quick ones of the tests that look at the whole catalog."""
 
+PLAIN = "--import-mode=importlib -q"
+"""Options of pytest: one process, and no checks of shapes, which the tests themselves are run with."""
+
 
 def add_part(tree: Path, axis: str, name: str, target: str) -> None:
     """Write a part's file and its line of the catalog."""
@@ -52,7 +55,7 @@ def test_a_new_part_of_every_axis_needs_no_other_edit(tmp_path: Path) -> None:
             for name, target in points.items():
                 add_part(tree, group.removeprefix("mtlue_bench."), name, target)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *TESTS],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", f"addopts={PLAIN}", *TESTS],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": str(tree)},
         capture_output=True,

@@ -461,7 +461,8 @@ from bench.cli import main
 try:
     main()
 finally:
-    heavy = {"torch", "torchvision", "pandas", "mlflow", "scipy", "sklearn", "numpy"} & set(sys.modules)
+    heavy = {"torch", "torchvision", "kornia", "pandas", "mlflow", "scipy", "scipy.stats", "sklearn", "numpy"}
+    heavy &= set(sys.modules)
     print("imported:", *sorted(heavy), file=sys.stderr)
 """
 
@@ -481,6 +482,17 @@ def test_help_and_catalog_import_nothing_heavy(arguments: list[str]) -> None:
     assert imported(*arguments) == set()
 
 
+def test_the_board_of_a_finished_run_is_read_and_not_drawn_again(out: Path, copy: Path) -> None:
+    assert imported("report", "--out", out) == set()
+    assert "pandas" in imported("report", "--out", copy)  # its records are other files
+    assert ok("report", "--out", out) == ok("report", "--out", copy)
+
+
+def test_planning_imports_no_library_that_only_computes(tmp_path: Path) -> None:
+    found = imported("plan", "--suite", "smoke", "--out", tmp_path / "new")
+    assert not found & {"torchvision", "kornia", "pandas", "mlflow", "sklearn"}
+
+
 def test_reading_results_imports_no_torch(out: Path, tmp_path: Path) -> None:
     reference = tmp_path / "reference.json"
     commands: list[list[str | Path]] = [
@@ -491,7 +503,13 @@ def test_reading_results_imports_no_torch(out: Path, tmp_path: Path) -> None:
         ["check", "--against", reference],
     ]
     for command in commands:
-        assert not imported(*command, "--out", out) & {"torch", "torchvision", "mlflow", "sklearn"}
+        assert not imported(*command, "--out", out) & {
+            "torch",
+            "torchvision",
+            "mlflow",
+            "sklearn",
+            "scipy.stats",
+        }
 
 
 # -- errors -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench import torchvision_import
 from bench.api import Dataset, MultiTaskData
 from bench.catalog.build import build_part
 from bench.catalog.description import describe_part
@@ -203,3 +204,13 @@ def test_parameters_out_of_range_are_refused(params: str) -> None:
 
 def test_catalog_knows_the_source() -> None:
     assert "Krizhevsky" in describe_part("dataset", "cifar100").source
+
+
+def test_checksums_are_those_that_torchvision_knows() -> None:
+    published = torchvision_import.datasets.CIFAR100
+    meta = published.meta
+    assert {
+        **dict(published.train_list),
+        **dict(published.test_list),
+        meta["filename"]: meta["md5"],
+    } == cifar100.MD5

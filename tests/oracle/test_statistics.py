@@ -64,7 +64,10 @@ def test_paired_comparison_by_hand() -> None:
     assert paired.interval.low == pytest.approx(float(expected.low))
 
 
-@pytest.mark.parametrize("means", [[0.1, 0.2], [0.3, -0.05, 0.1], [0.5, 0.2, -0.1, 0.4, 0.3, -0.6]])
+@pytest.mark.parametrize(
+    "means",
+    [[0.1, 0.2], [0.1, 0.1, 0.1], [0.3, -0.05, 0.1], [0.5, 0.2, -0.1, 0.4, 0.3, -0.6], [0.0, 0.0, 0.0]],
+)
 def test_p_value_is_the_share_of_sign_flips_as_extreme(means: list[float]) -> None:
     flips = [
         abs(sum(sign * mean for sign, mean in zip(signs, means, strict=True)))
@@ -73,6 +76,9 @@ def test_p_value_is_the_share_of_sign_flips_as_extreme(means: list[float]) -> No
     share = sum(flip >= abs(sum(means)) - 1e-12 for flip in flips) / len(flips)
     paired = compare_pairs(Series(means), Series(range(len(means))))
     assert paired.p_value == pytest.approx(share)
+    # SciPy permutes a single sample of type "samples" by flipping signs; 2ⁿ resamples are all sign flips.
+    test = stats.permutation_test([means], np.mean, permutation_type="samples", n_resamples=2 ** len(means))
+    assert paired.p_value == pytest.approx(float(test.pvalue))
 
 
 def test_p_value_is_left_out_where_it_would_not_be_exact() -> None:

@@ -80,9 +80,10 @@ def with_run_context(work: Work[Item, R]) -> Work[Item, R]:
 @cache
 def _import_lazy_modules() -> None:
     """Import what parts import only where they use it: the cost of a phase must not include imports."""
-    import bench.tasks.metrics  # noqa: F401
-
     torchvision_import.import_submodules()
+    import kornia.augmentation  # noqa: F401
+
+    import bench.tasks.metrics  # noqa: F401
 
 
 def network_input_shape(data: MultiTaskData) -> Shape:
