@@ -153,12 +153,9 @@ class LinearSeparability(ObjectiveHooks):
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks whose label the linear model does not predict from the noise."""
-        missed = [
-            (model(-delta).argmax(1) != target).float() for model, target in self._models_and_targets(batch)
-        ]
-        return mean_over_labeled_tasks(
-            missed, [target != MISSING for _, target in self._models_and_targets(batch)]
-        )
+        missed = [model(-delta).argmax(1) != target for model, target in self._models_and_targets(batch)]
+        known = [target != MISSING for _, target in self._models_and_targets(batch)]
+        return mean_over_labeled_tasks(torch.stack(missed).float(), torch.stack(known))
 
     def state(self) -> State:
         """Return the linear models."""

@@ -26,6 +26,7 @@ from baselines.crafting.surrogate_training import (
 from bench.api import CraftContext, Noise, Task
 from bench.tasks.classification import Classification, require_classification
 from bench.tasks.labels import labeled_mean, one_hot
+from bench.tasks.together import labeled_by_task, wrong_by_task
 from bench.training.loaders import ResumableLoader, iterate_batches
 from bench.values import Batch, Split
 
@@ -144,13 +145,9 @@ class FixedSurrogate(ObjectiveHooks):
         """
         aimed = perturb_batch(self._aimed_batch(batch), delta)
         seen = central_view(aimed, self._view, self._augmentation, self._tasks)
-        missed, labeled = [], []
-        for task, out in zip(self._tasks, self._surrogates[-1](seen.images), strict=True):
-            target = seen.targets[task.name]
-            wrong = task.share_wrong(out, target)
-            missed.append(1 - wrong if self._is_away else wrong)
-            labeled.append(task.labeled(target))
-        return mean_over_labeled_tasks(missed, labeled)
+        wrong = wrong_by_task(self._tasks, self._surrogates[-1](seen.images), seen.targets)
+        missed = 1 - wrong if self._is_away else wrong
+        return mean_over_labeled_tasks(missed, labeled_by_task(self._tasks, seen.targets))
 
     def _aimed_batch(self, batch: Batch) -> Batch:
         """Return the batch with the labels the surrogates are to predict, or the true ones to avoid."""

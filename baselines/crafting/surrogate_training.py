@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from baselines.crafting.loop import State, add_delta
 from bench.api import CraftContext, Task
+from bench.tasks.together import labeled_by_task, wrong_by_task
 from bench.training.augmentation import augment, center_crop
 from bench.training.loop import labeled_tasks, task_losses
 from bench.training.net import MultiTaskNet
@@ -51,21 +52,16 @@ def mean_loss(losses: Float[Tensor, " t"], targets: Targets, tasks: Sequence[Tas
 
 
 def mean_over_labeled_tasks(
-    missed: Sequence[Float[Tensor, " b"]], labeled: Sequence[Bool[Tensor, " b"]]
+    missed: Float[Tensor, "t b"], labeled: Bool[Tensor, "t b"]
 ) -> Float[Tensor, " b"]:
-    """Return, per sample, the mean share missed over its labeled tasks, NaN without any; lists by task."""
-    known = torch.stack(list(labeled))
-    return (torch.stack(list(missed)) * known).sum(0) / known.sum(0)
+    """Return, per sample, the mean share missed over its labeled tasks, NaN without any."""
+    return (missed * labeled).sum(0) / labeled.sum(0)
 
 
 def share_missed(surrogate: nn.Module, tasks: Sequence[Task], batch: Batch) -> Float[Tensor, " b"]:
     """Return, per sample, the share of its labels that the surrogate gets wrong, NaN without labels."""
-    outputs = surrogate.eval()(batch.images)
-    targets = [batch.targets[task.name] for task in tasks]
-    wrong = [task.share_wrong(out, target) for task, out, target in zip(tasks, outputs, targets, strict=True)]
-    return mean_over_labeled_tasks(
-        wrong, [task.labeled(target) for task, target in zip(tasks, targets, strict=True)]
-    )
+    wrong = wrong_by_task(tasks, surrogate.eval()(batch.images), batch.targets)
+    return mean_over_labeled_tasks(wrong, labeled_by_task(tasks, batch.targets))
 
 
 def representation_of(net: nn.Module) -> Callable[[Tensor], Tensor]:

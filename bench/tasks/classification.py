@@ -67,25 +67,32 @@ class Classification:
         """
         return "balanced_accuracy" if self.headline == "accuracy" else self.headline
 
-    def loss(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy over the labeled samples, 0 if there are none."""
+    def loss(self, outputs: Float[Tensor, "*t b o"], target: Int64[Tensor, "*t b"]) -> Float[Tensor, " *t"]:
+        """Return the mean cross-entropy over the labeled samples, 0 if there are none.
+
+        Several tasks with as many outputs may be stacked; then it is the loss of each.
+        """
         if self.outputs == 1:
             losses = functional.binary_cross_entropy_with_logits(
-                outputs[:, 0], target.clamp(min=0).to(outputs.dtype), reduction="none"
+                outputs[..., 0], target.clamp(min=0).to(outputs.dtype), reduction="none"
             )
         else:
-            losses = functional.cross_entropy(outputs, target, ignore_index=MISSING, reduction="none")
+            losses = functional.cross_entropy(
+                outputs.flatten(0, -2), target.flatten(), ignore_index=MISSING, reduction="none"
+            ).view_as(target)
         return labeled_mean(losses, target)
 
-    def predict(self, outputs: Float[Tensor, "b o"]) -> Int64[Tensor, " b"]:
+    def predict(self, outputs: Float[Tensor, "*t b o"]) -> Int64[Tensor, "*t b"]:
         """Return the most likely class."""
-        return (outputs[:, 0] > 0).long() if self.outputs == 1 else outputs.argmax(1)
+        return (outputs[..., 0] > 0).long() if self.outputs == 1 else outputs.argmax(-1)
 
-    def share_wrong(self, outputs: Float[Tensor, "b o"], target: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def share_wrong(
+        self, outputs: Float[Tensor, "*t b o"], target: Int64[Tensor, "*t b"]
+    ) -> Float[Tensor, "*t b"]:
         """Return 1 for every sample whose label is not the predicted one, 0 without a label."""
         return (self.labeled(target) & (self.predict(outputs) != target)).float()
 
-    def labeled(self, target: Int64[Tensor, " b"]) -> Bool[Tensor, " b"]:
+    def labeled(self, target: Int64[Tensor, "*t b"]) -> Bool[Tensor, "*t b"]:
         """Return which samples have a label."""
         return target != MISSING
 

@@ -18,7 +18,7 @@ def shift_labels(labels: Tensor, classes: int) -> Tensor:
     return torch.where(labels == MISSING, labels, (labels + classes // 2) % classes)
 
 
-def labeled_mean(values: Float[Tensor, " n"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+def labeled_mean(values: Float[Tensor, "*t n"], labels: Int64[Tensor, "*t n"]) -> Float[Tensor, " *t"]:
     """Return the mean over the samples that have a label, 0 where none has."""
     labeled = labels != MISSING
-    return (values * labeled).sum() / labeled.sum().clamp(min=1)
+    return (values * labeled).sum(-1) / labeled.sum(-1).clamp(min=1)

@@ -9,6 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from bench.api import Balancer, Defense, Step, Task
 from bench.record import Scores
+from bench.tasks.together import labeled_by_task, losses_by_task
 from bench.training.augmentation import augment, center_crop
 from bench.training.loaders import SCORING_BATCH, iterate_batches
 from bench.training.net import MultiTaskNet, PreserveBatchNormStatistics
@@ -45,18 +46,17 @@ def task_losses(net: nn.Module, tasks: Sequence[Task], images: Tensor, targets: 
 
 def losses_of_outputs(outputs: Sequence[Tensor], tasks: Sequence[Task], targets: Targets) -> Tensor:
     """Return the loss of every task [t], given a network's outputs."""
-    return torch.stack([task.loss(out, targets[task.name]) for task, out in zip(tasks, outputs, strict=True)])
+    return losses_by_task(tasks, outputs, targets)
 
 
 def labeled_tasks(tasks: Sequence[Task], targets: Targets) -> Tensor:
     """Return which tasks [t] have a label in a batch."""
-    return torch.stack([task.labeled(targets[task.name]).any() for task in tasks])
+    return labeled_by_task(tasks, targets).any(1)
 
 
 def _labeled_shares(tasks: Sequence[Task], batch: Batch) -> Tensor:
     """Return the share of a batch's samples with a label, by task [t]; of mixed images, the larger one."""
-    counts = torch.stack([task.labeled(batch.targets[task.name]).sum() for task in tasks])
-    shares = counts / len(batch.images)
+    shares = labeled_by_task(tasks, batch.targets).sum(1) / len(batch.images)
     if batch.mixed is None:
         return shares
     return shares.maximum(_labeled_shares(tasks, replace(batch, targets=batch.mixed, mixed=None)))

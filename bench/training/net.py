@@ -25,8 +25,9 @@ class MultiTaskNet(nn.Module):
     """An encoder and one head per task.
 
     Classification tasks use a shared representation: the encoder's features (averaged over the image if they
-    are a map), a linear layer and ELU; their heads are linear. Every dense task has a decoder of the
-    encoder's map, whose output is scaled to the image's size.
+    are a map), a linear layer and ELU; their heads are linear. The linear heads are stored and computed as
+    one layer, whose rows are theirs in the order of the tasks: forty layers cost ten times as much. Every
+    dense task has a decoder of the encoder's map, whose output is scaled to the image's size.
 
     To save memory a batch can go through encoder and decoders in pieces, each of which is computed again for
     its gradient. Losses and gradients are those of the whole batch, but batch normalization sees one piece at
@@ -49,16 +50,18 @@ class MultiTaskNet(nn.Module):
         encoder, width = backbone.build(shape)
         self.encoder = encoder
         self._backbone = str(backbone)
-        self.representation: nn.Module = nn.Identity()
-        if len(dense) < len(tasks):
-            self.representation = nn.Sequential(nn.Linear(width, REPRESENTATION), nn.ELU())
-        self.heads = nn.ModuleList(
-            cast("DenseBackbone", backbone).decoder(width, task.outputs)
-            if task.kind in DENSE
-            else nn.Linear(REPRESENTATION, task.outputs)
-            for task in tasks
-        )
         self._dense = [task.kind in DENSE for task in tasks]
+        self._outputs = [task.outputs for task in tasks if task.kind not in DENSE]
+        self.representation: nn.Module = nn.Identity()
+        self.heads: nn.Module = nn.Identity()
+        if self._outputs:
+            self.representation = nn.Sequential(nn.Linear(width, REPRESENTATION), nn.ELU())
+            self.heads = nn.Linear(REPRESENTATION, sum(self._outputs))
+        self.decoders = nn.ModuleList(
+            cast("DenseBackbone", backbone).decoder(width, task.outputs)
+            for task in tasks
+            if task.kind in DENSE
+        )
         self._pieces = pieces
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
@@ -78,13 +81,15 @@ class MultiTaskNet(nn.Module):
     def apply_heads(self, features: Float[Tensor, "b d ..."], size: Sequence[int]) -> list[Tensor]:
         """Return the tasks' outputs for encoded images of this height and width."""
         if not any(self._dense):
-            return [head(features) for head in self.heads]
-        shared = None if all(self._dense) else self._shared(features)
+            return self._apply_linear_heads(features)
+        linear = iter(() if all(self._dense) else self._apply_linear_heads(self._shared(features)))
         with self._reject_writes(features, "the features, which other decoders read"):
-            return [
-                _resize_to(self._run_in_pieces(head, features), size) if dense else head(shared)
-                for head, dense in zip(self.heads, self._dense, strict=True)
-            ]
+            maps = iter([_resize_to(self._run_in_pieces(part, features), size) for part in self.decoders])
+        return [next(maps if dense else linear) for dense in self._dense]
+
+    def _apply_linear_heads(self, shared: Float[Tensor, "b d"]) -> list[Tensor]:
+        """Return the outputs [b o] of every linear head."""
+        return list(self.heads(shared).split(self._outputs, dim=1))
 
     @contextmanager
     def _reject_writes(self, given: Tensor, what: str) -> Iterator[None]:

@@ -236,7 +236,8 @@ def test_samples_without_labels_do_not_stop_crafting() -> None:
         def error(self, batch: Batch, delta: Tensor) -> Tensor:
             targets = [torch.tensor([1, MISSING, MISSING]), torch.tensor([0, MISSING, MISSING])]
             missed = torch.full((3,), float(super().error(batch, delta)[0]))
-            return mean_over_labeled_tasks([missed, missed], [target != MISSING for target in targets])
+            known = torch.stack([target != MISSING for target in targets])
+            return mean_over_labeled_tasks(torch.stack([missed, missed]), known)
 
     assert played(Unlabeled([0.5] * 9), rounds=4).count("round") == 4  # not 1, as a mean over all three
     assert played(Unlabeled([0.5, 0.25, 0.0]), rounds=4).count("round") == 2

@@ -71,8 +71,7 @@ def test_the_network_never_sees_more_than_a_piece_and_no_piece_of_one_image() ->
 def test_decoders_see_a_piece_at_a_time_too() -> None:
     net = MultiTaskNet(build_part("backbone", "dense-small(width=2)"), DENSE.tasks, (3, 16, 16), pieces=2)
     seen: list[int] = []
-    decoder = next(head for head in net.heads if not isinstance(head, nn.Linear))
-    decoder.register_forward_pre_hook(lambda _, maps: seen.append(len(maps[0])))
+    net.decoders[0].register_forward_pre_hook(lambda _, maps: seen.append(len(maps[0])))
     with torch.no_grad():
         net(torch.rand(5, 3, 16, 16))
     assert seen == [3, 2]

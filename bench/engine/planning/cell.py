@@ -51,6 +51,11 @@ def _recipe_settings(recipe: Recipe) -> dict[str, Any]:
     return asdict(recipe)
 
 
+def _network_settings(backbone: ChosenPart[Backbone]) -> dict[str, Any]:
+    """Return what can change a network. In earlier versions every linear head was a layer of its own."""
+    return {"backbone": backbone.settings(), "heads": "rows of one layer"}
+
+
 def _hash_settings(kind: str, settings: dict[str, Any]) -> str:
     return hash_json({"kind": kind, "protocol": PROTOCOL, **settings})[:KEY_LENGTH]
 
@@ -75,7 +80,7 @@ class Surrogate:
         """Return everything that can change it."""
         return {
             "dataset": self.dataset.settings(),
-            "backbone": self.backbone.settings(),
+            **_network_settings(self.backbone),
             "recipe": _recipe_settings(self.recipe),
             "seed": self.seed,
         }
@@ -119,7 +124,7 @@ class Poison:
         if self.attack.part.needs_surrogate:
             surrogate = self.surrogate.settings()
         else:
-            surrogate = {"backbone": self.surrogate.backbone.settings()}
+            surrogate = _network_settings(self.surrogate.backbone)
         # In earlier versions strengths did not depend on the budget, so results at other budgets differ.
         return {
             "dataset": self.dataset.settings(),
@@ -223,7 +228,7 @@ class Cell:
         """Return everything but the attack that can change the result."""
         return {
             "dataset": self.poison.dataset.settings(),
-            "backbone": self.backbone.settings(),
+            **_network_settings(self.backbone),
             "weighting": self.weighting.settings(),
             "defense": self.defense.settings(),
             "regime": self.regime.settings(),
