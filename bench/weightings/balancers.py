@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -32,12 +31,13 @@ class WeightedBalancer(StatelessBalancer, ABC):
 
     def backward(self, step: Step) -> Float[Tensor, " t"]:
         """Back-propagate the weighted sum and return the weights."""
-        losses = step.losses.detach()
-        weights = torch.zeros_like(losses)
-        weights[step.labeled] = self.weigh(losses[step.labeled], step.labeled)
+        weights = self.weigh(step.losses.detach(), step.labeled).where(step.labeled, 0)
         (weights * step.losses).sum().backward()
         return weights
 
     @abstractmethod
-    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
-        """Return the weights of the m tasks that have a label in the batch, from their losses."""
+    def weigh(self, losses: Float[Tensor, " t"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " t"]:
+        """Return the weights of the tasks that have a label in the batch, anything for the others.
+
+        Masks in place of indices by ``labeled`` do not make a GPU wait.
+        """

@@ -40,13 +40,13 @@ class _DWABalancer(WeightedBalancer):
         self._temperature = temperature
         self._epochs: list[Tensor] = []
 
-    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+    def weigh(self, losses: Float[Tensor, " t"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " t"]:
         """Return the epoch's weights."""
         if len(self._epochs) < 2:
             return torch.ones_like(losses)
         before, last = self._epochs
         ratios = torch.where(before > 0, last / before, 1.0)
-        return (len(ratios) * (ratios / self._temperature).softmax(0))[labeled]
+        return len(ratios) * (ratios / self._temperature).softmax(0)
 
     def finish_epoch(self, losses: Float[Tensor, " t"]) -> None:
         """Keep the mean losses of the last two epochs."""

@@ -47,9 +47,9 @@ class _FAMOBalancer(WeightedBalancer):
     def __init__(self, logits: Float[Tensor, " t"], optimizer: torch.optim.Optimizer) -> None:
         self._logits, self._optimizer = logits, optimizer
 
-    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+    def weigh(self, losses: Float[Tensor, " t"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " t"]:
         """Return the weights."""
-        rates = self._logits[labeled].softmax(0) / (losses + TINY)
+        rates = self._logits.where(labeled, -torch.inf).softmax(0) / (losses + TINY)
         return rates / rates.sum()
 
     def finish_step(self, step: Step) -> None:

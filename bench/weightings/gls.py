@@ -33,7 +33,8 @@ class GeometricMean:
 
 
 class _GLSBalancer(WeightedBalancer):
-    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+    def weigh(self, losses: Float[Tensor, " t"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " t"]:
         """Return the derivatives of the geometric mean by the losses."""
         losses = losses.clamp(min=SMALLEST)
-        return losses.log().mean().exp() / (len(losses) * losses)
+        count = labeled.sum()
+        return (losses.log().where(labeled, 0).sum() / count).exp() / (count * losses)

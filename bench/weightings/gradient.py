@@ -11,10 +11,9 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchjd import aggregation
 
 from bench.api import Balancer, Step, Task
 from bench.weightings.balancers import StatelessBalancer
@@ -91,35 +90,6 @@ class _GradientBalancer(StatelessBalancer):
         return weights.to(gradients.device)
 
 
-def _fair_weights(products: Float[Tensor, "t t"], alpha: float) -> Float[Tensor, " t"]:
-    """Return the weights w > 0 with products · w = w^(-1/alpha).
-
-    The solver looks for multiples of the weight each gradient would have alone, since it stops early if the
-    gradients' norms differ much.
-    """
-    alone = products.diagonal().pow(-alpha / (1 + alpha))
-    relative = alone[:, None].pow(1 / alpha) * products * alone
-    multiples: Tensor = aggregation.FairGradWeighting(alpha)(relative)
-    return alone * multiples
-
-
-@dataclass(frozen=True)
-class PCGrad(GradientWeighting):
-    """PCGrad (gradient surgery): each gradient is freed from what conflicts with others, in random order.
-
-    The sum of the projected gradients is used.
-
-    Source: Yu et al., NeurIPS 2020, arXiv:2001.06782, Alg. 1
-    """
-
-    version: ClassVar[int] = 1
-
-    def rule(self, count: int) -> Rule:
-        """Return TorchJD's rule, which draws from torch's global generator."""
-        weigh = aggregation.PCGradWeighting()
-        return lambda products, _: weigh(products)
-
-
 @dataclass(frozen=True)
 class GradVac(GradientWeighting):
     """Gradient vaccine: gradients less similar than is usual for two tasks are turned toward each other.
@@ -157,70 +127,20 @@ class GradVac(GradientWeighting):
 def _vaccinate(
     cosines: Float[np.ndarray, "m m"], usual: Float[np.ndarray, "m m"], decay: float
 ) -> Float[np.ndarray, "m m"]:
-    """Return how much of each unit gradient every turned one has; update the usual cosines in place."""
-    amounts = np.eye(len(cosines))
-    for task, (turned, goals) in enumerate(zip(amounts, usual, strict=True)):
-        others = np.delete(np.arange(len(cosines)), task)
-        for other in others[torch.randperm(len(others)).numpy()]:
-            length = np.sqrt(max(0.0, turned @ cosines @ turned))
-            if length <= SHORTEST:
-                break  # it was turned away: nothing of it is left
-            now, goal = np.clip(turned @ cosines[other] / length, -1, 1), goals[other]
-            if now < goal:
-                across = max(SHORTEST, np.sqrt(1 - goal**2))
-                turned[other] += length * (goal * np.sqrt(1 - now**2) / across - now)
-            goals[other] += decay * (now - goal)
+    """Return how much of each unit gradient every turned one has; update the usual cosines in place.
+
+    Every gradient is turned toward the others in an order of its own, all gradients at the same time.
+    """
+    tasks, amounts = np.arange(len(cosines)), np.eye(len(cosines))
+    orders = [np.delete(tasks, task)[torch.randperm(len(tasks) - 1).numpy()] for task in tasks]
+    left = np.ones(len(tasks), dtype=bool)
+    for others in np.stack(orders, axis=1):
+        lengths = np.sqrt(np.maximum(0.0, ((amounts @ cosines) * amounts).sum(1)))
+        left &= lengths > SHORTEST  # else it was turned away: nothing of it is left
+        reached = (amounts * cosines[others]).sum(1) / np.where(left, lengths, 1.0)
+        now, goals = np.clip(reached, -1, 1), usual[tasks, others]
+        across = np.maximum(SHORTEST, np.sqrt(1 - goals**2))
+        turn = lengths * (goals * np.sqrt(1 - now**2) / across - now)
+        amounts[tasks, others] += np.where(left & (now < goals), turn, 0.0)
+        usual[tasks, others] += np.where(left, decay * (now - goals), 0.0)
     return amounts
-
-
-@dataclass(frozen=True)
-class NashMTL(GradientWeighting):
-    """Nash-MTL: the step on which tasks would agree that bargain for it, each asking for its relative gain.
-
-    With G the gradients, the weights solve G Gᵀ w = ‖G Gᵀ‖ / w; steps longer than ``max_norm`` are shortened.
-    Gradients that cancel have no such weights; then the least-squares solver's last ones are used.
-
-    Source: Navon et al., ICML 2022, arXiv:2202.01017, Alg. 1; scale and ``max_norm``: their code
-
-    Departs from the paper: the equation is solved as it stands, which TorchJD does for FairGrad with α = 1,
-    not by a sequence of convex programs (TorchJD's NashMTL), which misses the solution where norms differ
-    much; the weights are found anew in every step; heads' gradients are not weighted, which their code does.
-
-    Attributes:
-        max_norm: of the gradient of the shared parameters.
-    """
-
-    max_norm: Annotated[float, Gt(0)] = 1.0
-    version: ClassVar[int] = 1
-
-    def rule(self, count: int) -> Rule:
-        """Return the rule."""
-
-        def weigh(products: Float[Tensor, "m m"], _: Int64[Tensor, " m"]) -> Float[Tensor, " m"]:
-            weights: Tensor = _fair_weights(products, 1.0) * products.norm().sqrt()
-            length = (weights @ products @ weights).clamp(min=self.max_norm**2).sqrt()
-            return weights * (self.max_norm / length)
-
-        return weigh
-
-
-@dataclass(frozen=True)
-class FairGrad(GradientWeighting):
-    """FairGrad: α-fair shares of the step; with G the gradients, the weights solve G Gᵀ w = w^(-1/α).
-
-    With α = 1 the step's length is the square root of the number of tasks. Gradients that cancel have no such
-    weights; then the least-squares solver's last ones are used.
-
-    Source: Ban and Ji, ICML 2024, arXiv:2402.15638, Alg. 1. The authors' code shortens the step to length 1;
-    that of MTL-UE weights the heads' gradients as well
-
-    Attributes:
-        alpha: from equal weights (0) to the most even progress (infinity); 1 is proportional fairness.
-    """
-
-    alpha: Annotated[float, Gt(0)] = 1.0
-    version: ClassVar[int] = 1
-
-    def rule(self, count: int) -> Rule:
-        """Return TorchJD's rule, a least-squares solver."""
-        return lambda products, _: _fair_weights(products, self.alpha)

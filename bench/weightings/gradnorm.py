@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.api import Balancer, Step, Task
 from bench.weightings.balancers import StatelessBalancer
+from bench.weightings.task_gradients import gradients_by_task
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ class _GradNormBalancer(StatelessBalancer):
         layer = _last_layer(step.shared)
         norms = torch.zeros_like(used)
         if layer is not None:
-            for task in step.labeled.nonzero().flatten().tolist():
-                (gradient,) = torch.autograd.grad(step.losses[task], layer, retain_graph=True)
-                norms[task] = gradient.norm()
+            norms = gradients_by_task(step, layer).flatten(1).norm(dim=1)
         (used * step.losses).sum().backward()
         self._move_weights(norms, step.losses.detach())
         return used

@@ -41,5 +41,5 @@ class _IMTLLBalancer(StatelessBalancer):
         """Back-propagate the loss, without the terms of tasks that have no label; return exp(s)."""
         weights = torch.exp(self._log_scales)
         terms = weights * step.losses - self._log_scales
-        terms[step.labeled].sum().backward()
+        terms.where(step.labeled, 0).sum().backward()
         return weights.detach() * step.labeled

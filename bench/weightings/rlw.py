@@ -30,6 +30,7 @@ class RandomWeights:
 
 
 class _RLWBalancer(WeightedBalancer):
-    def weigh(self, losses: Float[Tensor, " m"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
+    def weigh(self, losses: Float[Tensor, " t"], labeled: Bool[Tensor, " t"]) -> Float[Tensor, " t"]:
         """Draw the weights."""
-        return torch.randn_like(losses).softmax(0)
+        rank = (labeled.cumsum(0) - 1).clamp(min=0)  # the first draws are those of the labeled tasks
+        return torch.randn_like(losses)[rank].where(labeled, -torch.inf).softmax(0)

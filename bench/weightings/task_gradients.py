@@ -10,10 +10,21 @@ DOUBLED_AT_A_TIME = 2**16
 """Parameters whose gradients are copied in double precision at a time."""
 
 
+def gradients_by_task(step: Step, inputs: Tensor) -> Float[Tensor, "t ..."]:
+    """Return the gradient of every task's loss with respect to a tensor at or near the features.
+
+    Linear heads are differentiated for all tasks at once; decoders, which need much memory, one by one.
+    """
+    count, retained = len(step.losses), {"retain_graph": True}
+    if step.features.ndim == 2:
+        each = torch.eye(count, device=step.losses.device)
+        return torch.autograd.grad(step.losses, inputs, each, is_grads_batched=True, **retained)[0]
+    return torch.stack([torch.autograd.grad(loss, inputs, **retained)[0] for loss in step.losses.unbind()])
+
+
 def feature_gradients(step: Step) -> Float[Tensor, "t b ..."]:
     """Return the gradient of every task's loss with respect to the shared features."""
-    losses = step.losses.unbind()
-    return torch.stack([torch.autograd.grad(loss, step.features, retain_graph=True)[0] for loss in losses])
+    return gradients_by_task(step, step.features)
 
 
 def backward_features(step: Step, gradient: Float[Tensor, "b ..."]) -> None:
@@ -26,13 +37,19 @@ def backward_features(step: Step, gradient: Float[Tensor, "b ..."]) -> None:
 def parameter_gradients(step: Step) -> Float[Tensor, "t p"]:
     """Back-propagate each task's own gradient into its head, and return its gradients of shared parameters.
 
-    It takes one backward pass per task, the minimum. Passes are not run in parallel: that takes the memory of
-    as many networks, and is no faster if one pass uses the whole processor.
+    Heads are passed twice in all, the network below the features once per task. It cannot be fewer: even the
+    inner products of t gradients of parameters need all t of them. With F operations of a forward pass, such
+    a pass takes 2 F, half for the gradients of activations and half for those of parameters; two passes share
+    nothing but F. Methods that need only the gradients of the features take one pass.
     """
     sizes = [parameter.numel() for parameter in step.shared]
     gradients = step.losses.new_zeros(len(step.losses), sum(sizes))
-    for row, loss in zip(gradients, step.losses.unbind(), strict=True):
-        loss.backward(retain_graph=True)
+    *others, last = feature_gradients(step)
+    for row, own in zip(gradients, [*others, last], strict=True):
+        if own is last:
+            backward_features(step, own)
+        elif step.shared:
+            torch.autograd.backward(step.features, own, retain_graph=True, inputs=step.shared)
         for part, parameter in zip(row.split(sizes), step.shared, strict=True):
             if parameter.grad is not None:
                 part.copy_(parameter.grad.flatten())

@@ -49,5 +49,5 @@ class _UWBalancer(StatelessBalancer):
         """Back-propagate the loss, without the terms of tasks that have no label; return 1 / (2 exp(s))."""
         weights = torch.exp(-self._log_variances) / 2
         terms = weights * step.losses + self._log_variances / 2
-        terms[step.labeled].sum().backward()
+        terms.where(step.labeled, 0).sum().backward()
         return weights.detach() * step.labeled

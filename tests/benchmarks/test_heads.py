@@ -1,14 +1,8 @@
-"""Heads and losses of 40 binary tasks, with the optimizer's step on the heads: three forms side by side.
-
-The floor is one linear layer and one loss without missing labels; the plain form has a layer and a loss per
-task.
-"""
+"""Heads and losses of 40 binary tasks on given features, without the optimizer's step."""
 
 from collections.abc import Callable
 
-import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,58 +11,69 @@ from bench.tasks.classification import Classification
 from bench.tasks.together import labeled_by_task
 from bench.training.loop import losses_of_outputs
 from bench.training.net import REPRESENTATION, MultiTaskNet
+from tests.benchmarks.side_by_side import SideBySide
 
 BATCH = 512
 TASKS = tuple(Classification(str(number), ("a", "b")) for number in range(40))
-TARGETS = {task.name: torch.randint(0, 2, (BATCH,)) for task in TASKS}
-JOINED = torch.stack([TARGETS[task.name] for task in TASKS], dim=1).float()
-FEATURES = torch.randn(BATCH, REPRESENTATION, requires_grad=True)
-GROUP = "heads, losses and optimizer, 40 binary tasks"
+LABELS = torch.randint(0, 2, (len(TASKS), BATCH))
+INPUT = torch.randn(BATCH, REPRESENTATION)
 
 
-def step_of(heads: nn.Module, mean_loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """Return a training step on fixed features."""
-    optimizer = torch.optim.Adam(heads.parameters(), lr=1e-3, weight_decay=1e-4)
+class Forms:
+    """Three ways to compute losses and gradients of the same heads."""
 
-    def step() -> None:
-        FEATURES.grad = None
-        optimizer.zero_grad(set_to_none=True)
-        mean_loss().backward()
-        optimizer.step()
+    def __init__(self, device: torch.device) -> None:
+        self._net = MultiTaskNet(Small(width=2), TASKS, (3, 32, 32)).to(device)
+        self._layers = nn.ModuleList(nn.Linear(REPRESENTATION, 1) for _ in TASKS).to(device)
+        self._features = INPUT.to(device).requires_grad_(True)
+        self._joined = LABELS.T.to(device).float()
+        self._targets = {task.name: LABELS[number].to(device) for number, task in enumerate(TASKS)}
 
-    return step
+    def ours(self) -> None:
+        """As training has them: every label may be missing, and what is missing is counted."""
+        labeled_by_task(TASKS, self._targets).sum(1)
+        outputs = self._net.apply_heads(self._features, (32, 32))
+        self._differentiate(self._net.heads, losses_of_outputs(outputs, TASKS, self._targets).mean)
+
+    def one_layer_and_loss(self) -> None:
+        """The floor: no label is missing, and all are one matrix from the start."""
+        logits = self._net.heads(self._features)
+        self._differentiate(
+            self._net.heads, lambda: functional.binary_cross_entropy_with_logits(logits, self._joined)
+        )
+
+    def layer_and_loss_per_task(self) -> None:
+        """A loop over the tasks."""
+        for task in TASKS:
+            task.labeled(self._targets[task.name]).sum()
+        losses = [
+            task.loss(layer(self._features), self._targets[task.name])
+            for task, layer in zip(TASKS, self._layers, strict=True)
+        ]
+        self._differentiate(self._layers, torch.stack(losses).mean)
+
+    def _differentiate(self, heads: nn.Module, loss: Callable[[], Tensor]) -> None:
+        self._features.grad = None
+        heads.zero_grad(set_to_none=True)
+        loss().backward()
 
 
-@pytest.mark.benchmark(group=GROUP)
-def test_heads_of_a_network(benchmark: BenchmarkFixture) -> None:
-    net = MultiTaskNet(Small(width=2), TASKS, (3, 32, 32))
-
-    def mean_loss() -> Tensor:
-        shares = labeled_by_task(TASKS, TARGETS).sum(1) / BATCH
-        losses = losses_of_outputs(net.apply_heads(FEATURES, (32, 32)), TASKS, TARGETS)
-        return losses.mean() + 0 * shares.sum()
-
-    benchmark.pedantic(step_of(net.heads, mean_loss), rounds=50, warmup_rounds=3)
-
-
-@pytest.mark.benchmark(group=GROUP)
-def test_bare_layer_and_loss(benchmark: BenchmarkFixture) -> None:
-    head = nn.Linear(REPRESENTATION, len(TASKS))
-
-    def mean_loss() -> Tensor:
-        return functional.binary_cross_entropy_with_logits(head(FEATURES), JOINED)
-
-    benchmark.pedantic(step_of(head, mean_loss), rounds=50, warmup_rounds=3)
+def test_heads_beside_one_layer_and_loss(side_by_side: SideBySide, device: torch.device) -> None:
+    forms = Forms(device)
+    side_by_side(
+        "heads and losses, 40 tasks, beside one layer and one loss",
+        plain=forms.one_layer_and_loss,
+        ours=forms.ours,
+        target=0.8,
+        rounds=50,
+    )
 
 
-@pytest.mark.benchmark(group=GROUP)
-def test_loop_over_layers_and_losses(benchmark: BenchmarkFixture) -> None:
-    heads = nn.ModuleList(nn.Linear(REPRESENTATION, 1) for _ in TASKS)
-
-    def mean_loss() -> Tensor:
-        shares = torch.stack([task.labeled(TARGETS[task.name]).sum() for task in TASKS]) / BATCH
-        outputs = [head(FEATURES) for head in heads]
-        losses = [task.loss(out, TARGETS[task.name]) for task, out in zip(TASKS, outputs, strict=True)]
-        return torch.stack(losses).mean() + 0 * shares.sum()
-
-    benchmark.pedantic(step_of(heads, mean_loss), rounds=50, warmup_rounds=3)
+def test_heads_beside_a_loop(side_by_side: SideBySide, device: torch.device) -> None:
+    forms = Forms(device)
+    side_by_side(
+        "heads and losses, 40 tasks, beside a loop over the tasks",
+        plain=forms.layer_and_loss_per_task,
+        ours=forms.ours,
+        rounds=50,
+    )
