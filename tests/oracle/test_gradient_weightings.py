@@ -11,6 +11,7 @@ from torch import Tensor
 from torchjd import aggregation
 
 from bench.api import Step
+from bench.weightings.gradient import GradVac
 from tests.oracle.fixed_gradients import fixed, start
 
 Matrix = NDArray[np.float64]
@@ -109,6 +110,28 @@ def test_gradvac_turns_gradients_to_their_usual_cosine() -> None:
     assert cosine(vaccinated(one, two, usual), two) == pytest.approx(usual, abs=1e-5)
     expected = vaccinated(one, two, usual) + vaccinated(two, one, usual)
     assert torch.allclose(shared, expected, atol=1e-4)
+
+
+def test_gradvac_turns_all_gradients_at_once_as_a_loop_would() -> None:
+    count, decay = 12, 0.3
+    gradients = np.random.default_rng(0).normal(0.1, 1.0, (3, count, 30))
+    rule, usual = GradVac(decay=decay).rule(count), np.zeros((count, count))
+    for number, vectors in enumerate(gradients):
+        torch.manual_seed(number)
+        weights = rule(torch.from_numpy(vectors @ vectors.T), torch.arange(count))
+        torch.manual_seed(number)
+        total = np.zeros(30)
+        for task, vector in enumerate(vectors):
+            turned, others = vector.copy(), np.delete(np.arange(count), task)
+            for other in others[torch.randperm(count - 1).numpy()]:
+                length, size = np.linalg.norm(turned), np.linalg.norm(vectors[other])
+                now, goal = turned @ vectors[other] / (length * size), usual[task, other]
+                if now < goal:
+                    part = length * (goal * np.sqrt(1 - now**2) - now * np.sqrt(1 - goal**2))
+                    turned += part / (size * np.sqrt(1 - goal**2)) * vectors[other]
+                usual[task, other] += decay * (now - goal)
+            total += turned
+        assert np.allclose(weights.numpy() @ vectors, total, atol=1e-9)
 
 
 def test_gradvac_starts_as_pcgrad() -> None:
