@@ -1,7 +1,7 @@
 """Weightings of gradients whose rules are TorchJD's, in a module of their own: it imports slowly."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt
 from jaxtyping import Float, Int64
@@ -9,6 +9,18 @@ from torch import Tensor
 from torchjd import aggregation
 
 from bench.weightings.gradient import GradientWeighting, Rule
+
+
+@dataclass(frozen=True)
+class TorchJDWeighting(GradientWeighting):
+    """What weightings with a rule of TorchJD have in common.
+
+    Attributes:
+        gradients: which gradients are weighed: those of all shared parameters, or of the features only, as
+            `GradientWeighting` has it.
+    """
+
+    gradients: Literal["parameters", "features"] = "parameters"
 
 
 def _fair_weights(products: Float[Tensor, "t t"], alpha: float) -> Float[Tensor, " t"]:
@@ -24,7 +36,7 @@ def _fair_weights(products: Float[Tensor, "t t"], alpha: float) -> Float[Tensor,
 
 
 @dataclass(frozen=True)
-class PCGrad(GradientWeighting):
+class PCGrad(TorchJDWeighting):
     """PCGrad (gradient surgery): each gradient is freed from what conflicts with others, in random order.
 
     The sum of the projected gradients is used.
@@ -41,7 +53,7 @@ class PCGrad(GradientWeighting):
 
 
 @dataclass(frozen=True)
-class NashMTL(GradientWeighting):
+class NashMTL(TorchJDWeighting):
     """Nash-MTL: the step on which tasks would agree that bargain for it, each asking for its relative gain.
 
     With G the gradients, the weights solve G Gᵀ w = ‖G Gᵀ‖ / w; steps longer than ``max_norm`` are shortened.
@@ -72,7 +84,7 @@ class NashMTL(GradientWeighting):
 
 
 @dataclass(frozen=True)
-class FairGrad(GradientWeighting):
+class FairGrad(TorchJDWeighting):
     """FairGrad: α-fair shares of the step; with G the gradients, the weights solve G Gᵀ w = w^(-1/α).
 
     With α = 1 the step's length is the square root of the number of tasks. Gradients that cancel have no such
