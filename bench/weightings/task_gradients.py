@@ -15,11 +15,14 @@ def gradients_by_task(step: Step, inputs: Tensor) -> Float[Tensor, "t ..."]:
 
     Linear heads are differentiated for all tasks at once; decoders, which need much memory, one by one.
     """
-    count, retained = len(step.losses), {"retain_graph": True}
     if step.features.ndim == 2:
-        each = torch.eye(count, device=step.losses.device)
-        return torch.autograd.grad(step.losses, inputs, each, is_grads_batched=True, **retained)[0]
-    return torch.stack([torch.autograd.grad(loss, inputs, **retained)[0] for loss in step.losses.unbind()])
+        each = torch.eye(len(step.losses), device=step.losses.device)
+        (gradients,) = torch.autograd.grad(
+            step.losses, inputs, each, retain_graph=True, is_grads_batched=True
+        )
+        return gradients
+    losses = step.losses.unbind()
+    return torch.stack([torch.autograd.grad(loss, inputs, retain_graph=True)[0] for loss in losses])
 
 
 def feature_gradients(step: Step) -> Float[Tensor, "t b ..."]:
