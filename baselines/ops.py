@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from bench.api import CraftContext
 from bench.errors import BenchError
-from bench.memory import rows_per_chunk
 from bench.tasks.classification import Classification, require_classification
 from bench.tasks.labels import one_hot
 from bench.training.loaders import iterate_batches
@@ -22,6 +21,9 @@ LEAST_SPREAD = 0.5
 """Smallest standard deviation of a pixel's distances, in 1/255, that is used; smaller ones are raised to it.
 Among pixels that are the same in all images of a class (a black background), the one farthest from the color
 is chosen, not the result of a division by zero."""
+
+ROWS = 64
+"""Images that are added up at a time, in single precision: sums of up to 258 squares of 255 are exact."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,9 @@ def class_gains(
     count = torch.zeros(ones, dtype=torch.double, device=device)
     total = torch.zeros(ones, channels * height * width, dtype=torch.double, device=device)
     squares = torch.zeros_like(total)
-    for batch in iterate_batches(train, rows_per_chunk(train.images), device, shuffle=False):
-        member = (
-            torch.cat([one_hot(batch.targets[task.name], task.classes) for task in tasks], dim=1).double().T
-        )
-        values = (batch.images * 255).round().double().flatten(1)
+    for batch in iterate_batches(train, ROWS, device, shuffle=False):
+        member = torch.cat([one_hot(batch.targets[task.name], task.classes) for task in tasks], dim=1).T
+        values = batch.images.mul_(255).round_().flatten(1)
         count += member.sum(1)
         total += member @ values
         squares += member @ values.square()

@@ -15,8 +15,12 @@ from torch import Tensor
 from bench.errors import BenchError
 from bench.text import format_bytes
 
-MAX_IMAGES, MAX_VALUES = 512, 2**24
-"""Largest number of images, and of pixel values, that are processed at a time."""
+MAX_IMAGES, MAX_VALUES = 512, 2**20
+"""Largest number of images, and of pixel values, that are processed at a time.
+
+As floats they take 4 MiB. The system gives larger temporary arrays new pages each time, which can take longer
+than the computation.
+"""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
