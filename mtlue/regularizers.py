@@ -1,6 +1,8 @@
 """The two regularizers of MTL-UE's class embeddings, from one matrix of cosines."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,19 +29,43 @@ def embedding_regularizers(
     Returns:
         Two scalars; 0 where there is no pair.
     """
-    sizes = torch.tensor([len(rows) for rows in embeddings])
+    pairs = _pair_masks(tuple(len(rows) for rows in embeddings), embeddings[0].device)
     rows = functional.normalize(torch.cat(list(embeddings)), dim=1)
-    task = torch.repeat_interleave(sizes).to(rows.device)
     cosines = rows @ rows.T
-    upper = torch.ones_like(cosines, dtype=torch.bool).triu(diagonal=1)
-    same = (task[:, None] == task) & upper
-    other = (task[:, None] != task) & upper
     if per_task:
-        pairs = torch.zeros(len(sizes), device=rows.device).index_add_(0, task, same.sum(1).float())
-        # Every pair of a task has the weight 1 / number of the task's pairs.
-        weighted = cosines * same / pairs.clamp(min=1)[task][:, None]
-        intra = weighted.sum() / len(sizes) + 1
+        intra = (cosines * pairs.same / pairs.of_own_task).sum() / len(embeddings) + 1
     else:
-        intra = (cosines * same).sum() / same.sum().clamp(min=1)
-    inter = (cosines.abs() * other).sum() / other.sum().clamp(min=1)
+        intra = (cosines * pairs.same).sum() / pairs.same_count
+    inter = (cosines.abs() * pairs.other).sum() / pairs.other_count
     return intra, inter
+
+
+class _Pairs(NamedTuple):
+    """Which pairs of class embeddings, each counted once, are of one task and which of two tasks.
+
+    The counts are 1 where there is no pair.
+    """
+
+    same: Float[Tensor, "n n"]
+    other: Float[Tensor, "n n"]
+    same_count: int
+    other_count: int
+    of_own_task: Float[Tensor, "n 1"]
+    """For every embedding, the number of pairs of its task."""
+
+
+@lru_cache(maxsize=8)
+def _pair_masks(sizes: tuple[int, ...], device: torch.device) -> _Pairs:
+    """Return the pairs for these numbers of classes; made once, since copying them makes a GPU wait."""
+    task = torch.repeat_interleave(torch.tensor(sizes))
+    upper = torch.ones(len(task), len(task)).triu(diagonal=1)
+    same = upper * (task[:, None] == task)
+    other = upper - same
+    of_task = torch.tensor([max(1, size * (size - 1) // 2) for size in sizes], dtype=torch.float)
+    return _Pairs(
+        same.to(device),
+        other.to(device),
+        max(1, int(same.sum())),
+        max(1, int(other.sum())),
+        of_task[task][:, None].to(device),
+    )
