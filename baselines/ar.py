@@ -64,7 +64,7 @@ class AR:
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = False
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def craft(self, train: Split, context: CraftContext) -> Rows:
         """Find a process for every class and draw a signal for every image and task."""
@@ -90,7 +90,15 @@ class AR:
         norm = context.scale_strength(255 * self.norm)
 
         def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
-            drawn = draw_signals(processes[labels.to(processes.device)], *cell.signal_size, self.crop)
+            classes, counts = labels.unique(return_counts=True)
+            sorted_by_label = [
+                draw_signals(process[None], count, *cell.signal_size, self.crop)[0]
+                for process, count in zip(
+                    processes[classes.to(processes.device)], counts.tolist(), strict=True
+                )
+            ]
+            order = labels.argsort(stable=True).argsort().to(processes.device)
+            drawn = torch.cat(sorted_by_label)[order]
             return drawn * (norm * math.sqrt(drawn[0].numel() / VALUES) / signal_norms(drawn))
 
         return signal
@@ -163,8 +171,8 @@ def stays_bounded(
 ) -> Bool[Tensor, " m"]:
     """Return which processes do not diverge at this size."""
     limit = MAX_NORM * math.sqrt(processes.shape[1] * height * width / VALUES)
-    signals = draw_signals(processes.repeat(TEST_SIGNALS, 1, 1, 1), height, width, crop)
-    return (signal_norms(signals).view(TEST_SIGNALS, -1) <= limit).all(0)
+    signals = draw_signals(processes, TEST_SIGNALS, height, width, crop)
+    return (signal_norms(signals.flatten(0, 1)).view(-1, TEST_SIGNALS) <= limit).all(1)
 
 
 def filter_responses(
@@ -178,19 +186,44 @@ def filter_responses(
 
 
 def draw_signals(
-    processes: Float[Tensor, "m c 3 3"], height: int, width: int, crop: int
-) -> Float[Tensor, "m c h w"]:
-    """Draw a signal of every process."""
-    signals = draw_channels(processes.flatten(0, 1), height, width, crop)
-    return signals.view(*processes.shape[:2], height, width)
+    processes: Float[Tensor, "k c 3 3"], count: int, height: int, width: int, crop: int
+) -> Float[Tensor, "k m c h w"]:
+    """Draw ``count`` signals of every process: two rows and columns at random, the rest row by row.
+
+    ``crop`` extra rows and columns are computed, and cut off at the top and the left.
+    """
+    height, width = height + crop, width + crop
+    matrices = row_matrices(processes, width).mT.contiguous()
+    signal = processes.new_empty(*processes.shape[:2], count, height, width)
+    signal[..., :2, :] = torch.randn(*signal.shape[:3], 2, width)
+    signal[..., 2:, :2] = torch.randn(*signal.shape[:3], height - 2, 2)
+    values = signal.flatten(3)
+    for start in range(0, (height - 2) * width, width):
+        known, end = start + 2 * width + 2, start + 3 * width
+        values[..., known:end] = values[..., start:known] @ matrices
+    return signal[..., crop:, crop:].transpose(1, 2)
+
+
+def row_matrices(processes: Float[Tensor, "k c 3 3"], width: int) -> Float[Tensor, "k c r v"]:
+    """Return what gives a row of a signal, from its third value on, from the 2·width + 2 values before.
+
+    A row is linear in these: the mixes of all its values are one triangular system of equations. The matrix
+    is its solution, so that a signal takes one matrix product per row.
+    """
+    mixes = processes.new_zeros(*processes.shape[:2], 3, width - 2, width)
+    for column in range(3):
+        mixes.diagonal(column, -2, -1).copy_(processes[..., column, None])
+    first, second, row = mixes.unbind(2)
+    known = torch.cat([first, second, row[..., :2]], dim=-1)
+    return torch.linalg.solve_triangular(-row[..., 2:], known, upper=False, unitriangular=True)
 
 
 def draw_channels(
     kernels: Float[Tensor, "m 3 3"], height: int, width: int, crop: int
 ) -> Float[Tensor, "m h w"]:
-    """Draw a one-channel signal of every kernel: two rows and columns at random, the rest by raster scan.
+    """Draw a one-channel signal of every kernel as `draw_signals` does, but value by value.
 
-    ``crop`` extra rows and columns are computed, and cut off at the top and the left.
+    This is faster for many kernels with one signal each.
     """
     height, width = height + crop, width + crop
     mix = kernels.permute(1, 2, 0).contiguous()

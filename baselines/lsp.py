@@ -65,8 +65,8 @@ class LSP:
 
         def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
             patches = samples[rows].to(context.device).view(-1, *grid)
-            enlarged = patches.repeat_interleave(size[0], 2).repeat_interleave(size[1], 3)
-            cropped = enlarged[:, :, :height, :width]
+            enlarged = patches[:, :, :, None, :, None].expand(-1, -1, -1, size[0], -1, size[1])
+            cropped = enlarged.flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
             mean_square = cropped.square().mean((1, 2, 3), keepdim=True)
             return cropped * strength / mean_square.sqrt()
 

@@ -186,14 +186,24 @@ def lift_samplewise(
     """
     noise = Rows(train)
     context.progress("image", 0, len(train))
-    for index in torch.arange(len(train)).split(rows_per_chunk(train.images)):
-        delta = torch.zeros(len(index), *train.images.shape[1:], device=context.device)
-        for task, cell, signal in zip(layout.tasks, layout.cells, signals, strict=True):
-            labels = train.targets[task.name][index]
-            chosen = labels != MISSING
-            if chosen.any():
-                values = cell.subsample(signal(index[chosen], labels[chosen]))
-                cell.crop(delta)[chosen.to(context.device)] += layout.scale * values
-        noise.set_rows(index, delta)
-        context.progress("image", int(index[-1]) + 1, len(train))
+    tasks_of_cell: dict[ImageCell, list[tuple[T, Signal]]] = {}
+    for task, cell, signal in zip(layout.tasks, layout.cells, signals, strict=True):
+        tasks_of_cell.setdefault(cell, []).append((task, signal))
+    for number, (cell, tasks) in enumerate(tasks_of_cell.items()):
+        height, width = cell.signal_size
+        # Images of one class together: a signal may be faster to draw for many of them.
+        order = train.targets[tasks[0][0].name].argsort(stable=True)
+        done = number * len(train)
+        for index in order.split(rows_per_chunk(train.images[..., :height, :width])):
+            shape = (len(index), train.images.shape[1], cell.height, cell.width)
+            delta = torch.zeros(shape, device=context.device)
+            for task, signal in tasks:
+                labels = train.targets[task.name][index]
+                (chosen,) = torch.where(labels != MISSING)
+                if len(chosen):
+                    values = cell.subsample(signal(index[chosen], labels[chosen]))
+                    delta.index_add_(0, chosen.to(context.device), layout.scale * values)
+            noise.set_rows(index, delta, cell.top, cell.left)
+            done += len(index)
+            context.progress("image", done // len(tasks_of_cell), len(train))
     return noise

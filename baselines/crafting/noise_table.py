@@ -37,9 +37,12 @@ class Rows:
         """Start from zero noise."""
         self._rows = allocate_zeros(train.images.shape, torch.float16)
 
-    def set_rows(self, index: Int64[Tensor, " b"], delta: Float[Tensor, "b c h w"]) -> None:
-        """Set the rows of these samples."""
-        self._rows[index] = delta.to(self._rows)
+    def set_rows(
+        self, index: Int64[Tensor, " b"], delta: Float[Tensor, "b c h w"], top: int = 0, left: int = 0
+    ) -> None:
+        """Set the rows of these samples, or the part of them that has δ's size and this corner."""
+        height, width = delta.shape[2:]
+        self._rows[index, :, top : top + height, left : left + width] = delta.to(self._rows)
 
     def delta(self, batch: Batch) -> Float[Tensor, "b c h w"]:
         """Return the rows of these samples."""

@@ -227,7 +227,7 @@ def test_a_process_mixes_eight_neighbors_with_weights_of_sum_one(processes: Tens
 
 def test_a_signal_obeys_its_process_and_no_other(processes: Tensor) -> None:
     torch.manual_seed(1)
-    signals = draw_signals(processes, 14, 18, 4)
+    signals = draw_signals(processes, 1, 14, 18, 4)[:, 0]
     signals = signals / signal_norms(signals)
     assert signals.shape == (12, 3, 14, 18)
     for i, j in product(range(3), range(4)):
@@ -236,9 +236,50 @@ def test_a_signal_obeys_its_process_and_no_other(processes: Tensor) -> None:
         assert slow < 1e-4 if i == j else slow > 0.05
 
 
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (4, 3), (9, 12)])
+def test_rows_by_matrix_products_are_those_of_a_raster_scan(
+    processes: Tensor, height: int, width: int
+) -> None:
+    torch.manual_seed(2)
+    signals = draw_signals(processes, 2, height, width, crop=0).double()
+    scanned = signals.clone()
+    scanned[..., 2:, 2:] = 0
+    for i, j in product(range(2, height), range(2, width)):
+        windows = scanned[..., i - 2 : i + 1, j - 2 : j + 1]
+        scanned[..., i, j] = (windows * processes[:, None]).sum((-2, -1))
+    assert torch.allclose(signals, scanned, atol=1e-4 * float(scanned.abs().max()))
+
+
+@pytest.mark.parametrize("lift", LIFTS)
+def test_noise_does_not_depend_on_the_images_that_are_drawn_together(
+    lift: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = (3, 2, 5)
+    train = training_set(11, classes, 20, 24, missing=0.2)
+    together = craft(f"lsp(lift={lift})", train, classes).delta(whole(train))
+    monkeypatch.setattr("bench.memory.MAX_IMAGES", 1)
+    assert torch.equal(craft(f"lsp(lift={lift})", train, classes).delta(whole(train)), together)
+
+
+def test_every_image_gets_a_signal_of_its_own_class() -> None:
+    train = training_set(30, (3,))
+    delta = craft("ar(lift=average)", train, (3,)).delta(whole(train))
+    mixes = torch.stack(
+        [
+            class_mix(functional.unfold(delta[train.targets["0"] == k][:, [0]], 3).mT.flatten(0, 1).double())
+            for k in range(3)
+        ]
+    )
+    for image, label in zip(delta, train.targets["0"].tolist(), strict=True):
+        windows = functional.unfold(image[None, [0]], 3)[0].double()
+        errors = (mixes.flatten(1)[:, :8] @ windows[:8] - windows[8]).square().sum(1)
+        assert int(errors.argmin()) == label
+        assert errors.sort().values[1] > 4 * errors.min()
+
+
 def test_signals_of_a_process_are_drawn_anew(processes: Tensor) -> None:
     torch.manual_seed(0)
-    twice = draw_signals(processes[:1].expand(2, -1, -1, -1), 8, 8, 4)
+    twice = draw_signals(processes[:1], 2, 8, 8, 4)[0]
     assert not torch.allclose(twice[0], twice[1], atol=1e-2)
 
 
@@ -251,7 +292,7 @@ def test_the_processes_found_are_calm_and_far_from_each_other_at_the_size_of_the
     found = find_processes(count, shape=shape, crop=4, draws=100_000)
     channels, height, width = shape
     norm = (channels * height * width / 3072) ** 0.5
-    signals = torch.stack([draw_signals(found, height, width, 4) for _ in range(20)])
+    signals = draw_signals(found, 20, height, width, 4).transpose(0, 1)
     assert signals.square().sum((2, 3, 4)).sqrt().quantile(0.9) <= 50 * norm
     responses = torch.stack([filter_responses(one * norm / signal_norms(one), found) for one in signals])
     assert responses.diagonal(dim1=1, dim2=2).abs().max() < 0.05
