@@ -215,7 +215,8 @@ def row_matrices(processes: Float[Tensor, "k c 3 3"], width: int) -> Float[Tenso
         mixes.diagonal(column, -2, -1).copy_(processes[..., column, None])
     first, second, row = mixes.unbind(2)
     known = torch.cat([first, second, row[..., :2]], dim=-1)
-    return torch.linalg.solve_triangular(-row[..., 2:], known, upper=False, unitriangular=True)
+    solution: Tensor = torch.linalg.solve_triangular(-row[..., 2:], known, upper=False, unitriangular=True)
+    return solution
 
 
 def draw_channels(
