@@ -218,7 +218,5 @@ def test_nothing_of_a_local_ray_outlives_a_killed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    # Two agents of Ray look so long for the head that has died; by default for a minute.
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")
     items = [str(tmp_path / "second")]
     assert_ends_with_parent(python(KILLED, str(tmp_path), *items), items)
