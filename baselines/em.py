@@ -60,7 +60,7 @@ class EM:
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True
     quick_params: ClassVar[dict[str, object]] = {
         "rounds": 2,
@@ -121,7 +121,7 @@ class ClasswiseEM:
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True
     quick_params: ClassVar[dict[str, object]] = {
         "rounds": 2,

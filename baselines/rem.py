@@ -58,7 +58,7 @@ class REM:
     needs_surrogate: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True
     quick_params: ClassVar[dict[str, object]] = {
         "iterations": 3,
@@ -140,7 +140,7 @@ class RobustErrorMinimizing(ObjectiveHooks):
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
         """Return the adversarial loss of the true labels, once for each crop that is to be drawn."""
-        return [partial(self._loss, self._surrogate.frozen(), batch)] * self._samples
+        return [partial(self._loss, self._surrogate.frozen(self._central(batch)), batch)] * self._samples
 
     def _loss(self, net: nn.Module, batch: Batch, delta: Tensor) -> Tensor:
         seen = augment(perturb_batch(batch, delta), self._augmentation, self._tasks)
@@ -165,12 +165,15 @@ class RobustErrorMinimizing(ObjectiveHooks):
         self._steps_left -= 1
         with torch.no_grad():
             seen = augment(perturb_batch(batch, noise.delta(batch)), self._augmentation, self._tasks)
-        self._surrogate.step(perturb_batch(seen, self._adversarial_change(self._surrogate.frozen(), seen)))
+        change = self._adversarial_change(self._surrogate.frozen(seen), seen)
+        self._surrogate.step(perturb_batch(seen, change))
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks whose true label the surrogate does not predict yet."""
-        seen = center_crop(perturb_batch(batch, delta), self._augmentation, self._tasks)
-        return share_missed(self._surrogate.net, self._tasks, seen)
+        return share_missed(self._surrogate.net, self._tasks, self._central(perturb_batch(batch, delta)))
+
+    def _central(self, batch: Batch) -> Batch:
+        return center_crop(batch, self._augmentation, self._tasks)
 
     def state(self) -> State:
         """Return the surrogate's training and how much of it is left."""

@@ -36,7 +36,7 @@ class SEP:
     needs_surrogate: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     deterministic: ClassVar[bool] = True
     resumable: ClassVar[bool] = True
     quick_params: ClassVar[dict[str, object]] = {"checkpoints": 2, "steps": 2, "batch": 20}
@@ -56,7 +56,7 @@ class SEP:
         )
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:
-        return FixedSurrogate(context, context.surrogate_snapshots(self.checkpoints), view="image")
+        return FixedSurrogate(train, context, context.surrogate_snapshots(self.checkpoints), view="image")
 
     def _perturber(self, train: Split, context: CraftContext) -> Perturber:
         step_size = context.scale_strength(self.step_size)

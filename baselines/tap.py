@@ -37,7 +37,7 @@ class TAP:
     needs_surrogate: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resumable: ClassVar[bool] = True
     quick_params: ClassVar[dict[str, object]] = {"steps": 2, "step_size": 1.6, "batch": 20, "restarts": 2}
 
@@ -50,7 +50,7 @@ class TAP:
         return craft_noise(
             train,
             context,
-            FixedSurrogate(context, context.surrogate_snapshots(1), view="crop", aim=self.aim),
+            FixedSurrogate(train, context, context.surrogate_snapshots(1), view="crop", aim=self.aim),
             Table(
                 train,
                 epsilon=context.epsilon,

@@ -19,7 +19,12 @@ from baselines.crafting.loop import (
     add_delta,
     craft_noise,
 )
-from baselines.crafting.surrogate_training import perturb_batch, representation_of
+from baselines.crafting.surrogate_training import (
+    CHECKED_IMAGES,
+    freeze_surrogate,
+    perturb_batch,
+    representation_of,
+)
 from bench.api import CraftContext, Noise
 from bench.training.augmentation import augment
 from bench.training.loaders import iterate_batches
@@ -56,13 +61,14 @@ class UC:
     needs_surrogate: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True
     quick_params: ClassVar[dict[str, object]] = {"clusters": 3, "rounds": 2, "batch": 20, "width": 4}
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one pattern per cluster."""
-        net = context.surrogate_snapshots(1)[-1].eval().requires_grad_(False)
+        first = next(iterate_batches(train, CHECKED_IMAGES, context.device, shuffle=False))
+        net = freeze_surrogate(context.surrogate_snapshots(1)[-1], first)
         centers, member = _cluster_images(net, train, self.clusters, context.device)
         channels, height, width = train.images.shape[1:]
         patterns = ClusterPatterns(

@@ -135,7 +135,7 @@ class MTLUE(ABC):
     needs_surrogate: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
     dense: ClassVar[bool] = True
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resumable: ClassVar[bool] = True
     paper: ClassVar[GeneratorTraining]
     official_binary: ClassVar[GeneratorTraining]
@@ -280,6 +280,7 @@ class MTLUETAP(MTLUE):
     def _objective(self, train: Split, context: CraftContext) -> Objective:
         is_away = self._profile.away_if_binary and _are_binary(context.tasks)
         return FixedSurrogate(
+            train,
             context,
             context.surrogate_snapshots(1),
             view="shared-crop" if self._profile.shared_crop else "crop",
@@ -312,4 +313,4 @@ class MTLUESEP(MTLUE):
     quick_params: ClassVar[dict[str, object]] = {**MTLUE.quick_params, "checkpoints": 2}
 
     def _objective(self, train: Split, context: CraftContext) -> Objective:
-        return FixedSurrogate(context, context.surrogate_snapshots(self.checkpoints), view="image")
+        return FixedSurrogate(train, context, context.surrogate_snapshots(self.checkpoints), view="image")

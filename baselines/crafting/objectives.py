@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, add_delta
 from baselines.crafting.surrogate_training import (
+    CHECKED_IMAGES,
     SurrogateInTraining,
     SurrogateTraining,
     SurrogateView,
     batch_loss,
     central_view,
+    freeze_surrogate,
     mean_loss,
     mean_over_labeled_tasks,
     perturb_batch,
@@ -59,7 +61,7 @@ class ErrorMinimizing(ObjectiveHooks):
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
         """Return the mean loss of the true labels, the surrogate frozen and in evaluation mode."""
-        return [partial(self._loss, self._surrogate.frozen(), batch)]
+        return [partial(self._loss, self._surrogate.frozen(self._central(batch)), batch)]
 
     def _loss(self, net: nn.Module, batch: Batch, delta: Tensor) -> Tensor:
         return batch_loss(net, self._tasks, self._seen(batch, delta))
@@ -86,8 +88,10 @@ class ErrorMinimizing(ObjectiveHooks):
 
     def error(self, batch: Batch, delta: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Return the share of tasks whose true label the surrogate does not predict yet."""
-        seen = central_view(perturb_batch(batch, delta), self._view, self._augmentation, self._tasks)
-        return share_missed(self._surrogate.net, self._tasks, seen)
+        return share_missed(self._surrogate.net, self._tasks, self._central(perturb_batch(batch, delta)))
+
+    def _central(self, batch: Batch) -> Batch:
+        return central_view(batch, self._view, self._augmentation, self._tasks)
 
     def state(self) -> State:
         """Return the surrogate's training and the position in its batches."""
@@ -116,6 +120,7 @@ class FixedSurrogate(ObjectiveHooks):
 
     def __init__(
         self,
+        train: Split,
         context: CraftContext,
         surrogates: Sequence[nn.Module],
         *,
@@ -125,7 +130,9 @@ class FixedSurrogate(ObjectiveHooks):
         self._tasks: Sequence[Task] = context.tasks
         self._augmentation = context.augmentation
         self._view: SurrogateView = view
-        self._surrogates = [net.eval().requires_grad_(False) for net in surrogates]
+        first = next(iterate_batches(train, CHECKED_IMAGES, context.device, shuffle=False))
+        seen = central_view(first, view, context.augmentation, context.tasks)
+        self._surrogates = [freeze_surrogate(net, seen) for net in surrogates]
         self._is_away = aim == "away"
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:
@@ -168,7 +175,7 @@ class FeatureAlignment(FixedSurrogate):
 
     def __init__(self, train: Split, context: CraftContext, surrogates: Sequence[nn.Module]) -> None:
         """Take the class means of every surrogate's features over the clean training set."""
-        super().__init__(context, surrogates, view="image")
+        super().__init__(train, context, surrogates, view="image")
         self._labeled = require_classification(context.tasks, "feature alignment")
         self._means = {
             id(net): _class_mean_features(net, train, self._labeled, context.device)

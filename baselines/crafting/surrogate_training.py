@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from baselines.crafting.folding import fold_batch_norms
 from baselines.crafting.loop import State, add_delta
 from bench.api import CraftContext, Task
 from bench.tasks.together import labeled_by_task, wrong_by_task
@@ -19,6 +20,10 @@ from bench.values import Augmentation, Batch, Targets
 
 SurrogateView = Literal["image", "crop", "shared-crop"]
 """What surrogates see: the whole image, a crop and flip per image, or one crop and flip per batch."""
+
+
+CHECKED_IMAGES = 4
+"""Images on which a surrogate that was made faster is compared with the original."""
 
 
 def surrogate_view(
@@ -69,6 +74,16 @@ def representation_of(net: nn.Module) -> Callable[[Tensor], Tensor]:
     return cast("MultiTaskNet", net).represent
 
 
+def freeze_surrogate(net: nn.Module, batch: Batch) -> nn.Module:
+    """Return a network in evaluation mode, without gradients of its own, that computes the same faster.
+
+    Args:
+        net: put in evaluation mode, without gradients of its own, too.
+        batch: images as the network sees them, on which the result is checked.
+    """
+    return fold_batch_norms(net.eval().requires_grad_(False), batch.images[:CHECKED_IMAGES])
+
+
 @dataclass(frozen=True)
 class SurrogateTraining:
     """How a surrogate is trained along with the noise.
@@ -99,6 +114,7 @@ class SurrogateInTraining:
 
     def __init__(self, context: CraftContext, training: SurrogateTraining) -> None:
         self.net = context.new_surrogate()
+        self._frozen: nn.Module | None = None
         self._tasks, self._training = context.tasks, training
         parameters = self.net.parameters()
         self._optimizer: torch.optim.Optimizer
@@ -112,12 +128,15 @@ class SurrogateInTraining:
             )
         self._schedule = torch.optim.lr_scheduler.MultiStepLR(self._optimizer, list(training.milestones))
 
-    def frozen(self) -> nn.Module:
-        """Return the network in evaluation mode, without gradients of its own."""
-        return self.net.eval().requires_grad_(False)
+    def frozen(self, batch: Batch) -> nn.Module:
+        """Return the network as it is until the next step, as `freeze_surrogate` does."""
+        if self._frozen is None:
+            self._frozen = freeze_surrogate(self.net, batch)
+        return self._frozen
 
     def step(self, batch: Batch) -> None:
         """Take one optimizer step toward the true labels."""
+        self._frozen = None
         self.net.train().requires_grad_(True)
         self._optimizer.zero_grad(set_to_none=True)
         batch_loss(self.net, self._tasks, batch).backward()
@@ -136,6 +155,7 @@ class SurrogateInTraining:
 
     def load_state(self, state: State) -> None:
         """Resume from a state."""
+        self._frozen = None
         self.net.load_state_dict(state["net"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])

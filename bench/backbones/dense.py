@@ -8,7 +8,7 @@ from annotated_types import Ge
 from torch import nn
 
 from bench import torchvision_import
-from bench.backbones.surgery import he_normal, replace_input_channels
+from bench.backbones.surgery import he_normal, replace_input_channels, store_channels_last
 from bench.values import Shape
 
 
@@ -87,12 +87,14 @@ class DenseSmall:
     """
 
     width: Annotated[int, Ge(1)] = 16
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     dense: ClassVar[bool] = True
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 4·width h/4 w/4] for images of any size, and its width."""
-        return nn.Sequential(*self._layers(shape[0])), 4 * self.width
+        encoder = nn.Sequential(*self._layers(shape[0]))
+        store_channels_last(encoder)
+        return encoder, 4 * self.width
 
     def _layers(self, channels: int) -> Iterator[nn.Module]:
         for factor, stride, dilation in ((1, 2, 1), (2, 2, 1), (4, 1, 1), (4, 1, 2), (4, 1, 4)):
@@ -102,7 +104,9 @@ class DenseSmall:
     def decoder(self, features: int, outputs: int) -> nn.Module:
         """Return a 3×3 and a 1×1 convolution, [b d h' w'] → [b o h' w']."""
         hidden = 2 * self.width
-        return nn.Sequential(*_convolution(features, hidden), nn.Conv2d(hidden, outputs, kernel_size=1))
+        head = nn.Sequential(*_convolution(features, hidden), nn.Conv2d(hidden, outputs, kernel_size=1))
+        store_channels_last(head)
+        return head
 
 
 def _convolution(channels: int, width: int, stride: int = 1, dilation: int = 1) -> Iterator[nn.Module]:

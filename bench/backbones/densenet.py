@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from bench import torchvision_import
-from bench.backbones.surgery import require_side
+from bench.backbones.surgery import require_side, store_channels_last
 from bench.values import Shape
 
 
@@ -20,7 +20,7 @@ class DenseNet121:
     in the initial weights, which are torchvision's, and in training the last batch normalization too.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     dense: ClassVar[bool] = False
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
@@ -38,4 +38,5 @@ class DenseNet121:
             delattr(net.features, name)
         width: int = net.classifier.in_features
         net.classifier = nn.Identity()
+        store_channels_last(net)
         return net, width

@@ -9,6 +9,7 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bench.backbones.surgery import store_channels_last
 from bench.values import Shape
 
 GRID = 4
@@ -27,12 +28,14 @@ class Small:
     """
 
     width: Annotated[int, Ge(1)] = 16
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     dense: ClassVar[bool] = False
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
         """Return the encoder [b c h w] → [b 64·width] for images of any size, and its width."""
-        return nn.Sequential(*self._layers(shape[0])), 4 * self.width * GRID**2
+        encoder = nn.Sequential(*self._layers(shape[0]))
+        store_channels_last(encoder)
+        return encoder, 4 * self.width * GRID**2
 
     def _layers(self, channels: int) -> Iterator[nn.Module]:
         widths = [self.width, 2 * self.width, 4 * self.width, 4 * self.width]

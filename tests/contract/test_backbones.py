@@ -330,3 +330,19 @@ def test_a_long_name_of_a_network_is_shown_in_part() -> None:
     with pytest.raises(BenchError, match="did you mean 'torchvision:") as caught:
         build_part("backbone", f"torchvision:{'a' * 20_000}")
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("backbone", [Small(width=4), DenseSmall(width=4)], ids=["small", "dense-small"])
+def test_the_memory_layout_of_small_networks_changes_speed_not_results(backbone: Small | DenseSmall) -> None:
+    images, results = torch.rand(6, 3, 20, 24), []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        torch.manual_seed(0)
+        encoder, _ = backbone.build((3, 20, 24))
+        filters = [weight for weight in encoder.parameters() if weight.ndim == 4]
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in filters)
+        encoder.to(memory_format=layout)  # type: ignore[call-overload]
+        features = encoder(images)
+        gradients = torch.autograd.grad(features.square().mean(), [*encoder.parameters()])
+        results.append([features, *gradients])
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-6)

@@ -139,7 +139,7 @@ def test_noise_brings_a_surrogate_where_the_attacker_wants_it(attack: str, surro
 
 def test_what_a_surrogate_shall_see_is_another_label_at_every_pixel(surrogate: MultiTaskNet) -> None:
     batch = whole(SPLIT)
-    objective = FixedSurrogate(context([surrogate]), [surrogate], view="image")
+    objective = FixedSurrogate(SPLIT, context([surrogate]), [surrogate], view="image")
     with torch.no_grad():
         loss = float(objective.losses(batch)[0](torch.zeros_like(batch.images)))
         outputs = surrogate(batch.images)

@@ -125,7 +125,7 @@ def test_sep_takes_the_checkpoints_it_asks_for_or_all_there_are(
     asked: int, used: int, snapshots: list[MultiTaskNet]
 ) -> None:
     means = context(snapshots)
-    objective = FixedSurrogate(means, means.surrogate_snapshots(asked), view="image")
+    objective = FixedSurrogate(SPLIT, means, means.surrogate_snapshots(asked), view="image")
     assert len(objective.losses(whole(SPLIT))) == used
 
 
@@ -391,7 +391,7 @@ def test_clusters_move_to_the_next_ones_center_and_labels_have_no_part(
 
 def test_away_is_minus_the_mean_loss_of_the_true_labels(snapshots: list[MultiTaskNet]) -> None:
     net, batch = snapshots[-1].eval(), whole(SPLIT)
-    (loss,) = FixedSurrogate(context(snapshots), [net], view="image", aim="away").losses(batch)
+    (loss,) = FixedSurrogate(SPLIT, context(snapshots), [net], view="image", aim="away").losses(batch)
     with torch.no_grad():
         two, three, five = task_losses(net, TASKS, batch.images, SPLIT.targets)
         measured = loss(torch.zeros_like(batch.images))
