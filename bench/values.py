@@ -8,7 +8,7 @@ a perturbation δ is in the same unit, so that the budget ε of 8/255 reads 0.03
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -28,6 +28,7 @@ __all__ = [
     "Kind",
     "MultiTaskData",
     "NoCheckpoint",
+    "Precision",
     "Progress",
     "Recipe",
     "Shape",
@@ -50,6 +51,9 @@ segmentation int8 [n h w], `MISSING` without a label; depth float [n 1 h w], in 
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
+
+Precision = Literal["float32", "bf16"]
+"""What networks multiply in; weights and losses are float32 in any case."""
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``."""

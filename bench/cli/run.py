@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -53,6 +53,22 @@ def run(
             "operation without one fails. A CPU gives the same bits in any case.",
         ),
     ] = False,
+    precision: Annotated[
+        Literal["float32", "bf16"],
+        typer.Option(
+            "--precision",
+            help="What networks multiply in. bf16 is faster on recent GPUs and changes results, which the "
+            "records note.",
+        ),
+    ] = "float32",
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the encoders of networks with torch.compile, which takes a minute per network and "
+            "pays for long trainings on a GPU. Changes results in the last bits.",
+        ),
+    ] = False,
     rerun: options.RerunOption = "failed",
     time_limit: Annotated[
         float | None,
@@ -86,7 +102,18 @@ def run(
 
     on_cluster = executor in CLUSTERS
     plan, context = plan_run(
-        suite, only, set_, out, data_root, cache, device, threads, deterministic, on_cluster
+        suite,
+        only,
+        set_,
+        out,
+        data_root,
+        cache,
+        device,
+        on_cluster,
+        threads=threads,
+        deterministic=deterministic,
+        precision=precision,
+        compile=compile_,
     )
     context.store.prepare()
     write_run_summary(context.out, plan.suite, plan.left_out)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.cli.run_folder import RUNS
 from bench.errors import BenchError
@@ -26,11 +26,10 @@ def plan_run(
     data_root: Path | None,
     cache: Path | None,
     device: str,
-    threads: int = 1,
-    deterministic: bool = False,
     on_cluster: bool = False,
+    **how: Any,
 ) -> "tuple[Plan, RunContext]":
-    """Return the plan of a suite and the context it runs in.
+    """Return the plan of a suite and the context it runs in; ``how`` goes to `RunContext`.
 
     Raises:
         BenchError: for a wrong option, or a folder that a run may not use or cannot write to.
@@ -49,9 +48,8 @@ def plan_run(
         data_root=root,
         cache=resolve_cache(cache),
         device=resolve_device(device, on_cluster),
-        threads=threads,
         suite=plan.suite,
-        deterministic=deterministic,
+        **{"threads": 1, **how},
     )
     context.store.check_ownership()
     if not on_cluster:  # each node has a cache of its own

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.api import Backbone, DenseBackbone, Task
 from bench.errors import BenchError
-from bench.values import DENSE, Shape
+from bench.values import DENSE, Precision, Shape
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -33,11 +33,21 @@ class MultiTaskNet(nn.Module):
     its gradient. Losses and gradients are those of the whole batch, but batch normalization sees one piece at
     a time.
 
+    With the precision ``bf16``, encoder and decoders multiply in bfloat16 where torch's autocast does so;
+    weights, heads, losses and gradients of weights stay float32.
+
     Source: Yu et al., ICML 2025 (MTL-UE), section 5.1 and appendix: ResNet-18 → 256 → ELU → heads; dense:
     one decoder per task on a shared dilated encoder
     """
 
-    def __init__(self, backbone: Backbone, tasks: Sequence[Task], shape: Shape, pieces: int = 1) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        tasks: Sequence[Task],
+        shape: Shape,
+        pieces: int = 1,
+        precision: Precision = "float32",
+    ) -> None:
         """Build a network for images [c h w] of this shape, which splits batches into ``pieces``.
 
         Raises:
@@ -62,7 +72,7 @@ class MultiTaskNet(nn.Module):
             for task in tasks
             if task.kind in DENSE
         )
-        self._pieces = pieces
+        self._pieces, self._precision = pieces, precision
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """Return one output per task, [b o] or [b o h w], in the order of the tasks."""
@@ -75,7 +85,7 @@ class MultiTaskNet(nn.Module):
             BenchError: when the backbone writes to the images.
         """
         with self._reject_writes(images, "its input"):
-            features = self._run_in_pieces(self.encoder, images)
+            features = self._run_part(self.encoder, images)
         return features if any(self._dense) else self._shared(features)
 
     def apply_heads(self, features: Float[Tensor, "b d ..."], size: Sequence[int]) -> list[Tensor]:
@@ -84,7 +94,7 @@ class MultiTaskNet(nn.Module):
             return self._apply_linear_heads(features)
         linear = iter(() if all(self._dense) else self._apply_linear_heads(self._shared(features)))
         with self._reject_writes(features, "the features, which other decoders read"):
-            maps = iter([_resize_to(self._run_in_pieces(part, features), size) for part in self.decoders])
+            maps = iter([_resize_to(self._run_part(part, features), size) for part in self.decoders])
         return [next(maps if dense else linear) for dense in self._dense]
 
     def _apply_linear_heads(self, shared: Float[Tensor, "b d"]) -> list[Tensor]:
@@ -99,6 +109,13 @@ class MultiTaskNet(nn.Module):
         if given._version != version:
             raise BenchError(f"backbone {self._backbone} writes to {what}; an operation there is in place")
 
+    def _run_part(self, part: nn.Module, inputs: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return the output of the encoder or a decoder, in float32 whatever it multiplies in."""
+        if self._precision == "float32":
+            return self._run_in_pieces(part, inputs)
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            return self._run_in_pieces(part, inputs).float()
+
     def _run_in_pieces(self, part: nn.Module, inputs: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         count = min(self._pieces, len(inputs) // 2)  # batch normalization cannot train on a single image
         if count < 2:
@@ -112,7 +129,7 @@ class MultiTaskNet(nn.Module):
 
     def represent(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Return the representation: the input of the heads of classification tasks."""
-        return self._shared(self.encoder(images))
+        return self._shared(self._run_part(self.encoder, images))
 
     def _shared(self, features: Float[Tensor, "b d ..."]) -> Float[Tensor, "b d2"]:
         pooled = features.mean((2, 3)) if features.ndim == 4 else features

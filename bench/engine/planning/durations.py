@@ -8,8 +8,11 @@ from bench.engine.planning.cell import AnyItem, ItemKind, dataset_of
 from bench.engine.stages.context import RunContext, describe_environment
 from bench.record import Record, read_records
 
-MACHINE = ("cpu", "cpus", "device", "device_name")
+MACHINE = ("cpu", "cpus", "device", "device_name", "precision", "compile")
 """A record's times count only if its environment has the same values as this machine."""
+
+EARLIER = {"precision": "float32", "compile": False}
+"""What records of earlier versions do not note."""
 
 SHARED_PHASES: dict[ItemKind, str] = {"surrogates": "surrogate", "poisons": "craft", "purified": "purify"}
 """Kind → the phase of a record that was spent once for several cells; a cell has the rest."""
@@ -50,7 +53,7 @@ def read_timed_records(run_context: RunContext) -> list[Record]:
         for record in read_records(run_context.store.records, curve=False)
         if isinstance(record, Record)
         and record.status == "done"
-        and all(record.environment.get(fact) == machine[fact] for fact in MACHINE)
+        and all({**EARLIER, **record.environment}.get(fact) == machine[fact] for fact in MACHINE)
     ]
 
 

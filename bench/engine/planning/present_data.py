@@ -1,4 +1,4 @@
-"""Which stored results belong to the datasets as they are now."""
+"""Which stored results belong to the datasets as they are now, and in which precision they were computed."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,6 +25,7 @@ class PresentData:
         self._fingerprints: dict[Dataset, str | None] = {}
         self._unreadable: list[str] = []
         self._others: Counter[tuple[str, bool, str]] = Counter()  # dataset, whether unknown, noun
+        self._other_precisions: Counter[tuple[str, str]] = Counter()  # precision, noun
 
     def owns(self, item: Surrogate | Poison | Purified | Cell, stored: Mapping[str, Any]) -> bool:
         """Return whether a stored item is of the present data; if not, it is counted for the notices.
@@ -33,6 +34,10 @@ class PresentData:
             item: what was stored.
             stored: what is known about it; earlier versions noted less of the data, or nothing.
         """
+        # A cell's record is its environment; what is known of other items holds theirs.
+        precision = stored.get("environment", stored).get("precision", "float32")
+        if precision != self._run_context.precision:
+            self._other_precisions[precision, _NOUNS[type(item)]] += 1
         dataset = item.poison.dataset if isinstance(item, Purified | Cell) else item.dataset
         if dataset.part not in self._fingerprints:
             self._fingerprints[dataset.part] = self._read_fingerprint(dataset)
@@ -56,13 +61,18 @@ class PresentData:
             return None
 
     def notices(self) -> Iterator[str]:
-        """Yield one sentence for each dataset that is unreadable or has results of other data."""
+        """Yield one sentence for each dataset that is unreadable or has results of other data.
+
+        Also for each other precision in which results were computed.
+        """
         yield from self._unreadable
         for dataset, is_unknown in sorted({key[:2] for key in self._others}):
-            counts = ", ".join(
-                f"{count} {noun}" + ("" if count == 1 else "s")
-                for (label, unknown, noun), count in self._others.items()
-                if (label, unknown) == (dataset, is_unknown)
+            counts = _list_counts(
+                {
+                    noun: count
+                    for (label, unknown, noun), count in self._others.items()
+                    if (label, unknown) == (dataset, is_unknown)
+                }
             )
             why = (
                 "are of an earlier version, which did not note the test images"
@@ -70,3 +80,16 @@ class PresentData:
                 else f"belong to other data than what is now under {self._run_context.data_root}"
             )
             yield f"dataset {dataset!r}: {counts} in {self._run_context.out} {why}; they are made again"
+        for precision in sorted({key[0] for key in self._other_precisions}):
+            counts = _list_counts(
+                {noun: count for (other, noun), count in self._other_precisions.items() if other == precision}
+            )
+            yield (
+                f"computed in {precision}, not in {self._run_context.precision}: {counts} in "
+                f"{self._run_context.out}; --rerun all makes them again"
+            )
+
+
+def _list_counts(counts: Mapping[str, int]) -> str:
+    """Return nouns and how many there are of each, in words."""
+    return ", ".join(f"{count} {noun}" + ("" if count == 1 else "s") for noun, count in counts.items())

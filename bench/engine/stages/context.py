@@ -21,7 +21,7 @@ from bench.engine.stages.device import deterministic_algorithms
 from bench.engine.stages.source_version import describe_source_version
 from bench.engine.storage.store import Store
 from bench.training.augmentation import cropped_shape
-from bench.values import Progress, Shape
+from bench.values import Precision, Progress, Shape
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class RunContext:
         threads: CPU threads of one worker.
         suite: the suite's name.
         deterministic: whether CUDA must give the same bits every time; a CPU always does.
+        precision: what networks multiply in.
+        compile: whether the encoders of networks are compiled.
     """
 
     out: Path
@@ -45,6 +47,8 @@ class RunContext:
     threads: int
     suite: str
     deterministic: bool = False
+    precision: Precision = "float32"
+    compile: bool = False
 
     @property
     def store(self) -> Store:
@@ -122,6 +126,8 @@ def describe_environment(run_context: RunContext, pieces: int = 1) -> dict[str, 
         "threads": run_context.threads,
         "device": run_context.device,
         "deterministic": run_context.deterministic,
+        "precision": run_context.precision,
+        "compile": run_context.compile,
         # The machine that only sends work to others needs no GPU.
         "device_name": torch.cuda.get_device_name(device)
         if on_gpu and torch.cuda.is_available()

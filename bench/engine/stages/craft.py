@@ -20,6 +20,7 @@ from bench.engine.stages.context import (
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import explain_out_of_memory
 from bench.engine.stages.loaded_data import fingerprint, load_dataset, reject_writes, require_same_data
+from bench.engine.stages.networks import build_network
 from bench.engine.stages.noise_report import noise_report
 from bench.engine.stages.surrogate import load_snapshots
 from bench.engine.storage.store import POISONS
@@ -44,7 +45,7 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
     data = load_dataset(poison.dataset.part, run_context)
     name = poison.attack.label
     train = hide_unprotected(data, poison.protected)
-    identity = {"data": fingerprint(data), "device": device.type}
+    identity = {"data": fingerprint(data), "device": device.type, "precision": run_context.precision}
     checkpoint = FileCheckpoint(run_context.store.checkpoint_path(poison.key), identity)
     remedy = "use a smaller batch, if the attack has that parameter, or a smaller surrogate backbone"
     with explain_out_of_memory(f"crafting {poison.label}", remedy), seeded("craft", poison.seed):
@@ -104,7 +105,7 @@ def _craft_context(
     shape = network_input_shape(data)
 
     def new_surrogate() -> MultiTaskNet:
-        return MultiTaskNet(poison.surrogate.backbone.part, data.tasks, shape).to(device)
+        return build_network(poison.surrogate.backbone.part, data.tasks, shape, run_context)
 
     def snapshots(count: int) -> list[MultiTaskNet]:
         return load_snapshots(run_context.store, poison.surrogate, count, new_surrogate, data)

@@ -18,6 +18,7 @@ from bench.engine.stages.context import (
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import train_within_memory
 from bench.engine.stages.loaded_data import fingerprint, load_dataset, require_same_data
+from bench.engine.stages.networks import build_network
 from bench.engine.storage.store import SURROGATES, Store
 from bench.errors import BenchError
 from bench.record import Cost
@@ -47,7 +48,7 @@ def train_surrogate(surrogate: Surrogate, run_context: RunContext, progress: Pro
         tensors: dict[str, Tensor] = {}
         with seeded("surrogate", surrogate.seed), meter.phase("surrogate", images=epochs * len(data.train)):
             shape = network_input_shape(data)
-            net = MultiTaskNet(surrogate.backbone.part, data.tasks, shape, pieces).to(device)
+            net = build_network(surrogate.backbone.part, data.tasks, shape, run_context, pieces)
             for step in train_undefended(net, data.train, data.tasks, surrogate.recipe, data, device):
                 if step.epoch in kept:
                     weights = net.state_dict().items()

@@ -13,6 +13,7 @@ from bench.engine.stages.context import RunContext, network_input_shape, seeded
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import train_within_memory
 from bench.engine.stages.learning_curve import LearningCurve, validation_scores
+from bench.engine.stages.networks import build_network
 from bench.engine.stages.released_set import draw_mask, owned_mask
 from bench.engine.stages.surrogate import train_undefended
 from bench.record import Epoch, TaskInfo
@@ -100,7 +101,7 @@ def _train_victim(
     shape = network_input_shape(data)
 
     def build_net() -> MultiTaskNet:
-        return MultiTaskNet(cell.backbone.part, tasks, shape, pieces).to(device)
+        return build_network(cell.backbone.part, tasks, shape, run_context, pieces)
 
     pretrained = None
     if victim_data.trusted is not None:
