@@ -16,7 +16,20 @@ from typing import Annotated, NoReturn
 import typer
 
 import bench
-from bench.cli import catalog, check, compare, conform, data, explain, plan, report, run, status, track
+from bench.cli import (
+    catalog,
+    check,
+    compare,
+    conform,
+    data,
+    explain,
+    plan,
+    report,
+    run,
+    scaling,
+    status,
+    track,
+)
 from bench.cli.run_folder import print_message
 from bench.errors import BenchError
 
@@ -58,6 +71,7 @@ app.command("list")(catalog.list_parts)
 app.command("show")(catalog.show_part)
 app.command()(conform.conform)
 app.command()(track.track)
+app.command()(scaling.scaling)
 app.add_typer(data.app, name="data")
 
 

@@ -16,7 +16,20 @@ from bench.cli import app
 
 GOLDEN = Path(__file__).parent / "help.txt"
 COMMANDS = (
-    *("run", "plan", "status", "explain", "report", "compare", "check", "list", "show", "conform", "track"),
+    *(
+        "run",
+        "plan",
+        "status",
+        "explain",
+        "report",
+        "compare",
+        "check",
+        "list",
+        "show",
+        "conform",
+        "track",
+        "scaling",
+    ),
     *("data", "data check", "data prepare", "data show"),
 )
 
