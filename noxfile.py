@@ -85,6 +85,13 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """Measure on a GPU for at most eight minutes: `nox -s gpu -- --data PACKED --out FOLDER`."""
+    install(session)
+    session.run("python", "tests/gpu/measure.py", *session.posargs)
+
+
+@nox.session
 def picture(session: nox.Session) -> None:
     """Craft the poison of the README's picture and draw it again."""
     install(session)
