@@ -81,8 +81,8 @@ class Table(PerturberHooks, Rows):
         best = self._descend(batch, losses, self._start_delta(batch))
         for _ in range(self._restarts - 1):
             other = self._descend(batch, losses, self._start_delta(batch))
-            if delta_gradient(losses, other)[0] < delta_gradient(losses, best)[0]:
-                best = other
+            is_better = delta_gradient(losses, other)[0] < delta_gradient(losses, best)[0]
+            best = torch.where(is_better, other, best)  # without waiting for a GPU
         if self._start != "rows":
             best = self._keep_unlabeled(batch, losses, best)
         self.set_rows(batch.index, best)
