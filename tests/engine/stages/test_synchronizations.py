@@ -38,7 +38,7 @@ WAITING = {
 }
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 WAITS_PER_BATCH = {"maps": 200, "famo": 12, "gradnorm": 6}
-"""Most waits of what still has some: scorers of maps, and two weightings that decide whether to take a step."""
+"""Most waits of what has some: scorers of maps, and two weightings that may leave out a step."""
 
 FLAT, DENSE = {"classes": (2, 5, 2), "missing": 0.3}, {"classes": (2,), "dense": True, "missing": 0.1}
 
