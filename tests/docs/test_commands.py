@@ -124,6 +124,7 @@ def test_a_wrong_command_is_found(text: str) -> None:
 
 NOT_NAMES = {
     *("out", "data_root", "cache", "executor", "jobs", "address", "gpus", "slurm", "threads", "device"),
+    *("precision", "compile_", "doublings", "rounds", "plot"),
     *("deterministic", "rerun", "time_limit", "tracking_uri", "no_track", "list_cells", "format_", "output"),
     "update",
 }
