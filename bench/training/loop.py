@@ -122,7 +122,12 @@ def train_epochs(
     clipping, Adam.
     """
     trained = [*(p for p in net.parameters() if p.requires_grad), *balancer.parameters()]
-    optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.Adam(
+        trained,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        fused=device.type == "cuda" or None,  # one kernel for all parameters
+    )
     drops = [round(fraction * recipe.epochs) for fraction in recipe.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, recipe.gamma)
     shared = [parameter for parameter in net.shared_parameters() if parameter.requires_grad]
