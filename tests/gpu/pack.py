@@ -67,7 +67,7 @@ def main(data: str, packed: str) -> None:
     """Write both folders."""
     wheels = Path(packed, "wheels")
     images = pack_images(Path(data, "utkface"), Path(packed, "utkface", "UTKFace"))
-    found = find_requirements((*NEEDED, "clarabel", "cvxpy", "quadprog", "qpsolvers"))
+    found = find_requirements(NEEDED)
     del found["mtlue-bench"]
     pins = [f"{name}=={number}" for name, number in found.items()]
     pip = (sys.executable, "-m", "pip")
