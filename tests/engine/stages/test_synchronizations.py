@@ -154,7 +154,6 @@ def test_scoring_a_batch_does_not_wait(
 
     waits = waits_per_batch(score, device)
     assert sum(waits.values()) <= (WAITS_PER_BATCH["maps"] if "dense" in kind else 0), waits
-    print("WAITS", sum(waits.values()), waits)
 
 
 @pytest.mark.parametrize("device", DEVICES)
