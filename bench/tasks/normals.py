@@ -85,7 +85,7 @@ class Normals:
 
     def mirrored(self, target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return the directions with x negated."""
-        return target * target.new_tensor([-1.0, 1.0, 1.0])[:, None, None]
+        return torch.cat([-target[:, :1], target[:, 1:]], dim=1)
 
     def scorer(self) -> Scorer:
         """Return an empty scorer of ``loss``, mean and median angle, and the shares within `ANGLES`."""

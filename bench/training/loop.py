@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -131,12 +132,12 @@ def train_epochs(
     drops = [round(fraction * recipe.epochs) for fraction in recipe.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, recipe.gamma)
     shared = [parameter for parameter in net.shared_parameters() if parameter.requires_grad]
+    crop = partial(augment, augmentation=augmentation, tasks=tasks)
     for epoch in range(1, recipe.epochs + 1):
         means = _EpochMeans(tasks, device)
         _set_training_mode(net)
-        for batch in iterate_batches(train, recipe.batch, device, shuffle=True):
-            cropped = replace(augment(batch, augmentation, tasks), progress=(epoch - 1) / recipe.epochs)
-            seen = defense.augment(cropped, net, tasks)
+        for batch in iterate_batches(train, recipe.batch, device, shuffle=True, crop=crop):
+            seen = defense.augment(replace(batch, progress=(epoch - 1) / recipe.epochs), net, tasks)
             shares = _labeled_shares(tasks, seen)
             step = _training_step(net, tasks, seen, shares > 0, shared)
             optimizer.zero_grad(set_to_none=True)
@@ -201,8 +202,8 @@ def score_network(
     net.eval()
     scorers = [task.scorer() for task in tasks]
     size = max(1, min(SCORING_BATCH, SCORING_VALUES // max(1, split.images[:1].numel())))
-    for batch in iterate_batches(split, size, device, shuffle=False):
-        seen = center_crop(batch, augmentation, tasks)
-        for task, scorer, outputs in zip(tasks, scorers, net(seen.images), strict=True):
-            scorer.update(outputs, seen.targets[task.name])
+    crop = partial(center_crop, augmentation=augmentation, tasks=tasks)
+    for batch in iterate_batches(split, size, device, shuffle=False, crop=crop):
+        for task, scorer, outputs in zip(tasks, scorers, net(batch.images), strict=True):
+            scorer.update(outputs, batch.targets[task.name])
     return {task.name: scorer.compute() for task, scorer in zip(tasks, scorers, strict=True)}

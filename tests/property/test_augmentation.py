@@ -9,8 +9,9 @@ from torch import Tensor
 from bench.tasks.depth import Depth
 from bench.tasks.normals import Normals
 from bench.tasks.segmentation import Segmentation
-from bench.training.augmentation import augment, center_crop
-from bench.values import Augmentation, Batch
+from bench.training.augmentation import CropAndFlip, augment, center_crop, draw_crop_and_flip
+from bench.training.loaders import make_batch
+from bench.values import Augmentation, Batch, Split
 
 
 def augmented(images: Tensor, augmentation: Augmentation) -> Tensor:
@@ -78,6 +79,59 @@ def test_gradients_reach_the_pixels_that_are_seen_and_only_those(
     assert places.grad is not None
     seen = torch.isin(images, out)
     assert torch.equal(places.grad, torch.where(seen, images + 1, 0.0))
+
+
+def gather_crops(values: Tensor, view: CropAndFlip) -> Tensor:
+    """Crop and flip maps [b ... h w] pixel by pixel, with one index for every row and every column."""
+    count, height, width = len(values), *values.shape[-2:]
+    rows, columns = (torch.arange(side, device=values.device).expand(count, -1) for side in (height, width))
+    if view.corner is not None:
+        steps = torch.arange(view.side, device=values.device)
+        rows, columns = (start[:, None] + steps for start in view.corner)
+    if view.flipped is not None:
+        columns = torch.where(view.flipped[:, None], columns.flip(1), columns)
+    shape, ones = values.shape[1:-2], [1] * (values.ndim - 3)
+    rows, columns = rows.view(count, *ones, -1, 1), columns.view(count, *ones, 1, -1)
+    values = values.gather(-2, rows.expand(count, *shape, -1, width))
+    return values.gather(-1, columns.expand(*values.shape[:-1], -1))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    case=images_and_crops(),
+    flip=st.booleans(),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    seed=st.integers(0, 2**32),
+)
+def test_crops_and_their_gradients_are_those_of_a_gather(
+    case: tuple[Tensor, int | None], flip: bool, layout: torch.memory_format, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    images = case[0].contiguous(memory_format=layout).requires_grad_(True)
+    view = draw_crop_and_flip(images, Augmentation(case[1], flip), len(images))
+    crops, wanted = view.crop(images), gather_crops(images, view)
+    assert torch.equal(crops, wanted)
+    assert torch.equal(view.crop(images[:, 0]), gather_crops(images[:, 0], view))
+    weights = torch.randn_like(crops)
+    gradients = [torch.autograd.grad((seen * weights).sum(), images)[0] for seen in (crops, wanted)]
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_cropped_bytes_are_the_floats_that_are_cropped_as_floats(flip: bool) -> None:
+    stored = torch.randint(0, 256, (6, 3, 12, 12), dtype=torch.uint8)
+    split, rows, cpu = Split(stored, {"label": torch.arange(6)}), torch.tensor([4, 0, 3]), torch.device("cpu")
+    crops = Augmentation(9, flip)
+
+    def crop(stored: Split) -> Split:
+        return augment(stored, crops, ())
+
+    torch.manual_seed(0)
+    seen = make_batch(split, rows, cpu, crop)
+    torch.manual_seed(0)
+    view = draw_crop_and_flip(stored, crops, 3)
+    assert torch.equal(seen.images, gather_crops(stored[rows].float() / 255, view))
+    assert torch.equal(seen.targets["label"], rows)
 
 
 @settings(max_examples=80, deadline=None)
