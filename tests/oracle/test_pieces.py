@@ -33,7 +33,7 @@ def trained(
         net, case.split(), case.tasks, recipe, Augmentation(), balancer, build_part("defense", defense), CPU
     )
     weights = [step.weights for step in steps]
-    return nn.utils.parameters_to_vector(net.parameters()).detach(), weights
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()]), weights
 
 
 def check_alike(*arguments: object) -> None:
