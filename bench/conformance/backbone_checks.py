@@ -3,6 +3,7 @@
 from functools import cache
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -111,13 +112,18 @@ def is_initialized_by_the_seed(tested: BackboneUnderTest, case: str) -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)
         encoder, _ = tested.part.build(SHAPES[case])
-        vectors.append(nn.utils.parameters_to_vector(encoder.parameters()))
+        vectors.append(_concatenate_weights(encoder))
         if {p.data_ptr() for p in first.parameters()} & {p.data_ptr() for p in encoder.parameters()}:
             raise ContractError("two networks share parameters")
-    if not torch.equal(nn.utils.parameters_to_vector(first.parameters()), vectors[0]):
+    if not torch.equal(_concatenate_weights(first), vectors[0]):
         raise ContractError("built again with the same seed, it has other weights")
     if torch.equal(*vectors):
         raise ContractError("built with another seed, it has the same weights")
+
+
+def _concatenate_weights(net: nn.Module) -> Float[Tensor, " p"]:
+    """Return all weights as one vector; filters may be stored in any layout."""
+    return torch.cat([weight.detach().flatten() for weight in net.parameters()])
 
 
 def decodes_maps(tested: BackboneUnderTest, case: str) -> str | None:
