@@ -78,14 +78,21 @@ class Table(PerturberHooks, Rows):
 
     def update(self, batch: Batch, losses: Sequence[LossOfDelta]) -> None:
         """Take the steps: δ ← Π_ε(δ − α·sign ∇), with x + δ kept in [0, 1]."""
-        best = self._descend(batch, losses, self._start_delta(batch))
+        best = self._improve(batch, losses)
         for _ in range(self._restarts - 1):
-            other = self._descend(batch, losses, self._start_delta(batch))
+            other = self._improve(batch, losses)
             is_better = delta_gradient(losses, other)[0] < delta_gradient(losses, best)[0]
             best = torch.where(is_better, other, best)  # without waiting for a GPU
-        if self._start != "rows":
-            best = self._keep_unlabeled(batch, losses, best)
         self.set_rows(batch.index, best)
+
+    def _improve(self, batch: Batch, losses: Sequence[LossOfDelta]) -> Tensor:
+        """Return δ after all steps; a sample without a label, on which no loss depends, keeps its row."""
+        start = self._start_delta(batch)
+        delta = self._descend(batch, losses, start)
+        if self._start == "rows":
+            return delta
+        moved = ((delta - start).abs() > self._step_size / 2).flatten(1).any(1)
+        return torch.where(moved.view(-1, 1, 1, 1), delta, self.delta(batch))
 
     def _start_delta(self, batch: Batch) -> Tensor:
         if self._start == "rows":
@@ -100,11 +107,6 @@ class Table(PerturberHooks, Rows):
         for _ in range(self._steps):
             delta = self._step(batch.images, delta, delta_gradient(losses, delta)[1])
         return delta
-
-    def _keep_unlabeled(self, batch: Batch, losses: Sequence[LossOfDelta], delta: Tensor) -> Tensor:
-        """Return δ, but the old row of every sample without a label, on which no loss depends."""
-        labeled = delta_gradient(losses, delta)[1].flatten(1).any(1)
-        return torch.where(labeled.view(-1, 1, 1, 1), delta, self.delta(batch))
 
     def _step(self, images: Tensor, delta: Tensor, direction: Tensor) -> Tensor:
         return project_delta(images, delta - self._step_size * direction.sign(), self._epsilon)

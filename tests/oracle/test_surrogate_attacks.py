@@ -134,8 +134,8 @@ def test_sep_takes_the_checkpoints_it_asks_for_or_all_there_are(
     [
         "tap(steps=20, step_size=1.0, restarts=1)",
         "sep(checkpoints=3, steps=20, step_size=1.0)",
-        "mtl-ue-tap(rounds=45, batch=32, width=8, learning_rate=0.006)",
-        "mtl-ue-sep(rounds=45, batch=32, width=8, learning_rate=0.006)",
+        "mtl-ue-tap(rounds=60, batch=32, width=8, learning_rate=0.01)",
+        "mtl-ue-sep(rounds=60, batch=32, width=8, learning_rate=0.01)",
     ],
 )
 def test_the_surrogate_sees_the_shifted_label(attack: str, snapshots: list[MultiTaskNet]) -> None:
