@@ -17,7 +17,7 @@ from tests.engine import tiny
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("effects on digits")]
 
 CLASSWISE = "em-classwise(portion=1.0, rounds=6, surrogate_steps=20)"
-TAP = "tap(steps=10, step_size=1.6, restarts=1)"
+TAP = "tap-untargeted(steps=10, step_size=1.6, restarts=1)"
 PROJECTION = "orthogonal-projection(batch=64)"
 ADVERSARIAL = "adversarial(radius=1, steps=1, step_size=1)"
 
