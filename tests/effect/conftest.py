@@ -12,7 +12,7 @@ from tests.effect.exploit import Scene
 
 @pytest.fixture(scope="session")
 def learned() -> Callable[..., float]:
-    """What a victim learns of *left* and *right*, by attack and defense; each is run once."""
+    """What a victim learns of *left* and *right*, by attack and defense; a process runs each once."""
     data = build_part("dataset", "digits(train=1500, test=500)").load(None, Path())
     scene = Scene(data, surrogate="small(width=8)", victim="small(width=8)")
     return cache(lambda attack, defense="none": scene.learned(attack, ("left", "right"), defense))

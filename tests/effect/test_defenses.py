@@ -13,8 +13,8 @@ from bench.record import Record
 from tests.effect.exploit import RECIPE
 from tests.engine import tiny
 
-# One process with the effects of attacks on digits, which share poisons and victims.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("effects on digits")]
+# One process, in which they share poisons and victims.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("defenses on digits")]
 
 CLASSWISE = "em-classwise(portion=1.0, rounds=6, surrogate_steps=20)"
 TAP = "tap-untargeted(steps=10, step_size=1.6, restarts=1)"

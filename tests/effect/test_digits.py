@@ -6,7 +6,7 @@ import pytest
 
 from tests.effect.exploit import EM
 
-# One process with the effects of defenses, which share poisons and victims.
+# One process, in which they share poisons and victims.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("effects on digits")]
 
 MTL_UE = (
