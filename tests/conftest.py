@@ -1,6 +1,7 @@
 """Settings for every test: one thread, no telemetry, runs kept out of the repository."""
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +15,9 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 # The tests start hundreds of processes, each of which would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# A shell starts background jobs so that they, and processes of theirs, ignore Ctrl-C, which tests send to both.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["MTLUE_CACHE"] = str(Path(tempfile.gettempdir()) / f"mtlue-bench-tests-{os.getuid()}")
 
 

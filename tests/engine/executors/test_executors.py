@@ -238,12 +238,8 @@ def test_inline_can_be_interrupted() -> None:
     def work(item: int, progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-    try:
-        with Inline() as executor, pytest.raises(KeyboardInterrupt):
-            list(executor.map(work, in_order([1]), silent))
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    with Inline() as executor, pytest.raises(KeyboardInterrupt):
+        list(executor.map(work, in_order([1]), silent))
 
 
 @dataclass(frozen=True)
