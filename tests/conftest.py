@@ -15,7 +15,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 # The tests start hundreds of processes, each of which would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# A shell starts background jobs so that they, and processes of theirs, ignore Ctrl-C, which tests send to both.
+# Background jobs of a shell ignore Ctrl-C, and so do processes of theirs; tests send it to both.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["MTLUE_CACHE"] = str(Path(tempfile.gettempdir()) / f"mtlue-bench-tests-{os.getuid()}")
