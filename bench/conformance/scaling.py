@@ -71,7 +71,7 @@ def _build_net(case: Case, device: torch.device) -> MultiTaskNet:
 
 
 def _prepare_epoch(case: Case, device: torch.device) -> Work:
-    """Return what trains a network for an epoch."""
+    """Return a function that trains a network for an epoch."""
     net, train = _build_net(case, device), to_device_if_it_fits(case.split(), device)
     balancer = build_part("weighting", "ew").start(case.tasks, device)
     defense, recipe = build_part("defense", "none"), Recipe(epochs=1, batch=BATCH)
@@ -80,7 +80,7 @@ def _prepare_epoch(case: Case, device: torch.device) -> Work:
 
 
 def _prepare_crafting(checkpoints: int, device: torch.device) -> Work:
-    """Return what crafts noise against so many surrogates."""
+    """Return a function that crafts noise against this many surrogates."""
     case = Case(height=32, width=32, classes=(2, 2, 2), count=2 * BATCH)
     nets = [_build_net(case, device) for _ in range(checkpoints)]
     context = CraftContext(
@@ -126,7 +126,7 @@ class AxisOfCost:
     what: str
 
     def sizes(self, doublings: int) -> tuple[int, ...]:
-        """Return the smallest size and so many more, each twice the one before."""
+        """Return the smallest size, and its double as often as given."""
         return tuple(self.smallest * 2**power for power in range(doublings + 1))
 
 

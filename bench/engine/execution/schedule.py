@@ -17,7 +17,7 @@ class Schedule:
     """
 
     def __init__(self, items: Sequence[AnyItem], seconds: Mapping[TimingLabels, float]) -> None:
-        """Take what is to be made.
+        """Take the items that are to be made.
 
         Args:
             items: in the order of the plan, each after those it is made from.

@@ -31,8 +31,12 @@ TimingLabels = tuple[str, ...]
 
 def timing_labels(item: AnyItem) -> TimingLabels:
     """Return what decides how long an item takes: others with the same labels take about as long."""
-    axes = _TIMING_AXES[item.kind]
-    return (item.kind, dataset_of(item).label, *(getattr(item, axis).label for axis in axes))
+    return (item.kind, *labels_on_axes(item, _TIMING_AXES[item.kind]))
+
+
+def labels_on_axes(item: AnyItem, axes: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of an item's dataset and of its parts on some axes."""
+    return (dataset_of(item).label, *(getattr(item, axis).label for axis in axes))
 
 
 def measured_seconds(run_context: RunContext) -> dict[TimingLabels, float]:

@@ -10,7 +10,7 @@ import torch
 
 from bench.api import Dataset, MultiTaskData
 from bench.engine.planning.cell import Cell, ItemKind, Poison, Purified, Surrogate, dataset_of
-from bench.engine.planning.durations import SHARED_PHASES, mean_seconds, read_timed_records
+from bench.engine.planning.durations import SHARED_PHASES, labels_on_axes, mean_seconds, read_timed_records
 from bench.engine.planning.expand import Plan
 from bench.engine.planning.remaining_work import RemainingWork
 from bench.engine.stages.context import RunContext
@@ -63,8 +63,7 @@ def estimate_kinds(remaining: RemainingWork, run_context: RunContext, jobs: int)
         seconds, sizes = [], []
         for item in items:
             dataset = dataset_of(item)
-            labels = (dataset.label, *(getattr(item, axis).label for axis in axes))
-            if labels in means:
+            if (labels := labels_on_axes(item, axes)) in means:
                 seconds.append(means[labels])
             if dataset.part not in data:
                 data[dataset.part] = _load_if_decoded(dataset.part, run_context)

@@ -5,12 +5,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.api import Dataset
-from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate
+from bench.engine.planning.cell import AnyItem, ChosenPart, ItemKind, dataset_of
 from bench.engine.stages.context import RunContext
 from bench.engine.stages.loaded_data import cached_fingerprint, needs_files
 from bench.errors import describe_error
 
-_NOUNS = {Surrogate: "surrogate", Poison: "poison", Purified: "purified set", Cell: "cell"}
+_NOUNS: dict[ItemKind, str] = {
+    "surrogates": "surrogate",
+    "poisons": "poison",
+    "purified": "purified set",
+    "cells": "cell",
+}
 
 
 class PresentData:
@@ -27,7 +32,7 @@ class PresentData:
         self._others: Counter[tuple[str, bool, str]] = Counter()  # dataset, whether unknown, noun
         self._other_precisions: Counter[tuple[str, str]] = Counter()  # precision, noun
 
-    def owns(self, item: Surrogate | Poison | Purified | Cell, stored: Mapping[str, Any]) -> bool:
+    def owns(self, item: AnyItem, stored: Mapping[str, Any]) -> bool:
         """Return whether a stored item is of the present data; if not, it is counted for the notices.
 
         Args:
@@ -37,14 +42,14 @@ class PresentData:
         # A cell's record is its environment; what is known of other items holds theirs.
         precision = stored.get("environment", stored).get("precision", "float32")
         if precision != self._run_context.precision:
-            self._other_precisions[precision, _NOUNS[type(item)]] += 1
-        dataset = item.poison.dataset if isinstance(item, Purified | Cell) else item.dataset
+            self._other_precisions[precision, _NOUNS[item.kind]] += 1
+        dataset = dataset_of(item)
         if dataset.part not in self._fingerprints:
             self._fingerprints[dataset.part] = self._read_fingerprint(dataset)
         present, data = self._fingerprints[dataset.part], stored.get("data", "")
         if present is None or data == present:
             return True
-        self._others[dataset.label, present.startswith(data), _NOUNS[type(item)]] += 1
+        self._others[dataset.label, present.startswith(data), _NOUNS[item.kind]] += 1
         return False
 
     def _read_fingerprint(self, dataset: ChosenPart[Dataset]) -> str | None:
