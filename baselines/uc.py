@@ -19,12 +19,7 @@ from baselines.crafting.loop import (
     add_delta,
     craft_noise,
 )
-from baselines.crafting.surrogate_training import (
-    CHECKED_IMAGES,
-    freeze_surrogate,
-    perturb_batch,
-    representation_of,
-)
+from baselines.crafting.surrogate_training import freeze_snapshots, perturb_batch, representation_of
 from bench.api import CraftContext, Noise
 from bench.training.augmentation import augment
 from bench.training.loaders import iterate_batches
@@ -67,8 +62,7 @@ class UC:
 
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Craft one pattern per cluster."""
-        first = next(iterate_batches(train, CHECKED_IMAGES, context.device, shuffle=False))
-        net = freeze_surrogate(context.surrogate_snapshots(1)[-1], first)
+        (net,) = freeze_snapshots(context.surrogate_snapshots(1)[-1:], train, context, "image")
         centers, member = _cluster_images(net, train, self.clusters, context.device)
         channels, height, width = train.images.shape[1:]
         patterns = ClusterPatterns(

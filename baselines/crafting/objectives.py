@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, add_delta
 from baselines.crafting.surrogate_training import (
-    CHECKED_IMAGES,
     SurrogateInTraining,
     SurrogateTraining,
     SurrogateView,
     batch_loss,
     central_view,
-    freeze_surrogate,
+    freeze_snapshots,
     mean_loss,
     mean_over_labeled_tasks,
     perturb_batch,
@@ -130,9 +129,7 @@ class FixedSurrogate(ObjectiveHooks):
         self._tasks: Sequence[Task] = context.tasks
         self._augmentation = context.augmentation
         self._view: SurrogateView = view
-        first = next(iterate_batches(train, CHECKED_IMAGES, context.device, shuffle=False))
-        seen = central_view(first, view, context.augmentation, context.tasks)
-        self._surrogates = [freeze_surrogate(net, seen) for net in surrogates]
+        self._surrogates = freeze_snapshots(surrogates, train, context, view)
         self._is_away = aim == "away"
 
     def losses(self, batch: Batch) -> Sequence[LossOfDelta]:

@@ -14,9 +14,10 @@ from baselines.crafting.loop import State, add_delta
 from bench.api import CraftContext, Task
 from bench.tasks.together import labeled_by_task, wrong_by_task
 from bench.training.augmentation import augment, center_crop
+from bench.training.loaders import iterate_batches
 from bench.training.loop import labeled_tasks, task_losses
 from bench.training.net import MultiTaskNet
-from bench.values import Augmentation, Batch, Targets
+from bench.values import Augmentation, Batch, Split, Targets
 
 SurrogateView = Literal["image", "crop", "shared-crop"]
 """What surrogates see: the whole image, a crop and flip per image, or one crop and flip per batch."""
@@ -82,6 +83,15 @@ def freeze_surrogate(net: nn.Module, batch: Batch) -> nn.Module:
         batch: images as the network sees them, on which the result is checked.
     """
     return fold_batch_norms(net.eval().requires_grad_(False), batch.images[:CHECKED_IMAGES])
+
+
+def freeze_snapshots(
+    nets: Sequence[nn.Module], train: Split, context: CraftContext, view: SurrogateView
+) -> list[nn.Module]:
+    """Return surrogates that stay as they are, by `freeze_surrogate` on a few training images."""
+    first = next(iterate_batches(train, CHECKED_IMAGES, context.device, shuffle=False))
+    seen = central_view(first, view, context.augmentation, context.tasks)
+    return [freeze_surrogate(net, seen) for net in nets]
 
 
 @dataclass(frozen=True)
