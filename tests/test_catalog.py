@@ -107,7 +107,7 @@ def test_a_long_text_is_refused_at_once_and_shown_in_part(text: str) -> None:
     started = time.process_time()
     with pytest.raises(BenchError) as caught:
         Choice.parse(text)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 10  # a guard against squares, not a measurement
     assert len(str(caught.value)) < 500
 
 

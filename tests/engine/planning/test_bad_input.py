@@ -194,7 +194,7 @@ def test_a_suite_with_a_billion_combinations_is_refused_at_once(file: Path) -> N
     """2 attacks, 200 backbones, 100 defenses, 50,000 seeds."""
     started = time.process_time()
     sentence = complaint(file, BILLION)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20  # a guard against listing them, not a measurement
     for words in ("'tiny'", "2,000,000,000 combinations", "1,000,000", "--only", "star = true"):
         assert words in sentence
 
