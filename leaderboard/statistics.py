@@ -4,10 +4,12 @@ Cells of one seed share the data order, the initial weights and, for one attack,
 independent. So values are first averaged within a seed, and the spread is computed over seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from pandas import Series
 from scipy.special import stdtrit
 
@@ -16,6 +18,16 @@ TIE = 0.005
 
 MAX_EXACT_SEEDS = 16
 """With up to this many seeds all 2ⁿ sign flips are enumerated; with more there is no p-value."""
+
+
+MIN_INTERVAL_SEEDS = 3
+"""With fewer seeds there is no interval of a statistic that takes a maximum."""
+
+RESAMPLES = 1000
+"""Draws of seeds with replacement behind an interval."""
+
+Weights = NDArray[np.float64]
+"""How much every seed counts, [resamples, seeds]; every row sums to 1."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,32 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
     standard_error = float(np.std(values, ddof=1)) / len(values) ** 0.5
     half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * standard_error
     return Interval(mean, mean - half, mean + half)
+
+
+def seed_interval(
+    statistic: Callable[[Weights], NDArray[np.float64]], seeds: int, level: float = 0.95
+) -> Interval | None:
+    """Return a statistic and its interval over resampled seeds, None with too few seeds.
+
+    Args:
+        statistic: maps weights [b n] to values [b]. A row says how much every seed counts and sums to 1;
+            the uniform row gives the estimate. Choices, such as that of a defense, are made anew per row.
+        seeds: number of seeds n.
+        level: two-sided confidence.
+    """
+    if seeds < MIN_INTERVAL_SEEDS:
+        return None
+    estimate = float(statistic(np.full((1, seeds), 1 / seeds))[0])
+    resampled = statistic(_resampled_weights(seeds))
+    standard_error = float(np.std(resampled)) * (seeds / (seeds - 1)) ** 0.5
+    half = float(stdtrit(seeds - 1, (1 + level) / 2)) * standard_error
+    return Interval(estimate, estimate - half, estimate + half)
+
+
+@cache
+def _resampled_weights(seeds: int) -> Weights:
+    drawn = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    return drawn / seeds
 
 
 def seed_means(values: "Series[float]", seeds: "Series[int]") -> list[float]:
