@@ -112,6 +112,8 @@ def main() -> NoReturn:
             raise
         os._exit(128 + signal.SIGHUP)  # as if the signal had ended it: no output can be flushed any more
     except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich turns one into an exit of its own
+            sys.exit(141)
         if (caller := find_foreign_exit(error)) is None:
             raise
         print_message(f"error: {caller} ended the program with sys.exit({error.code}); only a command may")

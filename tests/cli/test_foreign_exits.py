@@ -1,6 +1,7 @@
 """Code of a part that ends the program is an error: exit code 0 means that everything was done."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -86,3 +87,19 @@ def test_an_attack_that_ends_the_program_does_not_conform() -> None:
 @pytest.mark.parametrize("arguments", [("list", "--help"), ("list",)])
 def test_commands_end_the_program_themselves(arguments: tuple[str, ...]) -> None:
     assert bench(*arguments).code == 0
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    """As with ``bench run --help | head``: rich turns the broken pipe into an exit of its own."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", "run", "--help"],
+            check=False,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 141
+    assert not done.stderr
