@@ -18,7 +18,7 @@ _HEADER = re.compile(rb'\{"schema": %d, "checksum": "([0-9a-f]{64})", "record":\
 _CURVE, _END = b',\n"curve":\n', b"\n}\n"
 """Separators of a file's parts. Indented JSON contains no such line inside of a value."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the rules that make scores comparable. Records of different protocols never share a table."""
 
 POISON_PHASES = ("surrogate", "craft")

@@ -159,7 +159,7 @@ def check_against_reference(reference: Mapping[str, Any], records: Iterable[Reco
         if record.protocol != reference["protocol"]:
             raise BenchError(
                 f"the reference follows protocol {reference['protocol']} and the records protocol "
-                f"{record.protocol}; they cannot be compared"
+                f"{record.protocol}, which cannot be compared; make the reference anew with --update"
             )
     then = {_cell_label(cell): cell for cell in reference["cells"]}
     now = {_cell_label(cell): cell for cell in _summarize_cells(to_frame(selected.done))}

@@ -18,7 +18,7 @@ from pandas import DataFrame
 from pandas.testing import assert_frame_equal
 
 from bench.errors import BenchError
-from bench.record import Record, TaskInfo
+from bench.record import PROTOCOL, Record, TaskInfo
 from leaderboard.board import render_board
 from leaderboard.comparison import compare_labels, render_comparison
 from leaderboard.frame import select_records, to_csv, to_frame, to_json
@@ -472,7 +472,7 @@ def test_a_failure_stands_until_the_cell_is_finished() -> None:
 
 def test_two_protocols_never_share_a_table() -> None:
     other = make_record({"a": 0.9}, changes={"protocol": 7}, seed=1)
-    with pytest.raises(BenchError, match="protocols 1 and 7"):
+    with pytest.raises(BenchError, match=f"protocols {PROTOCOL} and 7"):
         render_board([make_record({"a": 0.9}), other])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.errors import BenchError
-from bench.record import Record
+from bench.record import PROTOCOL, Record
 from leaderboard.reference import (
     FAILING_VERDICTS,
     Change,
@@ -49,7 +49,7 @@ def test_summary_by_hand() -> None:
     assert cell["tasks"]["a"]["mean"] == pytest.approx(0.8)
     assert cell["seeds"] == [0, 1]
     assert cell["cost"] == {"craft_s": 10.0, "train_s": 30.0, "peak_host_mb": 600.0}
-    assert (summary["suite"], summary["protocol"]) == ("synthetic", 1)
+    assert (summary["suite"], summary["protocol"]) == ("synthetic", PROTOCOL)
     assert summary["environment"] == {"device": "cpu", "threads": 1}
 
 
@@ -236,6 +236,6 @@ def test_a_reference_is_only_made_of_a_complete_run() -> None:
 
 
 def test_another_protocol_is_refused() -> None:
-    later = [make_record({"a": 0.9}, changes={"protocol": 2})]
+    earlier = [make_record({"a": 0.9}, changes={"protocol": 1})]
     with pytest.raises(BenchError, match="protocol 1 and the records protocol 2"):
-        check_against_reference(summarize_records(run()), later)
+        check_against_reference(summarize_records(earlier), run())

@@ -159,7 +159,7 @@ provenance
   environment   python = 3.11, platform =
                 {PLATFORM},
                 augmentation = [crop = none, flip = False], gpu = [name = A100]
-  protocol      1
+  protocol      2
 
 costs
   phase          time    images/s    host MiB    device MiB
@@ -206,7 +206,7 @@ provenance
   clean cell   none is finished
   poison       run/poisons/{0.poison}, which is missing
   environment  device = cpu, threads = 1
-  protocol     1
+  protocol     2
 
 log
   no log
