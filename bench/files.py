@@ -92,8 +92,8 @@ def make_writable_folder(folder: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def write_output(path: Path, text: str) -> None:
-    """Write a text that ends with a newline to where a user wants it.
+def write_output(path: Path, output: str | bytes) -> None:
+    """Write bytes, or a text and a newline at its end, to where a user wants it.
 
     Links are followed. A regular file is replaced as `write_atomically` does. A device or a pipe is written
     to, and so is the file that standard output or standard error goes to.
@@ -102,18 +102,19 @@ def write_output(path: Path, text: str) -> None:
         BenchError: if it cannot be written.
         BrokenPipeError: if the reader of a pipe has closed it.
     """
-    content = (text if text.endswith("\n") else text + "\n").encode(errors="replace")
+    if isinstance(output, str):
+        output = (output if output.endswith("\n") else output + "\n").encode(errors="replace")
     try:
         file = _open_in_place(path)
         if file is not None:
             with file:
-                file.write(content)
+                file.write(output)
             return
     except BrokenPipeError:
         raise
     except OSError as error:
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
-    write_atomically(Path(os.path.realpath(path)), content)
+    write_atomically(Path(os.path.realpath(path)), output)
 
 
 def _open_in_place(path: Path) -> BinaryIO | None:

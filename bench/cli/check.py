@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from bench.cli import options
-from bench.cli.run_folder import find_run_folder, load_records, print_result
+from bench.cli.run_folder import print_result, read_results
 
 
 def check(
     against: Annotated[Path, typer.Option("--against", metavar="FILE", help="The reference file.")],
-    out: options.RunFolderOption = None,
+    out: options.ResultsOption = None,
     update: Annotated[
         bool, typer.Option("--update", help="Write the reference file from this run instead.")
     ] = False,
@@ -20,7 +20,7 @@ def check(
     """Compare a run with a reference file: exit code 1 if scores, or costs by far, got worse."""
     from leaderboard import reference
 
-    records = load_records(find_run_folder(out))
+    records = read_results(out)
     if update:
         reference.write_reference(against, reference.summarize_records(records))
         print_result(f"wrote {against} from {len(records)} records")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import completion, options
-from bench.cli.run_folder import find_run_folder, load_records, print_result
+from bench.cli.run_folder import print_result, read_results
 
 
 def compare(
@@ -34,10 +34,10 @@ def compare(
             autocompletion=completion.axis_completer(),
         ),
     ] = "attack",
-    out: options.RunFolderOption = None,
+    out: options.ResultsOption = None,
 ) -> None:
     """Compare the protection of A and B over pairs of cells that differ in nothing else."""
     from leaderboard.comparison import compare_labels, render_comparison
     from leaderboard.frame import to_frame
 
-    print_result(render_comparison(compare_labels(to_frame(load_records(find_run_folder(out))), a, b, axis)))
+    print_result(render_comparison(compare_labels(to_frame(read_results(out)), a, b, axis)))

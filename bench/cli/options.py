@@ -43,6 +43,15 @@ RunFolderOption = Annotated[
         "--out", metavar="FOLDER", help="The folder of the run.", show_default="the latest in runs/"
     ),
 ]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER|FILE",
+        help="The folder of the run, or an archive that bench report wrote.",
+        show_default="the latest in runs/",
+    ),
+]
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", metavar="FOLDER", help="The folder with the datasets.")
 ]

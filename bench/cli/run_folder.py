@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.record import Record, read_record, read_records
+from bench.record_archive import read_archive
 from bench.run_summary import read_left_out
 from bench.text import to_printable
 
@@ -63,6 +64,15 @@ def load_records(folder: Path) -> list[Record]:
     if not records:
         raise BenchError(f"{folder / 'records'} has no record yet")
     return records
+
+
+def read_results(out: Path | None) -> list[Record]:
+    """Return the records of a run's folder, see `find_run_folder`, or of an archive.
+
+    Raises:
+        BenchError: if there is no run, no record or no archive.
+    """
+    return read_archive(out) if out is not None and out.is_file() else load_records(find_run_folder(out))
 
 
 def read_curves(folder: Path, records: Sequence[Record]) -> Iterator[Record]:
