@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from baselines.crafting.lift import ImageCell, Lift, Signal, assign_cells, lift_samplewise
 from baselines.crafting.noise_table import Rows
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.errors import BenchError
 from bench.tasks.classification import require_classification
 from bench.values import Split
@@ -44,25 +44,26 @@ class AR:
     Source: Sandoval-Segura et al., NeurIPS 2022, arXiv:2206.03693, section 3, and the coefficient
     search of its public code
 
-    Departs from the paper: the benchmark's budget clamps each value, which the paper leaves free below its L2
-    norm; a task's noise is drawn at its cell's size, and processes need to differ only from those of the same
-    cell. They are told apart at the cell's size too, up to 32 pixels; in a larger cell they must not diverge,
-    else its noise is all in one corner. Limits are in proportion to the values, or to a filter's positions.
+    Departs from the paper: the budget clamps each value, which the paper leaves free below its L2 norm (as
+    `ARL2` does); a task's noise is drawn at its cell's size, and processes need to differ only from those of
+    the same cell. They are told apart at the cell's size too, up to 32 pixels; in a larger cell they must not
+    diverge, else its noise is all in one corner. Limits are in proportion to the values, or to a filter's
+    positions.
 
     Attributes:
-        norm: L2 norm of the noise of 3·32·32 values at ε = 8/255 and in proportion to ε; more values have
-            more, as the square root.
+        strength: L2 norm of the noise of 3·32·32 values at the default budget of 8/255, or of norm 1.0, and
+            in proportion to the budget; more values have more, as the square root.
         crop: rows and columns cut off at the top and the left, where a signal starts.
         draws: cap on the processes drawn to find stable ones for a cell.
         lift: how the noises of several tasks share an image.
     """
 
-    norm: Annotated[float, Gt(0)] = 1.0
+    strength: Annotated[float, Gt(0)] = 1.0
     crop: Annotated[int, Ge(2)] = 4
     draws: Annotated[int, Ge(1)] = 1_000_000
     lift: Lift = "patch"
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 3
 
@@ -87,7 +88,7 @@ class AR:
         self, processes: Float[Tensor, "k c 3 3"], cell: ImageCell, context: CraftContext
     ) -> Signal:
         processes = processes.to(context.device)
-        norm = context.scale_strength(255 * self.norm)
+        norm = context.scale_strength(255 * self.strength)
 
         def signal(rows: Int64[Tensor, " m"], labels: Int64[Tensor, " m"]) -> Tensor:
             classes, counts = labels.unique(return_counts=True)
@@ -102,6 +103,20 @@ class AR:
             return drawn * (norm * math.sqrt(drawn[0].numel() / VALUES) / signal_norms(drawn))
 
         return signal
+
+
+@dataclass(frozen=True)
+class ARL2(AR):
+    """Autoregressive noise with its paper's budget: for the norm of an image's δ, not for single values.
+
+    Source: Sandoval-Segura et al., NeurIPS 2022, arXiv:2206.03693, sections 3 and 4: δ = ε·s / ‖s‖ with ε = 1
+    on images of 3·32·32 values
+
+    Departs from the paper: several tasks share an image's budget, each by the number of values of its cell,
+    and each task's noise is drawn at its cell's size, as `AR` has it.
+    """
+
+    norm: ClassVar[Norm | None] = "l2"
 
 
 def find_processes(

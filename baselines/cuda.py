@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.tasks.classification import require_classification
 from bench.values import MISSING, Batch, Split
 
@@ -34,7 +34,7 @@ class CUDA:
     blur: Annotated[float, Ge(0)] = 0.3
     center: Annotated[float, Gt(0)] = 1.0
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = False
+    norm: ClassVar[Norm | None] = None
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 

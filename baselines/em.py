@@ -12,7 +12,7 @@ from baselines.crafting.loop import craft_noise
 from baselines.crafting.noise_table import Table, warn_of_short_path
 from baselines.crafting.objectives import ErrorMinimizing
 from baselines.crafting.surrogate_training import SurrogateTraining
-from bench.api import CraftContext, Noise
+from bench.api import CraftContext, Noise, Norm
 from bench.tasks.classification import require_classification
 from bench.training.loaders import select_rows
 from bench.values import Split
@@ -58,7 +58,7 @@ class EM:
     batch: Annotated[int, Ge(1)] = 128
     learning_rate: Annotated[float, Gt(0)] = 0.1
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True
@@ -119,7 +119,7 @@ class ClasswiseEM:
     learning_rate: Annotated[float, Gt(0)] = 0.1
     lift: Lift = "patch"
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baselines.crafting.lift import ImageCell, Lift, Signal, assign_cells, lift_samplewise
 from baselines.crafting.noise_table import Rows
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.errors import BenchError
 from bench.tasks.classification import Classification, require_classification
 from bench.values import MISSING, Split
@@ -24,14 +24,14 @@ class LSP:
 
     Source: Yu et al., KDD 2022, arXiv:2111.00898, section 4
 
-    Departs from the paper: the benchmark's budget clamps each value, which the paper leaves free below its L2
-    norm; a task's noise is drawn at its cell's size instead of the image's, with smaller patches if too few
-    fit to tell the classes apart.
+    Departs from the paper: the budget clamps each value, which the paper leaves free below its L2 norm (as
+    `LSPL2` does); a task's noise is drawn at its cell's size instead of the image's, with smaller patches if
+    too few fit to tell the classes apart.
 
     Attributes:
         patches: patches per side of a task's cell; four are the paper's 8-pixel patches on 32 pixels.
-        strength: root mean square of an image's noise in a cell, in 1/255 at ε = 8/255 and in proportion
-            to ε.
+        strength: root mean square of an image's noise in a cell, in 1/255 at the default budget of 8/255, or
+            of norm 1.0, and in proportion to the budget.
         separation: distance of a cluster's center from zero, per feature, in standard deviations.
         lift: how the noises of several tasks share an image.
     """
@@ -41,7 +41,7 @@ class LSP:
     separation: Annotated[float, Gt(0)] = 10.0
     lift: Lift = "patch"
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
@@ -71,6 +71,19 @@ class LSP:
             return cropped * strength / mean_square.sqrt()
 
         return signal
+
+
+@dataclass(frozen=True)
+class LSPL2(LSP):
+    """Linearly separable perturbations with a budget for the norm of an image's δ, not for single values.
+
+    Source: Yu et al., KDD 2022, arXiv:2111.00898, section 4
+
+    Departs from the paper: its norm of 6/255·√d, on d values, is 1.30 times the budget of norm 1.0 per
+    3·32·32 values, so the δ that is released is scaled down by that; the tasks share an image as in `LSP`.
+    """
+
+    norm: ClassVar[Norm | None] = "l2"
 
 
 def patch_size(task: Classification, channels: int, height: int, width: int, patches: int) -> tuple[int, int]:

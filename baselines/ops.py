@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.errors import BenchError
 from bench.tasks.classification import Classification, require_classification
 from bench.tasks.labels import one_hot
@@ -40,7 +40,7 @@ class OPS:
     """
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = False
+    norm: ClassVar[Norm | None] = None
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
     deterministic: ClassVar[bool] = True

@@ -14,7 +14,7 @@ from torch.nn import functional
 from baselines.crafting.loop import LossOfDelta, ObjectiveHooks, State, craft_noise
 from baselines.crafting.noise_table import Table, warn_of_short_path
 from baselines.crafting.surrogate_training import mean_over_labeled_tasks
-from bench.api import CraftContext, Noise
+from bench.api import CraftContext, Noise, Norm
 from bench.tasks.classification import require_classification
 from bench.tasks.labels import labeled_mean
 from bench.training.loaders import ResumableLoader
@@ -50,7 +50,7 @@ class PIL:
     learning_rate: Annotated[float, Gt(0)] = 0.003
     batch: Annotated[int, Ge(1)] = 512
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
     resumable: ClassVar[bool] = True

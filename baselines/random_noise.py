@@ -8,7 +8,7 @@ from torch import Tensor
 
 from baselines.crafting.lift import ClasswiseNoise, Lift, lift_classwise
 from baselines.crafting.noise_table import Rows
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.memory import rows_per_chunk
 from bench.values import Split
 
@@ -32,7 +32,7 @@ class ClasswiseRandom:
 
     lift: Lift = "patch"
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
@@ -56,7 +56,7 @@ class SamplewiseRandom:
     """
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 

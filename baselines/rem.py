@@ -20,7 +20,7 @@ from baselines.crafting.surrogate_training import (
     perturb_batch,
     share_missed,
 )
-from bench.api import CraftContext, Noise
+from bench.api import CraftContext, Noise, Norm
 from bench.training.augmentation import augment, center_crop
 from bench.values import Batch, Split
 
@@ -56,7 +56,7 @@ class REM:
     batch: Annotated[int, Ge(1)] = 128
     learning_rate: Annotated[float, Gt(0)] = 0.1
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True

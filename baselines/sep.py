@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt
 from baselines.crafting.loop import Objective, Perturber, craft_noise
 from baselines.crafting.noise_table import Table, VarianceReducedTable, warn_of_short_path
 from baselines.crafting.objectives import FeatureAlignment, FixedSurrogate
-from bench.api import CraftContext, Noise
+from bench.api import CraftContext, Noise, Norm
 from bench.values import Split
 
 
@@ -34,7 +34,7 @@ class SEP:
     step_size: Annotated[float, Gt(0)] = 1.0
     batch: Annotated[int, Ge(1)] = 512
     needs_surrogate: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 2
     deterministic: ClassVar[bool] = True

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt
 from baselines.crafting.loop import craft_noise
 from baselines.crafting.noise_table import Table, warn_of_short_path
 from baselines.crafting.objectives import Aim, FixedSurrogate
-from bench.api import CraftContext, Noise
+from bench.api import CraftContext, Noise, Norm
 from bench.values import Split
 
 
@@ -35,7 +35,7 @@ class TAP:
     batch: Annotated[int, Ge(1)] = 512
     aim: ClassVar[Aim] = "shifted"
     needs_surrogate: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 3
     resumable: ClassVar[bool] = True

@@ -20,7 +20,7 @@ from baselines.crafting.loop import (
     craft_noise,
 )
 from baselines.crafting.surrogate_training import freeze_snapshots, perturb_batch, representation_of
-from bench.api import CraftContext, Noise
+from bench.api import CraftContext, Noise, Norm
 from bench.training.augmentation import augment
 from bench.training.loaders import iterate_batches
 from bench.values import Batch, Split
@@ -54,7 +54,7 @@ class UC:
     learning_rate: Annotated[float, Gt(0)] = 1e-4
     width: Annotated[int, Ge(1)] = 32
     needs_surrogate: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True

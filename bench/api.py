@@ -29,6 +29,7 @@ from bench.values import (
     Checkpoint,
     CraftContext,
     MultiTaskData,
+    Norm,
     Progress,
     Recipe,
     Shape,
@@ -42,8 +43,8 @@ from bench.values import (
 __all__ = [
     "DENSE", "MISSING", "Attack", "Augmentation", "Backbone", "Balancer", "Batch", "Checkpoint",
     "CraftContext", "Dataset", "Defense", "DenseBackbone", "Generative", "Kind", "MultiTaskData", "Noise",
-    "Progress", "Recipe", "Regime", "RestoringAttack", "Scorer", "Shape", "Split", "Step", "Targets", "Task",
-    "Weighting", "ignore_progress",
+    "Norm", "Progress", "Recipe", "Regime", "RestoringAttack", "Scorer", "Shape", "Split", "Step", "Targets",
+    "Task", "Weighting", "ignore_progress",
 ]
 # fmt: on
 
@@ -96,13 +97,14 @@ class Attack(Protocol):
 
     Attributes:
         needs_surrogate: it needs a network trained on the clean data, ``context.surrogate_snapshots``.
-        bounded: δ is kept within the budget; other attacks are ranked separately, in the unbounded track.
+        norm: what its budget limits, ``linf`` (every value of δ) or ``l2`` (the norm of δ); None without a
+            budget. The engine enforces it. Each norm is a track of its own with its own ranking.
         dense: it can make noise for dense tasks; suites skip other attacks on datasets that have some.
     """
 
     version: ClassVar[int]
     needs_surrogate: ClassVar[bool]
-    bounded: ClassVar[bool]
+    norm: ClassVar[Norm | None]
     dense: ClassVar[bool]
 
     def craft(self, train: Split, context: CraftContext) -> Noise:

@@ -136,7 +136,9 @@ class NoiseReport(TypedDict, total=False):
         l2: the mean ℓ2 norm of an image's δ, in [0, 1] pixel units.
         l0: the share of pixel values that changed.
         psnr: peak signal-to-noise ratio in dB; None if nothing changed.
-        clamped: the share of pixel values that the attack put outside the budget; None without a budget.
+        clamped: the share of pixel values that the attack put outside the budget; None if none limits values.
+        scaled: the share of images whose δ was longer than a budget for its norm, and was scaled down; None
+            with another budget or none.
         lost_to_rounding: the share of pixel values that the attack wanted to change by less than half a step
             of 1/255, and which are unchanged.
         surrogate_loss: the attack's own loss on the surrogates that it was crafted with, at the end; absent
@@ -151,6 +153,7 @@ class NoiseReport(TypedDict, total=False):
     l0: float | None
     psnr: float | None
     clamped: float | None
+    scaled: float | None
     lost_to_rounding: float
     surrogate_loss: float | None
     hit_rate: float | None

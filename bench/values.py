@@ -18,16 +18,20 @@ from torch import Tensor, nn
 from bench.tasks.protocol import DENSE, MISSING, Kind, Task
 
 __all__ = [
+    "DEFAULT_EPSILON",
     "DENSE",
     "EPSILON",
+    "L2_VALUES",
     "MISSING",
     "Augmentation",
     "Batch",
+    "Budget",
     "Checkpoint",
     "CraftContext",
     "Kind",
     "MultiTaskData",
     "NoCheckpoint",
+    "Norm",
     "Precision",
     "Progress",
     "Recipe",
@@ -35,11 +39,21 @@ __all__ = [
     "Split",
     "Step",
     "Targets",
+    "default_budget",
     "ignore_progress",
 ]
 
 EPSILON = 8
 """The field's budget: the largest change of a pixel, in steps of 1/255."""
+
+L2_VALUES = 3 * 32 * 32
+"""Number of values of an image whose change may have the ℓ2 norm ε; d values have √(d / 3072) times it."""
+
+Norm = Literal["linf", "l2"]
+"""What a budget limits: ``linf``, the change of every value; ``l2``, the norm of an image's change."""
+
+DEFAULT_EPSILON: Mapping[Norm, float] = {"linf": EPSILON, "l2": 1.0}
+"""The budget of each norm, in the unit of `Budget`. Attacks state their strengths for it."""
 
 Targets = Mapping[str, Tensor]
 """Task name → one target per image.
@@ -190,6 +204,35 @@ class NoCheckpoint:
         """Do nothing."""
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How far released images may be from the clean ones.
+
+    Source: ℓ2: Sandoval-Segura et al., NeurIPS 2022, arXiv:2206.03693 (1.0 on images of 3·32·32 values)
+
+    Attributes:
+        norm: what is limited.
+        epsilon: of ``linf`` in whole steps of 1/255; of ``l2`` in [0, 1] pixel units per `L2_VALUES` values.
+    """
+
+    norm: Norm
+    epsilon: int | float
+
+    @property
+    def pixel_epsilon(self) -> float:
+        """Epsilon in [0, 1] pixel units."""
+        return self.epsilon / 255 if self.norm == "linf" else self.epsilon
+
+    def __str__(self) -> str:
+        """Return it as a message shows it."""
+        return f"{self.epsilon}/255" if self.norm == "linf" else f"ℓ2 norm {self.epsilon} per 3·32·32 values"
+
+
+def default_budget(norm: Norm | None) -> Budget | None:
+    """Return the budget of `DEFAULT_EPSILON` for what an attack's budget limits; None without one."""
+    return None if norm is None else Budget(norm, DEFAULT_EPSILON[norm])
+
+
 @dataclass(frozen=True, eq=False)
 class CraftContext:
     """What an attacker has besides the images.
@@ -197,7 +240,8 @@ class CraftContext:
     Attributes:
         tasks: the tasks of the training set.
         augmentation: the augmentation that the attacker expects a victim to use.
-        epsilon: the budget ε in [0, 1] pixel units; 1 for an attack without a budget.
+        epsilon: the budget ε in [0, 1] pixel units: the largest change of a value, or for an attack with the
+            norm ``l2`` the largest norm of δ per `L2_VALUES` values; 1 for an attack without a budget.
         new_surrogate: builds an untrained multi-task network of the surrogate's architecture.
         surrogate_snapshots: ``surrogate_snapshots(n)`` returns the same network at n (or all, if there are
             fewer) equidistant points of its training on the clean data, the trained one last; only for an
@@ -207,6 +251,7 @@ class CraftContext:
         checkpoint: saves how far the crafting has come.
         report_aim: to be called at the end by an attack with surrogates: its loss on them, and the share of
             the labels on which they do what it wants.
+        norm: what the budget limits; None for an attack without one.
     """
 
     tasks: tuple[Task, ...]
@@ -218,12 +263,15 @@ class CraftContext:
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
     report_aim: ReportAim = ignore_aim
+    norm: Norm | None = "linf"
 
     def scale_strength(self, strength: float) -> float:
-        """Return a strength in [0, 1] pixel units that is given in 1/255 for a budget of `EPSILON`/255.
+        """Return a strength in [0, 1] pixel units that is given in 1/255 for the budget `DEFAULT_EPSILON`.
 
         With another budget it is in proportion: half of it at half the budget.
         """
+        if self.norm == "l2":
+            return strength / 255 * self.epsilon / DEFAULT_EPSILON["l2"]
         return strength / EPSILON * self.epsilon
 
 

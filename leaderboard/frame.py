@@ -25,7 +25,7 @@ COSTS = {
 """Field of `bench.record.Cost` → suffix of its column, as in ``craft_s``."""
 
 NOISE = (
-    "linf", "l2", "l0", "psnr", "ssim", "clamped", "lost_to_rounding", "surrogate_loss", "hit_rate",
+    "linf", "l2", "l0", "psnr", "ssim", "clamped", "scaled", "lost_to_rounding", "surrogate_loss", "hit_rate",
 )  # fmt: skip
 """Fields of `bench.record.NoiseReport` that are columns of every row of a cell."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from baselines.crafting.loop import LossOfDelta, Objective, State, craft_noise, delta_gradient
 from baselines.crafting.objectives import ErrorMinimizing, FixedSurrogate
 from baselines.crafting.surrogate_training import SurrogateTraining, SurrogateView
-from bench.api import CraftContext, Noise, Task
+from bench.api import CraftContext, Noise, Norm, Task
 from bench.values import Batch, Split
 from mtlue.generator import Generator, Inputs, Reduction
 from mtlue.profiles import PROFILES, GeneratorTraining, Profile
@@ -133,7 +133,7 @@ class MTLUE(ABC):
     embedding_channels: Annotated[int, Ge(1)] = 16
     reduction: Reduction | None = None
     needs_surrogate: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 4
     resumable: ClassVar[bool] = True

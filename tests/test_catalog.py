@@ -3,9 +3,10 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from bench.cli import app
 from bench.errors import BenchError
 from bench.files import hash_json
 from bench.record import AXES
+from tests.added_parts import parts_in_catalog
 
 # Spelling
 
@@ -285,6 +287,25 @@ def test_parameters_are_defaults_below_those_of_the_choice() -> None:
 def test_a_wrong_parameter_is_refused_by_name(text: str, wanted: str) -> None:
     with pytest.raises(BenchError, match=wanted):
         build_part("attack", text)
+
+
+@dataclass(frozen=True)
+class WithBounded:
+    """An attack of an installed package that was written for an earlier version."""
+
+    needs_surrogate: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+
+
+def test_an_attack_that_says_bounded_is_told_what_to_write() -> None:
+    wanted = (
+        r"^attack 'old' \(WithBounded\) has no class variable 'norm'; it has replaced 'bounded': "
+        r"write norm = \"linf\", or norm = None where bounded was False$"
+    )
+    with parts_in_catalog(("attack", "old", WithBounded)), pytest.raises(BenchError, match=wanted):
+        build_part("attack", "old")
 
 
 def test_the_same_number_spelled_in_two_ways_is_one_part_with_one_key() -> None:

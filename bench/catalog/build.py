@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from bench.catalog.choice import Choice
-from bench.catalog.parts import COMPOSED, REQUIRED_VARIABLES, catalog_entries, locate_part
+from bench.catalog.parts import COMPOSED, REPLACED_VARIABLES, REQUIRED_VARIABLES, catalog_entries, locate_part
 from bench.errors import BenchError, describe_error, format_input, name_foreign_errors, unknown_name_error
 
 
@@ -38,7 +38,9 @@ def build_part(axis: str, choice: Choice | str, defaults: Mapping[str, Any] | No
     part_class, owner = load_part_class(axis, choice.name), f"{axis} {choice.name!r}"
     for variable in REQUIRED_VARIABLES[axis]:
         if not hasattr(part_class, variable):
-            raise BenchError(f"{owner} ({part_class.__name__}) has no class variable {variable!r}")
+            replaced, how = REPLACED_VARIABLES.get(variable, (variable, ""))
+            hint = f"; it has replaced {replaced!r}: {how}" if hasattr(part_class, replaced) else ""
+            raise BenchError(f"{owner} ({part_class.__name__}) has no class variable {variable!r}{hint}")
     params = {**(defaults or {}), **dict(choice.params)}
     model = {} if choice.name in catalog_entries(axis) else {"model": choice.name.partition(":")[2]}
     types = {field.name: str(field.type) for field in fields(part_class) if field.name not in model}

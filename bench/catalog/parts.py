@@ -29,7 +29,9 @@ CATALOG: dict[str, dict[str, str]] = {
         "random": "baselines.random_noise:ClasswiseRandom",
         "random-samplewise": "baselines.random_noise:SamplewiseRandom",
         "lsp": "baselines.lsp:LSP",
+        "lsp-l2": "baselines.lsp:LSPL2",
         "ar": "baselines.ar:AR",
+        "ar-l2": "baselines.ar:ARL2",
         "ops": "baselines.ops:OPS",
         "cuda": "baselines.cuda:CUDA",
         "em": "baselines.em:EM",
@@ -121,13 +123,18 @@ COMPOSED: dict[str, str] = {"defense": "bench.defenses.composed:Composed"}
 
 REQUIRED_VARIABLES = {
     "dataset": ("version", "recipe"),
-    "attack": ("version", "needs_surrogate", "bounded", "dense"),
+    "attack": ("version", "needs_surrogate", "norm", "dense"),
     "backbone": ("version", "dense"),
     "weighting": ("version",),
     "defense": ("version", "dense"),
     "regime": ("version",),
 }
 """Axis → the class variables that its parts must have."""
+
+REPLACED_VARIABLES = {
+    "norm": ("bounded", 'write norm = "linf", or norm = None where bounded was False'),
+}
+"""Class variable → the one that it has replaced, and how."""
 
 
 def catalog_axes() -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from bench.conformance.part import CPU, Check, ContractError
 from bench.engine.stages.budget import apply_poison, quantize_delta
 from bench.engine.stages.context import seeded
 from bench.record import CLEAN
-from bench.values import Batch, Targets
+from bench.values import L2_VALUES, Batch, Targets
 
 TOLERANCE = 1e-5
 """Largest difference, in [0, 1] pixel units, of two δ that count as the same."""
@@ -40,13 +40,18 @@ def is_crafted(tested: AttackUnderTest, case: str) -> None:
 
 def keeps_the_budget(tested: AttackUnderTest, case: str) -> None:
     """Check the images as they would be released."""
-    run, limit, clean = tested.craft_once(case), attack_budget(tested.part), CASES[case].split().images
-    released = apply_poison(clean, run.change, limit, tested.choice.label)
+    run, budget, clean = tested.craft_once(case), attack_budget(tested.part), CASES[case].split().images
+    released = apply_poison(clean, run.change, budget, tested.choice.label)
     moved = released.int() - clean.int()
     if not torch.equal(moved, run.change.int()):
         raise ContractError("the released images are not the clean ones plus the poison")
-    if limit is not None and moved.abs().max() > limit:
-        raise ContractError(f"a pixel is changed by {int(moved.abs().max())}/255; the budget is {limit}/255")
+    if budget is None:
+        return
+    largest, longest = int(moved.abs().max()), int(moved.square().sum((1, 2, 3)).max())
+    if budget.norm == "linf" and largest > budget.epsilon:
+        raise ContractError(f"a pixel is changed by {largest}/255; the budget is {budget}")
+    if budget.norm == "l2" and longest > (255 * budget.epsilon) ** 2 * moved[0].numel() / L2_VALUES:
+        raise ContractError(f"an image is changed by √{longest}/255; the budget is {budget}")
 
 
 def changes_something(tested: AttackUnderTest, case: str) -> str | None:

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from bench.api import Attack, CraftContext, Noise
+from bench.api import Attack, CraftContext, Noise, Norm
 from bench.catalog.build import build_part
 from bench.catalog.choice import Choice
 from bench.conformance.cases import CASES, Case, skip_dense_case
 from bench.conformance.part import CPU, ContractError, NoResultError, PartUnderTest
-from bench.engine.planning.partial_protection import PARTIAL_PARAMETERS
+from bench.engine.planning.partial_protection import COMMON_PARAMETERS
 from bench.engine.stages.budget import quantize_delta
 from bench.engine.stages.checkpoint import FileCheckpoint
 from bench.engine.stages.context import seeded
@@ -24,7 +24,7 @@ from bench.engine.stages.surrogate import equidistant_epochs
 from bench.training.augmentation import cropped_shape
 from bench.training.loaders import make_batch
 from bench.training.net import MultiTaskNet
-from bench.values import EPSILON, Batch
+from bench.values import DEFAULT_EPSILON, Batch, Budget, default_budget
 
 SNAPSHOTS = 3
 """Number of snapshots of the surrogate; they are untrained, and their weights differ."""
@@ -141,18 +141,19 @@ class CraftRun:
         self.context = CraftContext(
             tasks=case.tasks,
             augmentation=case.augmentation,
-            epsilon=1.0 if attack_budget(attack) is None else EPSILON / 255,
+            epsilon=1.0 if (budget := attack_budget(attack)) is None else budget.pixel_epsilon,
             new_surrogate=new_surrogate,
             surrogate_snapshots=snapshots,
             device=CPU,
             progress=lambda what, done, total: self.steps.append((what, done, total)),
             checkpoint=checkpoint,
+            norm=attack_norm(attack),
         )
         before = [get() for _, get, _ in _PROCESS_STATE]
         try:
             with seeded("craft", seed):
                 self.noise = attack.craft(self.train, self.context)
-                self.change, _ = quantize_delta(self.noise, self.train, attack_budget(attack), CPU, label)
+                self.change, _ = quantize_delta(self.noise, self.train, budget, CPU, label)
         finally:
             self.disturbed = restore_process_state(before)
 
@@ -165,22 +166,28 @@ def _needs_surrogate(attack: Attack) -> bool:
     return bool(getattr(attack, "needs_surrogate", False))
 
 
-def attack_budget(attack: Attack) -> int | None:
-    """Return the budget in steps of 1/255; None in the unbounded track."""
-    return EPSILON if getattr(attack, "bounded", True) else None
+def attack_norm(attack: Attack) -> Norm | None:
+    """Return what its budget limits; that it says so is a check of its own."""
+    norm: Norm | None = getattr(attack, "norm", "linf")
+    return norm if norm in (None, *DEFAULT_EPSILON) else "linf"
+
+
+def attack_budget(attack: Attack) -> Budget | None:
+    """Return the budget that it is crafted and checked with; None in the unbounded track."""
+    return default_budget(attack_norm(attack))
 
 
 class AttackUnderTest(PartUnderTest):
     """An attack that is crafted on every kind of training set once, for all the checks."""
 
     def __init__(self, choice: Choice | str) -> None:
-        """Build the attack, without ``rate`` and ``tasks``, which the engine sees to.
+        """Build the attack, without the parameters that every attack takes, which the engine sees to.
 
         Raises:
             BenchError: for an unknown name or parameter, and if the attack is not a dataclass.
         """
         choice = Choice.parse(choice) if isinstance(choice, str) else choice
-        params = tuple(item for item in choice.params if item[0] not in PARTIAL_PARAMETERS)
+        params = tuple(item for item in choice.params if item[0] not in COMMON_PARAMETERS)
         super().__init__("attack", dataclasses.replace(choice, params=params))
         self._runs: dict[str, tuple[CraftRun | Exception, RecordingCheckpoint]] = {}
 

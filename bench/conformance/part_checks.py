@@ -10,7 +10,8 @@ from bench.catalog.choice import Choice
 from bench.catalog.description import describe_part
 from bench.catalog.parts import REQUIRED_VARIABLES, catalog_entries
 from bench.conformance.part import PROTOCOLS, Check, ContractError, PartUnderTest, build_quick_part
-from bench.engine.planning.partial_protection import PARTIAL_PARAMETERS
+from bench.engine.planning.partial_protection import COMMON_PARAMETERS
+from bench.values import DEFAULT_EPSILON
 
 COMPOSED = "it combines several parts; check each of them alone"
 
@@ -23,13 +24,15 @@ def is_a_frozen_dataclass(tested: PartUnderTest, _: str) -> str | None:
     if not kind.__dataclass_params__.frozen:
         raise ContractError("it is not frozen; write @dataclass(frozen=True)")
     for name in REQUIRED_VARIABLES[tested.axis]:
-        wanted = {"version": int, "recipe": None}.get(name, bool)
-        if wanted is not None and (name in fields or type(getattr(kind, name, None)) is not wanted):
-            raise ContractError(f"it has no class variable {name}: ClassVar[{wanted.__name__}]")
+        wanted = {"version": "int", "recipe": None, "norm": "Norm | None"}.get(name, "bool")
+        value = getattr(kind, name, ...)
+        fits = value in (None, *DEFAULT_EPSILON) if name == "norm" else type(value).__name__ == wanted
+        if wanted is not None and (name in fields or not fits):
+            raise ContractError(f"it has no class variable {name}: ClassVar[{wanted}]")
     if kind.version < 1:
         raise ContractError(f"its version is {kind.version}; the first one is 1")
     for name, field in fields.items():
-        if tested.axis == "attack" and name in PARTIAL_PARAMETERS:
+        if tested.axis == "attack" and name in COMMON_PARAMETERS:
             raise ContractError(f"its parameter {name!r} has the name of one that every attack takes")
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in _family_fields(tested):

@@ -67,6 +67,8 @@ def render_noise(frame: DataFrame) -> str:
         "the root mean square l2 distance of δ from the mean of its class, *distance* the l2 distance "
         "between the means of two classes."
     )
+    if table["scaled"].notna().any():
+        legend += " *Scaled* is the share of images whose δ was longer than the budget for its norm."
     by_task = [_render_task_noise(str(dataset), group) for dataset, group in table.groupby("dataset")]
     return join_blocks("## Noise", markdown_table(rows, drop_empty=True), legend, *flags, *by_task)
 
@@ -106,6 +108,7 @@ def _summary_row(dataset: str, attack: str, rows: DataFrame) -> dict[str, str]:
         "PSNR dB": format_number(first["psnr"]),
         "SSIM": format_with_spec(first["ssim"], ".3f"),
         "clamped %": format_percent(first["clamped"]),
+        "scaled %": format_percent(first["scaled"]),
         "lost %": _flag(format_percent(first["lost_to_rounding"]), first["lost_to_rounding"] > MAX_LOST),
         "loss": format_number(first["surrogate_loss"]),
         "hit %": _flag(format_percent(first["hit_rate"]), first["hit_rate"] < MIN_HIT_RATE),

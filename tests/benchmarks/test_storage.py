@@ -11,7 +11,7 @@ from baselines.crafting.noise_table import Rows
 from bench.engine.stages.budget import apply_poison, quantize_delta
 from bench.engine.storage.store import POISONS, Store
 from bench.tasks.classification import Classification
-from bench.values import Split
+from bench.values import Budget, Split
 from mtlue.generator import Generator
 from tests.benchmarks.side_by_side import SideBySide
 
@@ -40,8 +40,8 @@ def test_released_images(side_by_side: SideBySide) -> None:
         return released
 
     def ours() -> Tensor:
-        change, _ = quantize_delta(noise, train, 8, CPU, "any")
-        return apply_poison(train.images, change, 8, "any")
+        change, _ = quantize_delta(noise, train, Budget("linf", 8), CPU, "any")
+        return apply_poison(train.images, change, Budget("linf", 8), "any")
 
     side_by_side(
         "δ to released images, 140 px, with audit and statistics, beside a loop without",
@@ -52,7 +52,7 @@ def test_released_images(side_by_side: SideBySide) -> None:
 
 def test_stored_change(side_by_side: SideBySide, tmp_path: Path) -> None:
     train, noise = faces_and_noise()
-    change, _ = quantize_delta(noise, train, 8, CPU, "any")
+    change, _ = quantize_delta(noise, train, Budget("linf", 8), CPU, "any")
     Store(tmp_path).save(POISONS, KEY, {"change": change}, {})
     stored = sum(path.stat().st_size for path in (tmp_path / POISONS / KEY).iterdir())
     side_by_side.compare(

@@ -20,7 +20,7 @@ import pytest
 from typer.main import get_command
 
 from bench import cli
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.catalog.parts import catalog_axes, catalog_entries
 from bench.suites import suite_names, suite_text
 from bench.values import Split
@@ -107,7 +107,7 @@ class Breaks:
     """An attack that cannot be crafted."""
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.values import Split
 from tests.added_parts import parts_in_catalog
 from tests.cli.test_cli import INLINE, bench
@@ -31,7 +31,7 @@ class Ends:
     way: str = "exit"
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from typer.testing import CliRunner
 
-from bench.api import CraftContext, Noise
+from bench.api import CraftContext, Noise, Norm
 from bench.catalog.parts import CATALOG, catalog_entries
 from bench.cli import app
 from bench.conformance.cases import (
@@ -395,7 +395,7 @@ class Faulty:
 
     fault: str = "table"
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
@@ -426,7 +426,7 @@ class Unbounded(Faulty):
     Not from a paper: a test.
     """
 
-    bounded: ClassVar[bool] = False
+    norm: ClassVar[Norm | None] = None
     dense: ClassVar[bool] = True
 
 
@@ -468,7 +468,7 @@ class Unrestorable:
     """
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
@@ -481,7 +481,7 @@ class Thawed:
     """Not from a paper."""
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
@@ -491,7 +491,7 @@ class Trackless:
     """Not from a paper."""
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[Any] = None
+    norm: ClassVar[Any] = True
     dense: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
@@ -506,7 +506,7 @@ class FieldForVersion:
 
     version: int = 1
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = True
 
 
@@ -608,7 +608,7 @@ def test_what_is_sound_passes_every_check_in_order(register: Register, kind: typ
     ("kind", "check", "sentence"),
     [
         (Thawed, "is a frozen dataclass", "it is not frozen"),
-        (Trackless, "is a frozen dataclass", r"no class variable bounded: ClassVar\[bool\]"),
+        (Trackless, "is a frozen dataclass", r"no class variable norm: ClassVar\[Norm \| None\]"),
         (FieldForVersion, "is a frozen dataclass", r"no class variable version: ClassVar\[int\]"),
         (VersionZero, "is a frozen dataclass", "its version is 0; the first one is 1"),
         (TakenName, "is a frozen dataclass", "'rate' has the name of one that every attack takes"),

@@ -145,11 +145,3 @@ def test_a_parts_version_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_where_and_for_which_suite_it_is_run_is_no_part_of_the_key() -> None:
     assert {a: c.key for a, c in cells(name="other").items()} == {a: c.key for a, c in cells().items()}
-
-
-@pytest.mark.parametrize(("epsilon", "scaled"), [(8, False), (4, True), (16, True)])
-def test_results_of_strengths_that_did_not_follow_the_budget_are_not_reused(
-    epsilon: int, scaled: bool
-) -> None:
-    poisons = [cell.poison for cell in cells(budget={"epsilon": epsilon}).values()]
-    assert {"strengths" in poison.settings() for poison in poisons} == {scaled}

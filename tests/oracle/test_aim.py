@@ -12,7 +12,7 @@ from baselines.crafting.noise_table import Table
 from bench.catalog.build import build_part
 from bench.engine.stages.budget import quantize_delta
 from bench.tasks.classification import Classification
-from bench.values import MISSING, Augmentation, Batch, CraftContext, Split
+from bench.values import MISSING, Augmentation, Batch, Budget, CraftContext, Split
 from tests.oracle.test_strengths import COUNT, CPU, SPLIT, TASK, LinearNet, context
 
 
@@ -111,10 +111,10 @@ def test_the_average_of_forty_tasks_loses_half_of_its_values_to_rounding() -> No
     for attack in ("random", "random(lift=average)"):
         torch.manual_seed(0)
         noise = build_part("attack", attack).craft(split, here)
-        lost[attack] = quantize_delta(noise, split, 8, CPU, attack)[1]["lost_to_rounding"]
+        lost[attack] = quantize_delta(noise, split, Budget("linf", 8), CPU, attack)[1]["lost_to_rounding"]
     # Uniform in ±8: 1/16. The mean of 40 of them is nearly normal with σ = 8/√3/√40 = 0.73: 0.506.
     assert lost["random"] == pytest.approx(1 / 16, abs=0.02)
     assert lost["random(lift=average)"] == pytest.approx(0.506, abs=0.02)
     hidden = replace(split, targets={name: torch.full_like(t, MISSING) for name, t in targets.items()})
     noise = build_part("attack", "random").craft(hidden, here)
-    assert quantize_delta(noise, hidden, 8, CPU, "random")[1]["lost_to_rounding"] == 0
+    assert quantize_delta(noise, hidden, Budget("linf", 8), CPU, "random")[1]["lost_to_rounding"] == 0

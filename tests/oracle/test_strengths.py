@@ -12,7 +12,7 @@ from bench.catalog.build import build_part
 from bench.catalog.parts import catalog_entries
 from bench.engine.stages.budget import quantize_delta
 from bench.tasks.classification import Classification
-from bench.values import EPSILON, Augmentation, Batch, Split
+from bench.values import EPSILON, Augmentation, Batch, Budget, Split
 
 CPU = torch.device("cpu")
 TASK = Classification("two", ("a", "b"))
@@ -127,7 +127,7 @@ def test_at_half_the_budget_no_more_of_lsp_is_clamped() -> None:
     for epsilon in (8, 4):
         torch.manual_seed(0)
         noise = build_part("attack", "lsp").craft(SPLIT, context(epsilon))
-        shares.append(quantize_delta(noise, SPLIT, epsilon, CPU, "lsp")[1]["clamped"] or 0.0)
+        shares.append(quantize_delta(noise, SPLIT, Budget("linf", epsilon), CPU, "lsp")[1]["clamped"] or 0.0)
     assert 0.02 < shares[1] <= shares[0] < 0.2, shares
 
 

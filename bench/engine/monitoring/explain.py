@@ -194,8 +194,9 @@ def _settings_lines(settings: Mapping[str, Any]) -> str:
     names = [*(axis for axis in AXES if axis in settings), *sorted(set(settings) - set(AXES))]
     named = {name.replace("_", " "): settings[name] for name in names}
     if "epsilon" in named:
-        epsilon = named.pop("epsilon")
-        named["budget"] = "none" if epsilon is None else f"{epsilon}/255 per pixel"
+        norm, epsilon = named.pop("norm", "linf"), named.pop("epsilon")
+        limits = {"linf": f"{epsilon}/255 per pixel", "l2": f"ℓ2 norm {epsilon} per 3·32·32 values"}
+        named["budget"] = "none" if epsilon is None else limits[norm]
     if "rate" in named:
         named["rate"] = "all images" if named["rate"] == 1 else f"{named['rate']:.4g} of the images"
     if "protected" in named:

@@ -9,7 +9,7 @@ from bench.catalog.build import part_settings
 from bench.catalog.choice import Choice
 from bench.files import hash_json
 from bench.record import PROTOCOL
-from bench.values import EPSILON, Recipe
+from bench.values import Budget, Recipe
 
 P = TypeVar("P")
 
@@ -101,7 +101,7 @@ class Poison:
     dataset: ChosenPart[Dataset]
     attack: ChosenPart[Attack]
     surrogate: Surrogate
-    epsilon: int | None  # None for an attack without a budget
+    budget: Budget | None  # None for an attack without one
     seed: int
     protected: tuple[str, ...] = ()  # names of tasks; empty means all
     kind: ClassVar[ItemKind] = "poisons"
@@ -125,13 +125,12 @@ class Poison:
             surrogate = self.surrogate.settings()
         else:
             surrogate = _network_settings(self.surrogate.backbone)
-        # In earlier versions strengths did not depend on the budget, so results at other budgets differ.
         return {
             "dataset": self.dataset.settings(),
             "attack": self.attack.settings(),
             "surrogate": surrogate,
-            "epsilon": self.epsilon,
-            **({} if self.epsilon in (None, EPSILON) else {"strengths": "in proportion to epsilon"}),
+            "norm": self.budget and self.budget.norm,
+            "epsilon": self.budget and self.budget.epsilon,
             "poison_seed": self.seed,
             "protected": list(self.protected),
         }

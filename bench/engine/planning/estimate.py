@@ -129,8 +129,8 @@ def _surrogate_bytes(surrogate: Surrogate, data: MultiTaskData) -> int:
 
 
 def _poison_bytes(poison: Poison, data: MultiTaskData) -> int:
-    """Return one byte per pixel value, two without a budget; nothing is stored for the clean attack."""
-    width = 0 if poison.attack.name == CLEAN else 1 if poison.epsilon is not None else 2
+    """Return one byte per pixel value if the budget limits each, else two; none for the clean attack."""
+    width = 0 if poison.attack.name == CLEAN else 1 if poison.attack.part.norm == "linf" else 2
     return width * data.train.images.numel()
 
 

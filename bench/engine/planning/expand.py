@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import Dataset
-from bench.catalog.build import build_part, compose_parts
+from bench.catalog.build import build_part, build_validated, compose_parts
 from bench.catalog.choice import Choice
 from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate
 from bench.engine.planning.combinations import VICTIM_AXES, Combination, list_combinations
 from bench.engine.planning.partial_protection import (
-    PARTIAL_PARAMETERS,
+    COMMON_PARAMETERS,
     PartialProtection,
     read_partial_protection,
 )
-from bench.engine.planning.suite_file import Suite, override_recipe
-from bench.errors import BenchError, name_foreign_errors
+from bench.engine.planning.suite_file import BudgetSettings, Suite, override_recipe
+from bench.errors import BenchError, format_input, name_foreign_errors
 from bench.record import CLEAN
 from bench.text import escape_bytes
-from bench.values import DENSE, Recipe
+from bench.values import DENSE, Budget, Recipe
 
 DENSE_AXES = ("attack", "backbone", "defense")
 """The axes whose parts say whether they work with dense tasks."""
@@ -107,6 +107,7 @@ class _CellBuilder:
         self._protection = cache(self._read_protection)
         self._recipe = cache(self._build_recipe)
         self._surrogate = cache(self._build_surrogate)
+        self._budget = cache(self._build_budget)
         self._poison = cache(self._build_poison)
 
     def build_cell(self, combination: Combination) -> Cell:
@@ -158,8 +159,8 @@ class _CellBuilder:
         if choice.parts:
             return compose_parts(axis, choice, [self._build_part(axis, part) for part in choice.parts])
         params = self._params(axis, choice)
-        if axis == "attack":  # those of partial protection are not the attack's own
-            params = {name: value for name, value in params.items() if name not in PARTIAL_PARAMETERS}
+        if axis == "attack":  # those that every attack takes are not its own
+            params = {name: value for name, value in params.items() if name not in COMMON_PARAMETERS}
         return build_part(axis, Choice(choice.name), params)
 
     def _params(self, axis: str, choice: Choice) -> Mapping[str, Any]:
@@ -202,6 +203,20 @@ class _CellBuilder:
 
     def _build_poison(self, dataset: Choice, attack: Choice, seed: int) -> Poison:
         surrogate, chosen = self._surrogate(dataset, seed), self._part("attack", attack)
-        epsilon = self._suite.budget.epsilon if chosen.part.bounded else None
         tasks = self._protection(attack).tasks
-        return Poison(surrogate.dataset, chosen, surrogate, epsilon, seed, tasks)
+        return Poison(surrogate.dataset, chosen, surrogate, self._budget(attack), seed, tasks)
+
+    def _build_budget(self, attack: Choice) -> Budget | None:
+        """Return the suite's budget for the attack's norm, or the one that the attack itself is given."""
+        norm, given = self._part("attack", attack).part.norm, self._params("attack", attack).get("epsilon")
+        owner, keys = f"attack {attack.name!r}", {"linf": "epsilon", "l2": "l2"}
+        if norm is None:
+            if given is not None:
+                raise BenchError(f"{owner} has no budget; remove epsilon={format_input(given)}")
+            return None
+        if norm not in keys:
+            raise BenchError(f"{owner}: its norm is {format_input(norm)}; it can be 'linf', 'l2' or None")
+        settings: BudgetSettings = self._suite.budget
+        if given is not None:
+            settings = build_validated(BudgetSettings, {keys[norm]: given}, owner)
+        return Budget(norm, getattr(settings, keys[norm]))

@@ -30,7 +30,10 @@ class PartialProtection:
 
 
 PARTIAL_PARAMETERS = tuple(field.name for field in fields(PartialProtection))
-"""Names of the parameters that every attack takes."""
+"""Names of the parameters of partial protection."""
+
+COMMON_PARAMETERS = (*PARTIAL_PARAMETERS, "epsilon")
+"""Names of the parameters that every attack takes: partial protection, and a budget of its own."""
 
 
 def read_partial_protection(attack: str, params: Mapping[str, Any]) -> PartialProtection:

@@ -9,7 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    create_model,
+)
 
 from bench.catalog.choice import find_unusable_value, parse_value
 from bench.catalog.description import attribute_meanings
@@ -18,7 +27,7 @@ from bench.errors import MAX_SHOWN, BenchError, find_similar_name, format_input,
 from bench.files import require_file
 from bench.record import AXES
 from bench.suites import suite_names, suite_text
-from bench.values import EPSILON, Recipe
+from bench.values import DEFAULT_EPSILON, EPSILON, Recipe
 
 ALL = "all"
 """In a suite, every part of an axis; of the datasets, those that are there."""
@@ -80,14 +89,17 @@ class SurrogateSettings(StrictModel):
     recipe: RecipeOverrides = Field(default_factory=RecipeOverrides)
 
 
-class Budget(StrictModel):
-    """The perturbation budget.
+class BudgetSettings(StrictModel):
+    """The perturbation budget of attacks with each norm; one attack can have another: ``em(epsilon=4)``.
 
     Attributes:
         epsilon: the largest change of a pixel, in steps of 1/255.
+        l2: the largest norm of an image's change per 3·32·32 values, in [0, 1] pixel units: an image of d
+            values has √(d / 3072) times as much.
     """
 
-    epsilon: int = Field(EPSILON, ge=1, le=127)
+    epsilon: StrictInt = Field(EPSILON, ge=1, le=127)
+    l2: StrictFloat = Field(DEFAULT_EPSILON["l2"], gt=0, le=55)
 
 
 class Suite(StrictModel):
@@ -117,7 +129,7 @@ class Suite(StrictModel):
     params: dict[str, dict[str, dict[str, Any]]] = {}
     recipe: RecipeOverrides = Field(default_factory=RecipeOverrides)
     surrogate: SurrogateSettings
-    budget: Budget = Budget(epsilon=EPSILON)
+    budget: BudgetSettings = BudgetSettings(epsilon=EPSILON, l2=DEFAULT_EPSILON["l2"])
     poison_seed: int | None = None
     skip_missing_data: bool = False
 
@@ -239,7 +251,8 @@ def _explain_error(error: ValidationError) -> str:
 def _list_keys() -> list[str]:
     recipe = [f"recipe.{name}" for name in Recipe.__dataclass_fields__]
     surrogate = [f"surrogate.{name}" for name in (*SurrogateSettings.model_fields, *recipe)]
-    return [*Suite.model_fields, *recipe, *surrogate, *(f"budget.{name}" for name in Budget.model_fields)]
+    budget = [f"budget.{name}" for name in BudgetSettings.model_fields]
+    return [*Suite.model_fields, *recipe, *surrogate, *budget]
 
 
 def _key_path(location: Sequence[str | int]) -> str:

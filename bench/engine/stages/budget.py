@@ -1,6 +1,6 @@
-"""The one place where δ becomes released images: quantized, clamped to the budget, checked again.
+"""The one place where δ becomes released images: quantized, held to the budget, checked again.
 
-No attack is trusted with any of this. Whatever it returns is rounded to whole steps of 1/255, clamped to the
+No attack is trusted with any of this. Whatever it returns is rounded to whole steps of 1/255, held to the
 budget (in the unbounded track there is none) and to the image's range. The victim trains on exactly the uint8
 images that would be released.
 """
@@ -15,28 +15,32 @@ from bench.api import Noise
 from bench.errors import BenchError
 from bench.memory import allocate_zeros, rows_per_chunk
 from bench.training.loaders import iterate_batches
-from bench.values import Batch, Split
+from bench.values import L2_VALUES, Batch, Budget, Split
 
 NEGLIGIBLE = 1e-3
 """A smaller δ, in steps of 1/255, is no more than an error of computing."""
 
+HALVINGS = 12
+"""How often the interval of the factor is halved that makes a rounded δ as long as its ℓ2 budget allows."""
+
 
 @torch.no_grad()
 def quantize_delta(
-    noise: Noise, train: Split, epsilon: int | None, device: torch.device, attack: str
+    noise: Noise, train: Split, budget: Budget | None, device: torch.device, attack: str
 ) -> tuple[Int[Tensor, "n c h w"], dict[str, float | None]]:
     """Return the change of every pixel as released, in steps of 1/255, and its statistics.
 
-    The change is int8, and int16 without a budget. Statistics: ``linf`` (largest change, steps), ``l2`` (mean
-    norm of an image's change, in [0, 1] pixel units), ``l0`` (share of values changed), ``psnr`` (dB, None
-    if nothing changed), ``clamped`` (share of values that were outside the budget, None without a budget),
-    ``lost_to_rounding`` (share of values whose δ was not 0 and was rounded to 0).
+    The change is int8 if the budget limits every value, else int16. Statistics: ``linf`` (largest change,
+    steps), ``l2`` (mean norm of an image's change, in [0, 1] pixel units), ``l0`` (share of values changed),
+    ``psnr`` (dB, None if nothing changed), ``clamped`` (share of values that were outside the budget, None
+    if it does not limit values), ``scaled`` (share of images whose δ was longer than the budget, None if it
+    does not limit their norm), ``lost_to_rounding`` (share of values whose δ was not 0 and became 0).
 
     Args:
         noise: what the attack returned.
         train: the images it was crafted for.
-        epsilon: the budget in steps of 1/255, 127 at most; None in the unbounded track, where the range of
-            the image is the only limit.
+        budget: how far released images may be from the clean ones; None in the unbounded track, where the
+            range of the image is the only limit.
         device: where to compute.
         attack: the attack's label, for the messages.
 
@@ -46,19 +50,21 @@ def quantize_delta(
     """
     if not isinstance(noise, Noise):
         raise BenchError(f"attack {attack!r} returned {type(noise).__name__}, which has no delta(batch)")
-    limit = 255 if epsilon is None else epsilon
-    released = allocate_zeros(train.images.shape, torch.int16 if epsilon is None else torch.int8)
+    norm = None if budget is None else budget.norm
+    released = allocate_zeros(train.images.shape, torch.int8 if norm == "linf" else torch.int16)
     squares = torch.zeros(len(train), dtype=torch.double, device=device)
-    largest, changed, clamped, lost = torch.zeros(4, dtype=torch.long, device=device)
+    largest, changed, outside, lost = torch.zeros(4, dtype=torch.long, device=device)
     for batch in iterate_batches(train, rows_per_chunk(train.images), device, shuffle=False):
         # Known before the attack is asked, which may write into the batch.
         rows = slice(int(batch.index[0]), int(batch.index[-1]) + 1)
         clean = train.images[rows].to(device).float()
         exact = _finite_delta(noise, batch, clean.shape, attack) * 255
-        steps = exact.round()
+        steps, beyond = (
+            _round_and_scale(exact, budget) if budget and norm == "l2" else _round_and_clamp(exact, budget)
+        )
+        outside += beyond
         lost += ((steps == 0) & (exact.abs_() > NEGLIGIBLE)).count_nonzero()
-        clamped += (torch.abs(steps, out=exact) > limit).count_nonzero()
-        change = steps.clamp_(-limit, limit).add_(clean).clamp_(0, 255).sub_(clean)
+        change = steps.add_(clean).clamp_(0, 255).sub_(clean)
         released[rows] = change.to(released.dtype).cpu()
         changed += change.count_nonzero()
         largest = largest.maximum(change.abs_().max().long())
@@ -69,7 +75,8 @@ def quantize_delta(
         "l2": float(squares.sqrt().mean()) / 255,
         "l0": int(changed) / size,
         "psnr": 10 * math.log10(255**2 * size / square) if square else None,
-        "clamped": None if epsilon is None else int(clamped) / size,
+        "clamped": int(outside) / size if norm == "linf" else None,
+        "scaled": int(outside) / len(train) if norm == "l2" else None,
         "lost_to_rounding": int(lost) / size,
     }
 
@@ -86,14 +93,63 @@ def _finite_delta(noise: Noise, batch: Batch, shape: torch.Size, attack: str) ->
     return delta
 
 
+def _round_and_clamp(
+    exact: Float[Tensor, "b c h w"], budget: Budget | None
+) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, ""]]:
+    """Return δ in whole steps, every value within its limit, and how many values were outside it."""
+    limit = 255.0 if budget is None else budget.epsilon
+    steps = exact.round()
+    return steps.clamp(-limit, limit), steps.abs_().gt(limit).count_nonzero()
+
+
+def _round_and_scale(
+    exact: Float[Tensor, "b c h w"], budget: Budget
+) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, ""]]:
+    """Return δ in whole steps, the norm of every image's δ within the budget, and how many were longer.
+
+    A longer δ is scaled down. If rounding makes it too long again, it is scaled down further, by the largest
+    factor that was found in `HALVINGS` steps: the longer a vector, the longer it is when rounded.
+    """
+    values = exact[0].numel()
+    exact = exact.clamp(-255, 255)  # no value can be changed by more
+    squares = exact.square().sum((1, 2, 3), keepdim=True, dtype=torch.double)
+    limit = largest_square(budget, values)
+    exact = exact * (limit / squares).sqrt_().clamp_(max=1).float()
+
+    def fits(factor: Tensor) -> Tensor:
+        return _squared_norms((exact * factor).round_()) <= limit
+
+    most = torch.ones_like(squares, dtype=torch.float)
+    least = fits(most).float()
+    for _ in range(HALVINGS):
+        middle = (least + most) / 2
+        fitting = fits(middle)
+        least, most = middle.where(fitting, least), most.where(fitting, middle)
+    longer = squares.sqrt() > math.sqrt(limit) + NEGLIGIBLE
+    return (exact * least).round_(), longer.count_nonzero()
+
+
+def largest_square(budget: Budget, values: int) -> int:
+    """Return the largest squared norm, in steps of 1/255, of the change of an image of so many values."""
+    return math.floor((255 * budget.epsilon) ** 2 * values / L2_VALUES)
+
+
+def _squared_norms(steps: Tensor) -> Float[Tensor, "b 1 1 1"]:
+    """Return the squared norm of every image's change, which is exact: a sum of whole numbers."""
+    return steps.square().sum((1, 2, 3), keepdim=True, dtype=torch.double)
+
+
 def apply_poison(
-    clean: UInt8[Tensor, "n c h w"], change: Int[Tensor, "n c h w"] | None, epsilon: int | None, attack: str
+    clean: UInt8[Tensor, "n c h w"],
+    change: Int[Tensor, "n c h w"] | None,
+    budget: Budget | None,
+    attack: str,
 ) -> UInt8[Tensor, "n c h w"]:
     """Return the released images: clean plus change (None: nothing is changed).
 
     Raises:
-        BenchError: when a pixel is outside the image's range or changed by more than the budget (None: there
-            is no budget), or when the poison was made for other images.
+        BenchError: when a pixel is outside the image's range or an image is changed by more than the budget
+            (None: there is no budget), or when the poison was made for other images.
     """
     if change is None:
         return clean
@@ -101,14 +157,24 @@ def apply_poison(
         raise BenchError(
             f"the poison of {attack!r} was made for images {tuple(change.shape)}, not {tuple(clean.shape)}"
         )
-    limit = 255 if epsilon is None else epsilon
     released = allocate_zeros(clean.shape, clean.dtype)
     for start in range(0, len(clean), chunk := rows_per_chunk(clean)):
         rows = slice(start, start + chunk)
         values = clean[rows].to(torch.int32).add_(change[rows])
-        (least, most), (low, high) = change[rows].aminmax(), values.aminmax()
-        if low < 0 or high > 255 or most > limit or least < -limit:
-            violation = "" if epsilon is None else f"breaks the budget of {epsilon}/255 or "
+        low, high = values.aminmax()
+        if low < 0 or high > 255 or not _is_within(change[rows], budget):
+            violation = "" if budget is None else f"breaks the budget of {budget} or "
             raise BenchError(f"the poison of {attack!r} {violation}leaves the image's range")
         released[rows] = values
     return released
+
+
+def _is_within(change: Int[Tensor, "b c h w"], budget: Budget | None) -> bool:
+    """Return whether the change of every image keeps to the budget."""
+    if budget is None:
+        return True
+    if budget.norm == "l2":
+        longest = _squared_norms(change.to(torch.int32)).max()
+        return bool(longest <= largest_square(budget, change[0].numel()))
+    least, most = change.aminmax()
+    return bool(most <= budget.epsilon and least >= -budget.epsilon)

@@ -54,7 +54,7 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
         context = replace(context, report_aim=partial(_keep_aim, aim))
         with reject_writes(train, f"attack {name!r}"), meter.phase("craft", images=len(train)):
             noise = poison.attack.part.craft(train, context)
-            change, statistics = quantize_delta(noise, train, poison.epsilon, device, name)
+            change, statistics = quantize_delta(noise, train, poison.budget, device, name)
     if not statistics["linf"] and poison.attack.name != CLEAN:
         raise BenchError(f"attack {name!r} changed no pixel of {poison.dataset.label!r}")
     report = noise_report(data.train, change, data.tasks, device)
@@ -110,7 +110,14 @@ def _craft_context(
     def snapshots(count: int) -> list[MultiTaskNet]:
         return load_snapshots(run_context.store, poison.surrogate, count, new_surrogate, data)
 
-    epsilon = 1.0 if poison.epsilon is None else poison.epsilon / 255
     return CraftContext(
-        data.tasks, data.augmentation, epsilon, new_surrogate, snapshots, device, progress, checkpoint
+        data.tasks,
+        data.augmentation,
+        1.0 if poison.budget is None else poison.budget.pixel_epsilon,
+        new_surrogate,
+        snapshots,
+        device,
+        progress,
+        checkpoint,
+        norm=poison.attack.part.norm,
     )

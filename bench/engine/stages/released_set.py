@@ -60,7 +60,7 @@ def build_released_set(item: Cell | Purified, train: Split, change: Tensor | Non
     unchanged = ~draw_perturbed_rows(len(train), item.rate, item.poison.seed)
     if item.rate < 1 and item.poison.attack.name == CLEAN:
         return select_rows(train, unchanged & ~owned)
-    images = apply_poison(train.images, change, item.poison.epsilon, item.poison.attack.label)
+    images = apply_poison(train.images, change, item.poison.budget, item.poison.attack.label)
     if item.rate < 1:
         images[unchanged] = train.images[unchanged]
     released = replace(train, images=images)

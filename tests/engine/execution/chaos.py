@@ -28,7 +28,7 @@ from pandas.testing import assert_frame_equal
 import bench.cli
 import bench.tasks.metrics
 from bench import torchvision_import
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.catalog.parts import CATALOG, catalog_entries
 from bench.engine.execution import runner
 from bench.engine.stages import evaluate
@@ -66,7 +66,7 @@ class Hanging:
     """An attack that never ends."""
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 

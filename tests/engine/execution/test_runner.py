@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.catalog.choice import Choice
 from bench.engine.execution import runner
 from bench.engine.execution.events import ItemFinished, ItemProgress, RunFinished, RunStarted
@@ -45,7 +45,7 @@ class Odd:
     way: str = "raise"
     working: str = ""
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
@@ -75,7 +75,7 @@ class Greedy:
     """An attack that asks for more than the budget, beyond black and white too."""
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 

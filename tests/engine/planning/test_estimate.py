@@ -208,7 +208,7 @@ def test_every_dataset_is_sized_by_itself(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_change_without_a_budget_takes_two_bytes(tmp_path: Path) -> None:
     plan = tiny.plan(matrix={"attack": ["ops", "cuda"]})
-    bounded = {poison.attack.name: poison.epsilon is not None for poison in plan.poisons}
+    bounded = {poison.attack.name: poison.budget is not None for poison in plan.poisons}
     assert bounded == {"clean": True, "ops": False, "cuda": False}
     assert full(plan, tmp_path)["poisons"].stored == 2 * 2 * IMAGES
 

@@ -17,7 +17,7 @@ from bench.engine.planning.suite_file import RecipeOverrides, override_recipe, r
 from bench.errors import BenchError
 from bench.record import AXES
 from bench.suites import suite_names
-from bench.values import EPSILON, Recipe
+from bench.values import Budget, Recipe, default_budget
 from tests.engine import tiny
 
 VARIED: dict[str, list[Any]] = {
@@ -197,9 +197,30 @@ def test_overrides_are_read_as_toml_or_bare_words(tmp_path: Path) -> None:
     tap = next(cell for cell in expand_suite(suite).cells if cell.labels["attack"] == "tap")
     assert tap.poison.attack.part.step_size == 0.5  # type: ignore[attr-defined]
     assert tap.poison.attack.part.steps == 1  # type: ignore[attr-defined]
-    assert tap.poison.epsilon == 4
+    assert tap.poison.budget == Budget("linf", 4)
     assert tap.recipe == replace(Recipe(), epochs=7, milestones=(0.5,), batch=8, learning_rate=0.01)
     assert tap.poison.surrogate.recipe == replace(tap.recipe, epochs=3)
+
+
+def test_the_budget_is_the_suites_for_the_norm_of_the_attack_or_the_attacks_own() -> None:
+    attacks = ["random", "ar-l2", "ops", "random(epsilon=4)", "ar-l2(epsilon=0.25)", "ar-l2(epsilon=2)"]
+    cells = tiny.plan(matrix={"attack": attacks}, budget={"epsilon": 6, "l2": 0.5}).cells
+    poisons = {cell.labels["attack"]: cell.poison for cell in cells}
+    assert {label: poison.budget for label, poison in poisons.items()} == {
+        "clean": Budget("linf", 6),
+        "random": Budget("linf", 6),
+        "random(epsilon=4)": Budget("linf", 4),
+        "ar-l2": Budget("l2", 0.5),
+        "ar-l2(epsilon=0.25)": Budget("l2", 0.25),
+        "ar-l2(epsilon=2)": Budget("l2", 2.0),
+        "ops": None,
+    }
+    assert len({poison.key for poison in poisons.values()}) == len(poisons)
+    settings = {label: poison.settings() for label, poison in poisons.items()}
+    assert (settings["ar-l2"]["norm"], settings["ar-l2"]["epsilon"]) == ("l2", 0.5)
+    assert (settings["random"]["norm"], settings["random"]["epsilon"]) == ("linf", 6)
+    assert (settings["ops"]["norm"], settings["ops"]["epsilon"]) == (None, None)
+    assert settings["random(epsilon=4)"]["attack"] == settings["random"]["attack"]
 
 
 def test_a_suite_without_a_name_has_its_files(tmp_path: Path) -> None:
@@ -292,7 +313,7 @@ def test_suites_of_the_package(name: str) -> None:
         cell.victim for cell in plan.cells if cell.labels["attack"] == "clean"
     }
     for cell in plan.cells:
-        assert cell.poison.epsilon == (EPSILON if cell.poison.attack.part.bounded else None)
+        assert cell.poison.budget == default_budget(cell.poison.attack.part.norm)
     if datasets == "all":
         assert {cell.labels["dataset"] for cell in plan.cells} == set(EMBEDDED)
         for dataset in set(CATALOG["dataset"]) - {*EMBEDDED, "nyuv2"}:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.api import CraftContext, MultiTaskData, Noise, Progress, Split, ignore_progress
+from bench.api import CraftContext, MultiTaskData, Noise, Norm, Progress, Split, ignore_progress
 from bench.backbones.small import Small
 from bench.catalog.build import build_part
 from bench.datasets.digits import Digits
@@ -56,7 +56,7 @@ class WritingAttack:
     in_delta: bool = False
     version: ClassVar[int] = 1
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
 
     def craft(self, train: Split, context: CraftContext) -> Noise:

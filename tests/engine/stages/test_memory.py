@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.api import CraftContext
+from bench.api import CraftContext, Norm
 from bench.backbones.small import Small
 from bench.defenses.base import NoOp
 from bench.engine.planning.expand import Plan
@@ -61,7 +61,7 @@ class Hungry:
     """An attack that asks for more memory than there is."""
 
     needs_surrogate: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
+    norm: ClassVar[Norm | None] = "linf"
     dense: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
