@@ -85,6 +85,13 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Simulate how often intervals over seeds hold the truth; print the table of docs/statistics.md."""
+    install(session)
+    session.run("python", "-m", "tests.simulation.coverage", *session.posargs)
+
+
+@nox.session
 def gpu(session: nox.Session) -> None:
     """Measure on a GPU for at most eight minutes: `nox -s gpu -- --data PACKED --out FOLDER`."""
     install(session)
