@@ -72,7 +72,10 @@ def nightly(session: nox.Session) -> None:
     """Run the suite `nightly` and compare it with the committed reference."""
     install(session)
     session.run("bench", "run", "--suite", "nightly", *session.posargs)
-    session.run("bench", "check", "--against", "tests/golden/nightly.json", "--out", "runs/nightly")
+    session.run(
+        *("bench", "check", "--against", "tests/golden/nightly.json", "--out", "runs/nightly"),
+        *("--junit", "runs/nightly/check.xml"),
+    )
 
 
 @nox.session

@@ -8,6 +8,7 @@ import typer
 
 from bench.cli import options
 from bench.cli.run_folder import print_result, read_results
+from bench.files import write_output
 
 
 def check(
@@ -16,16 +17,26 @@ def check(
     update: Annotated[
         bool, typer.Option("--update", help="Write the reference file from this run instead.")
     ] = False,
+    junit: Annotated[
+        Path | None,
+        typer.Option("--junit", metavar="FILE", help="Also write the result to this file, as JUnit XML."),
+    ] = None,
 ) -> None:
-    """Compare a run with a reference file: exit code 1 if scores, or costs by far, got worse."""
-    from leaderboard import reference
+    """Compare a run with a reference file.
+
+    The exit code is 1 if a number differs by more than another machine or seed explains, or if a cost rose.
+    """
+    from leaderboard import reference, regression, regression_report
 
     records = read_results(out)
     if update:
         reference.write_reference(against, reference.summarize_records(records))
         print_result(f"wrote {against} from {len(records)} records")
         return
-    changes = reference.check_against_reference(reference.read_reference(against), records)
-    print_result(reference.render_changes(changes))
+    expected = reference.read_reference(against)
+    changes = regression.check_against_reference(expected, records)
+    if junit is not None:
+        write_output(junit, regression_report.render_junit(expected["suite"], changes))
+    print_result(regression_report.render_changes(changes))
     if any(change.fails for change in changes):
         sys.exit(1)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 from typer.main import get_command
@@ -358,10 +359,13 @@ def test_check_exits_with_1_on_a_regression(copy: Path, tmp_path: Path) -> None:
     ok("check", "--against", reference, "--out", copy, "--update")
     gone = next(path for path in (copy / "records").iterdir() if '"attack": "em"' in path.read_text())
     gone.unlink()
-    done = bench("check", "--against", reference, "--out", copy)
+    junit = tmp_path / "deep" / "check.xml"
+    done = bench("check", "--against", reference, "--out", copy, "--junit", junit)
     assert done.code == 1
     assert "missing" in done.out
     assert done.err == ""
+    failures = ElementTree.parse(junit).getroot().iter("failure")
+    assert [failure.text for failure in failures] == ["item: missing"] * 2, "the poison and the cell"
 
 
 # -- list, show -------------------------------------------------------------------------------------------

@@ -554,7 +554,7 @@ def test_a_comparison_that_cannot_be_made_is_refused(a: str, b: str, axis: str, 
 
 
 def test_the_board_needs_no_torch_and_the_live_ranking_no_pandas() -> None:
-    board = "leaderboard.board, leaderboard.comparison, leaderboard.reference"
+    board = "leaderboard.board, leaderboard.comparison, leaderboard.regression, leaderboard.regression_report"
     for modules, unwanted in (
         (board, {"torch", "torchvision", "matplotlib"}),
         ("leaderboard.live_ranking, leaderboard.board_cache", {"torch", "pandas", "scipy"}),
