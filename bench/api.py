@@ -7,14 +7,15 @@ A *part* is a frozen dataclass: its fields are its hyperparameters with the pape
 ``version`` is raised whenever its results change. State lives in what a part returns.
 
 Three more class variables are optional: ``quick_params``, parameters that make its checks and tests fast; of
-an attack ``deterministic``, if every seed gives the same poison, and ``resumable``, if it saves checkpoints.
+an attack ``deterministic``, if every seed gives the same poison, and ``resumable``, if it saves checkpoints;
+of a weighting ``needs_shared_features``, if it compares the tasks' gradients of the features.
 So is an attack's method ``parameter_warning()``: one sentence if its parameters cannot work well, else None.
 
 The module of a part imports all it needs from here: the values that parts pass to each other are explained in
 `bench.values`, tasks in `bench.tasks.protocol`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -30,6 +31,7 @@ from bench.values import (
     CraftContext,
     MultiTaskData,
     Norm,
+    Precision,
     Progress,
     Recipe,
     Shape,
@@ -41,10 +43,11 @@ from bench.values import (
 
 # fmt: off
 __all__ = [
-    "DENSE", "MISSING", "Attack", "Augmentation", "Backbone", "Balancer", "Batch", "Checkpoint",
-    "CraftContext", "Dataset", "Defense", "DenseBackbone", "Generative", "Kind", "MultiTaskData", "Noise",
-    "Norm", "Progress", "Recipe", "Regime", "RestoringAttack", "Scorer", "Shape", "Split", "Step", "Targets",
-    "Task", "Weighting", "ignore_progress",
+    "DENSE", "MISSING", "Attack", "Augmentation", "Backbone", "Balancer", "Batch", "BuildingRegime",
+    "Checkpoint", "CraftContext", "Dataset", "Defense", "DenseBackbone", "Generative", "Kind",
+    "MultiTaskData", "Noise", "Norm", "Precision", "PretrainingRegime", "Progress", "Recipe", "Regime",
+    "RestoringAttack", "Scorer", "Shape", "Split", "Step", "Targets", "Task", "Weighting",
+    "ignore_progress",
 ]
 # fmt: on
 
@@ -223,9 +226,62 @@ class Defense(Protocol):
 
 @runtime_checkable
 class Regime(Protocol):
-    """How many networks the exploiter trains."""
+    """Which networks the exploiter trains, and on what.
+
+    A regime with this method alone trains the network of all surrogates, `bench.training.net.MultiTaskNet`.
+    """
 
     version: ClassVar[int]
 
     def groups(self, tasks: tuple[Task, ...]) -> tuple[tuple[Task, ...], ...]:
         """Split the tasks into groups; one network is trained for each."""
+
+
+@runtime_checkable
+class BuildingRegime(Regime, Protocol):
+    """A regime with a network of its own."""
+
+    def explain_misfit(self, backbone: Backbone, weighting: Weighting, kinds: frozenset[Kind]) -> str | None:
+        """Return why it does not fit these parts and kinds of tasks, None if it does.
+
+        The words follow the regime's name: "needs a backbone that ...".
+        """
+
+    def build(
+        self, backbone: Backbone, tasks: Sequence[Task], shape: Shape, pieces: int, precision: Precision
+    ) -> nn.Module:
+        """Return the network of a group, a subclass of `bench.training.net.MultiTaskNet`.
+
+        Args:
+            backbone: of its encoders.
+            tasks: those of the group.
+            shape: of the images.
+            pieces: into how many pieces it splits a batch, to save memory.
+            precision: what it multiplies in.
+        """
+
+
+@runtime_checkable
+class PretrainingRegime(Regime, Protocol):
+    """A regime that learns the shared parameters without labels; then they are frozen, and heads trained."""
+
+    def pretraining_epochs(self, recipe: Recipe) -> int:
+        """Return how many passes over the images it takes, if the heads are trained by this recipe."""
+
+    def pretrain(
+        self,
+        net: nn.Module,
+        images: UInt8[Tensor, "n c h w"],
+        recipe: Recipe,
+        augmentation: Augmentation,
+        device: torch.device,
+    ) -> Iterator[object]:
+        """Train what is shared in a new `bench.training.net.MultiTaskNet`, yielding after every pass.
+
+        Args:
+            net: on the device; trained in place.
+            images: the released ones; the clean originals if the defense has some.
+            recipe: how the heads are trained.
+            augmentation: the crops and flips that the dataset allows.
+            device: where to compute.
+        """

@@ -104,8 +104,12 @@ CATALOG: dict[str, dict[str, str]] = {
         "ueraser-max": "bench.defenses.ueraser:UEraserMax",
     },
     "regime": {
-        "mtl": "bench.regimes:MultiTask",
-        "stl": "bench.regimes:SingleTask",
+        "mtl": "bench.regimes.mtl:MultiTask",
+        "stl": "bench.regimes.stl:SingleTask",
+        "cross-stitch": "bench.regimes.cross_stitch:CrossStitch",
+        "mmoe": "bench.regimes.mmoe:MMoE",
+        "mtan": "bench.regimes.mtan:MTAN",
+        "contrastive": "bench.regimes.contrastive:Contrastive",
     },
 }
 """Axis → name → ``module:class``. The order is that of "all" in suites."""

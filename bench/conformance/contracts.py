@@ -40,7 +40,7 @@ CONTRACTS: Mapping[str, Contract] = {
     "backbone": Contract(PART_CHECKS + BACKBONE_CHECKS, "image shapes"),
     "weighting": Contract(PART_CHECKS + WEIGHTING_CHECKS, "numbers of tasks"),
     "defense": Contract(PART_CHECKS + DEFENSE_CHECKS, "training sets"),
-    "regime": Contract(PART_CHECKS + REGIME_CHECKS, "numbers of tasks"),
+    "regime": Contract(PART_CHECKS + REGIME_CHECKS, "networks and tasks"),
 }
 """Axis → its contract."""
 

@@ -92,8 +92,9 @@ def make_step(
     targets = {task.name: torch.randint(0, task.classes, (8,)) for task in tasks}
     if unlabeled is not None:
         targets[tasks[unlabeled].name][:] = MISSING
-    features = net.encode(torch.rand(8, 3, 16, 16))
-    losses = losses_of_outputs(net.apply_heads(features, (16, 16)), tasks, targets)
+    images = torch.rand(8, 3, 16, 16)
+    features = net.encode(images)
+    losses = losses_of_outputs(net.apply_heads(features, images), tasks, targets)
     labeled = torch.tensor([number != unlabeled for number in range(len(tasks))])
     return Step(losses, labeled, features, net.shared_parameters(), losses.detach), net
 

@@ -97,7 +97,7 @@ def _training_step(
     features = net.encode(batch.images)
     if not features.requires_grad:  # frozen; a weighting may still ask how the losses depend on them
         features.requires_grad_(True)
-    losses = batch_losses(net.apply_heads(features, batch.images.shape[2:]), tasks, batch)
+    losses = batch_losses(net.apply_heads(features, batch.images), tasks, batch)
 
     @torch.no_grad()
     def recompute_losses() -> Tensor:

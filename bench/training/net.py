@@ -58,9 +58,9 @@ class MultiTaskNet(nn.Module):
         if dense and not backbone.dense:
             raise BenchError(f"{backbone} gives no map of features, which the dense task {dense[0]!r} needs")
         encoder, width = backbone.build(shape)
-        self.encoder = encoder
+        self.encoder, self.width = encoder, width
         self._backbone = str(backbone)
-        self._dense = [task.kind in DENSE for task in tasks]
+        self._decoded = [task.kind in DENSE for task in tasks]
         self._outputs = [task.outputs for task in tasks if task.kind not in DENSE]
         self.representation: nn.Module = nn.Identity()
         self.heads: nn.Module = nn.Identity()
@@ -76,7 +76,7 @@ class MultiTaskNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """Return one output per task, [b o] or [b o h w], in the order of the tasks."""
-        return self.apply_heads(self.encode(images), images.shape[2:])
+        return self.apply_heads(self.encode(images), images)
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d ..."]:
         """Return the input of all heads: the representation, or the encoder's map if a task is dense.
@@ -86,16 +86,18 @@ class MultiTaskNet(nn.Module):
         """
         with self._reject_writes(images, "its input"):
             features = self._run_part(self.encoder, images)
-        return features if any(self._dense) else self._shared(features)
+        return features if any(self._decoded) else self._shared(features)
 
-    def apply_heads(self, features: Float[Tensor, "b d ..."], size: Sequence[int]) -> list[Tensor]:
-        """Return the tasks' outputs for encoded images of this height and width."""
-        if not any(self._dense):
+    def apply_heads(
+        self, features: Float[Tensor, "b d ..."], images: Float[Tensor, "b c h w"]
+    ) -> list[Tensor]:
+        """Return the tasks' outputs, given the images and what `encode` returns for them."""
+        if not any(self._decoded):
             return self._apply_linear_heads(features)
-        linear = iter(() if all(self._dense) else self._apply_linear_heads(self._shared(features)))
+        linear = iter(() if all(self._decoded) else self._apply_linear_heads(self._shared(features)))
         with self._reject_writes(features, "the features, which other decoders read"):
-            maps = iter([_resize_to(self._run_part(part, features), size) for part in self.decoders])
-        return [next(maps if dense else linear) for dense in self._dense]
+            maps = iter([resize_to(self._run_part(part, features), images) for part in self.decoders])
+        return [next(maps if dense else linear) for dense in self._decoded]
 
     def _apply_linear_heads(self, shared: Float[Tensor, "b d"]) -> list[Tensor]:
         """Return the outputs [b o] of every linear head."""
@@ -138,7 +140,7 @@ class MultiTaskNet(nn.Module):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the output of `encode` depends on: all but the heads'."""
-        own = [] if any(self._dense) else self.representation.parameters()
+        own = [] if any(self._decoded) else self.representation.parameters()
         return [*self.encoder.parameters(), *own]
 
 
@@ -165,5 +167,8 @@ class PreserveBatchNormStatistics(AbstractContextManager[None]):
             norm.momentum = momentum
 
 
-def _resize_to(maps: Float[Tensor, "b o h w"], size: Sequence[int]) -> Float[Tensor, "b o h2 w2"]:
-    return functional.interpolate(maps, size=tuple(size), mode="bilinear")
+def resize_to(
+    maps: Float[Tensor, "b o h w"], images: Float[Tensor, "b c h2 w2"]
+) -> Float[Tensor, "b o h2 w2"]:
+    """Return maps scaled to the images' size."""
+    return functional.interpolate(maps, size=tuple(images.shape[2:]), mode="bilinear")

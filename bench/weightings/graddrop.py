@@ -30,6 +30,7 @@ class GradDrop:
 
     leak: Annotated[float, Ge(0), Le(1)] = 0.0
     version: ClassVar[int] = 1
+    needs_shared_features: ClassVar[bool] = True
 
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return the balancer, which draws from torch's global generator."""

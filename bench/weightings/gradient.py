@@ -48,6 +48,11 @@ class GradientWeighting(ABC):
     gradients: Literal["parameters", "features"] = "parameters"
     double: ClassVar[bool] = False
 
+    @property
+    def needs_shared_features(self) -> bool:
+        """Whether it compares gradients of the features."""
+        return self.gradients == "features"
+
     def start(self, tasks: Sequence[Task], device: torch.device) -> Balancer:
         """Return a balancer, which holds the memory of rules that have one."""
         return _GradientBalancer(self.rule(len(tasks)), self.gradients == "features", self.double)

@@ -15,6 +15,7 @@ from leaderboard.rows import cell_rows, rows_where_axis_varies
 COST_AXES = {
     **dict.fromkeys(POISON_PHASES, ("attack",)),
     "purify": ("defense",),
+    "pretrain": ("defense", "backbone", "regime"),
     "train": ("backbone", "weighting", "defense", "regime"),
     "score": ("backbone", "regime"),
 }

@@ -16,6 +16,7 @@ FOLDERS = {
     "defense": "bench/defenses",
     "backbone": "bench/backbones",
     "dataset": "bench/datasets",
+    "regime": "bench/regimes",
 }
 
 TESTS = (

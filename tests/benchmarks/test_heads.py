@@ -17,6 +17,8 @@ BATCH = 512
 TASKS = tuple(Classification(str(number), ("a", "b")) for number in range(40))
 LABELS = torch.randint(0, 2, (len(TASKS), BATCH))
 INPUT = torch.randn(BATCH, REPRESENTATION)
+IMAGES = torch.rand(BATCH, 3, 32, 32)
+"""Linear heads do not look at them."""
 
 
 class Forms:
@@ -32,7 +34,7 @@ class Forms:
     def ours(self) -> None:
         """As training has them: every label may be missing, and what is missing is counted."""
         labeled_by_task(TASKS, self._targets).sum(1)
-        outputs = self._net.apply_heads(self._features, (32, 32))
+        outputs = self._net.apply_heads(self._features, IMAGES)
         self._differentiate(self._net.heads, losses_of_outputs(outputs, TASKS, self._targets).mean)
 
     def one_layer_and_loss(self) -> None:

@@ -49,7 +49,7 @@ def training_step(backbone: str, weighting: str, count: int) -> Callable[[], Non
 
     def step() -> None:
         features = net.encode(images)
-        losses = losses_of_outputs(net.apply_heads(features, (32, 32)), tasks, targets)
+        losses = losses_of_outputs(net.apply_heads(features, images), tasks, targets)
         optimizer.zero_grad(set_to_none=True)
         taken = Step(losses, labeled, features, net.shared_parameters(), again)
         balancer.backward(taken)

@@ -15,7 +15,7 @@ from bench.conformance.contracts import CONTRACTS, put_under_test
 from bench.conformance.report import run_checks
 from bench.datasets.digits import Digits
 from bench.defenses.base import NoOp
-from bench.regimes import MultiTask
+from bench.regimes.mtl import MultiTask
 from bench.weightings.ew import EqualWeights
 
 

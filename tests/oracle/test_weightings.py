@@ -192,8 +192,9 @@ def small_step() -> tuple[Step, MultiTaskNet]:
     net = MultiTaskNet(Small(width=2), asked, (3, 16, 16)).train()
     targets = {task.name: torch.randint(0, task.classes, (8,)) for task in asked}
     targets["three"][:5] = MISSING
-    features = net.encode(torch.rand(8, 3, 16, 16))
-    losses = losses_of_outputs(net.apply_heads(features, (16, 16)), asked, targets)
+    images = torch.rand(8, 3, 16, 16)
+    features = net.encode(images)
+    losses = losses_of_outputs(net.apply_heads(features, images), asked, targets)
     return Step(
         losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters(), losses.detach
     ), net
@@ -209,8 +210,9 @@ def dense_step() -> tuple[Step, MultiTaskNet]:
         "far": torch.rand(4, 1, 16, 16) + 0.5,
         "task 0": torch.randint(0, 2, (4,)),
     }
-    features = net.encode(torch.rand(4, 3, 16, 16))
-    losses = losses_of_outputs(net.apply_heads(features, (16, 16)), asked, targets)
+    images = torch.rand(4, 3, 16, 16)
+    features = net.encode(images)
+    losses = losses_of_outputs(net.apply_heads(features, images), asked, targets)
     return Step(
         losses, torch.ones(3, dtype=torch.bool), features, net.shared_parameters(), losses.detach
     ), net

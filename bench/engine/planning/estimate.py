@@ -50,7 +50,8 @@ def estimate_kinds(remaining: RemainingWork, run_context: RunContext, jobs: int)
     """Estimate the items of every kind, for a number of jobs; purified sets only if the suite has some.
 
     An item is expected to take the mean time of earlier items on this machine that have the same dataset and:
-    for a poison the same attack, for a purified set the same defense, for a cell the same backbone.
+    for a poison the same attack, for a purified set the same defense, for a cell the same backbone and
+    regime.
     """
     records = read_timed_records(run_context) if remaining.cells else []
     data: dict[Dataset, MultiTaskData | None] = {}
@@ -148,6 +149,6 @@ _KINDS: tuple[tuple[ItemKind, tuple[str, ...], Callable[[Any, MultiTaskData], in
     ("surrogates", (), _surrogate_bytes),
     ("poisons", ("attack",), _poison_bytes),
     ("purified", ("defense",), _purified_bytes),
-    ("cells", ("backbone",), _record_bytes),
+    ("cells", ("backbone", "regime"), _record_bytes),
 )
 """Kind, axes besides the dataset by which times are averaged, and bytes of an item."""

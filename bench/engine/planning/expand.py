@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.api import Dataset
+from bench.api import BuildingRegime, Dataset
 from bench.catalog.build import build_part, build_validated, compose_parts
 from bench.catalog.choice import Choice
 from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate
@@ -103,6 +103,7 @@ class _CellBuilder:
         # The caches belong to this builder: a later suite may give the same part other parameters.
         self._part = cache(self._build_chosen)
         self._part_misfit = cache(self._explain_part_misfit)
+        self._regime_misfit = cache(self._explain_regime_misfit)
         self._clean_attacks = cache(self._list_clean_attacks)
         self._protection = cache(self._read_protection)
         self._recipe = cache(self._build_recipe)
@@ -141,7 +142,9 @@ class _CellBuilder:
         sentences = (
             self._part_misfit(axis, getattr(combination, axis), combination.dataset) for axis in DENSE_AXES
         )
-        return next(filter(None, sentences), None)
+        return next(filter(None, sentences), None) or self._regime_misfit(
+            combination.regime, combination.backbone, combination.weighting, combination.dataset
+        )
 
     def _explain_part_misfit(self, axis: str, choice: Choice, dataset: Choice) -> str | None:
         dense = self._part("dataset", dataset).part.kinds & DENSE
@@ -150,6 +153,22 @@ class _CellBuilder:
         return (
             f"{axis} {choice.label!r} cannot work with dense tasks ({', '.join(sorted(dense))}) "
             f"and is left out on {dataset.label!r}"
+        )
+
+    def _explain_regime_misfit(
+        self, regime: Choice, backbone: Choice, weighting: Choice, dataset: Choice
+    ) -> str | None:
+        part = self._part("regime", regime).part
+        if not isinstance(part, BuildingRegime):
+            return None
+        kinds = self._part("dataset", dataset).part.kinds
+        with name_foreign_errors(f"cannot ask the regime {regime.label} what fits it"):
+            misfit = part.explain_misfit(
+                self._part("backbone", backbone).part, self._part("weighting", weighting).part, kinds
+            )
+        return misfit and (
+            f"regime {regime.label!r} {misfit}: it is left out on {dataset.label!r} with backbone "
+            f"{backbone.label!r} and weighting {weighting.label!r}"
         )
 
     def _build_chosen(self, axis: str, choice: Choice) -> ChosenPart[Any]:

@@ -1,5 +1,6 @@
 """Train the victims of a cell on the purified set and score them."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -7,7 +8,7 @@ from typing import cast
 
 import torch
 
-from bench.api import MultiTaskData, Task
+from bench.api import MultiTaskData, PretrainingRegime, Task
 from bench.engine.planning.cell import Cell
 from bench.engine.stages.context import RunContext, network_input_shape, seeded
 from bench.engine.stages.cost import CostMeter
@@ -20,7 +21,7 @@ from bench.record import Epoch, TaskInfo
 from bench.training.loaders import select_rows, to_device_if_it_fits
 from bench.training.loop import TrainedEpoch, freeze_shared, score_network, train_epochs
 from bench.training.net import MultiTaskNet
-from bench.values import Progress, Split
+from bench.values import Progress, Recipe, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,16 +102,11 @@ def _train_victim(
     shape = network_input_shape(data)
 
     def build_net() -> MultiTaskNet:
-        return build_network(cell.backbone.part, tasks, shape, run_context, pieces)
+        return build_network(cell.backbone.part, tasks, shape, run_context, pieces, cell.regime.part)
 
     pretrained = None
-    if victim_data.trusted is not None:
-        images = recipe.epochs * len(victim_data.trusted)
-        with seeded(f"trusted {number}", cell.seed), meter.phase("pretrain", images=images):
-            pretrained = build_net()
-            progress("pretraining epoch", 0, recipe.epochs)
-            for epoch in train_undefended(pretrained, victim_data.trusted, tasks, recipe, data, device):
-                progress("pretraining epoch", epoch.epoch, recipe.epochs)
+    if victim_data.trusted is not None or isinstance(cell.regime.part, PretrainingRegime):
+        pretrained = _pretrain(cell, tasks, number, victim_data, recipe, build_net, meter, device, progress)
     curve = []
     with seeded(f"victim {number}", cell.seed):
         net = build_net()
@@ -127,6 +123,34 @@ def _train_victim(
             curve.append(_score_epoch(net, epoch, tasks, victim_data, meter, device))
             progress("epoch", epoch.epoch, recipe.epochs)
     return curve
+
+
+def _pretrain(
+    cell: Cell,
+    tasks: tuple[Task, ...],
+    number: int,
+    victim_data: VictimData,
+    recipe: Recipe,
+    build_net: Callable[[], MultiTaskNet],
+    meter: CostMeter,
+    device: torch.device,
+    progress: Progress,
+) -> MultiTaskNet:
+    """Return a network that was trained on the trusted images, or without labels if the regime does that."""
+    data, regime = victim_data.data, cell.regime.part
+    source = victim_data.train if victim_data.trusted is None else victim_data.trusted
+    epochs = regime.pretraining_epochs(recipe) if isinstance(regime, PretrainingRegime) else recipe.epochs
+    with seeded(f"trusted {number}", cell.seed), meter.phase("pretrain", images=epochs * len(source)):
+        net = build_net()
+        training: Iterator[object]
+        if isinstance(regime, PretrainingRegime):
+            training = regime.pretrain(net, source.images, recipe, data.augmentation, device)
+        else:
+            training = train_undefended(net, source, tasks, recipe, data, device)
+        progress("pretraining epoch", 0, epochs)
+        for epoch, _ in enumerate(training, start=1):
+            progress("pretraining epoch", epoch, epochs)
+    return net
 
 
 def _score_epoch(

@@ -1,0 +1,1 @@
+"""How the exploiter's networks are built and trained: one module per regime."""
