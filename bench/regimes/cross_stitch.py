@@ -29,8 +29,8 @@ class CrossStitch:
     activations of all of them. What weightings see as shared are all encoders and units, as in LibMTL. The
     features of two tasks are different ones, so weightings that compare gradients of features are left out.
 
-    Source: Misra et al., CVPR 2016, arXiv:1604.03539, Eq. 1; units per channel, places and initial values as
-    in sections 4 and 5
+    Source: Misra et al., CVPR 2016, arXiv:1604.03539, Eq. 1; places and initial values as in sections 4 and
+    5; one weight per channel also in the code of Vandenhende et al., TPAMI 2021, arXiv:2004.13379
 
     Departs from the paper: all networks start untrained, not from networks trained on one task each; units
     have the learning rate of the network, not 100 to 1000 times as much, since Adam's steps do not depend on

@@ -1,6 +1,7 @@
 """Networks of regimes against LibMTL, against formulas written out, and what weightings see of them."""
 
 import math
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -40,8 +41,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def libmtl() -> ModuleType:
-    """LibMTL's architectures."""
+    """LibMTL's architectures; it asks torchvision for a function where torchvision had it until 2021."""
     torchvision_import.import_torchvision()
+    moved: Any = ModuleType("torchvision.models.utils")
+    moved.load_state_dict_from_url = torch.hub.load_state_dict_from_url
+    sys.modules.setdefault(moved.__name__, moved)
     return pytest.importorskip("LibMTL.architecture", reason="LibMTL is not installed (pip install LibMTL)")
 
 
@@ -84,8 +88,7 @@ def split_experts(net: Any) -> list[nn.Sequential]:
 def test_a_mixture_is_that_of_libmtl(libmtl: ModuleType) -> None:
     net = build_mixture()
     experts, heads = iter(split_experts(net)), split_head(net)
-    theirs = libmtl.MMoE.MMoE if hasattr(libmtl.MMoE, "MMoE") else libmtl.MMoE
-    other = theirs(
+    other = libmtl.MMoE(
         NAMES,
         lambda: next(experts),
         nn.ModuleDict(zip(NAMES, heads, strict=True)),
