@@ -48,11 +48,12 @@ class Limited(Small):
         encoder, width = super().build(shape)
         ALIVE.append(sum(reference() is not None for reference in ENCODERS))
         ENCODERS.append(weakref.ref(encoder))
-        encoder.register_forward_pre_hook(self._refuse)
+        first = next(encoder.children())  # what runs under every regime, layer by layer or as a whole
+        first.register_forward_pre_hook(self._refuse)
         return encoder, width
 
-    def _refuse(self, encoder: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        if encoder.training and len(arguments[0]) > self.most:
+    def _refuse(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if layer.training and len(arguments[0]) > self.most:
             raise torch.OutOfMemoryError(FULL)
 
 
@@ -135,7 +136,14 @@ def test_where_whole_batches_fit_nothing_is_said(tmp_path: Path, caplog: pytest.
 
 @pytest.mark.parametrize(
     ("weighting", "regime", "defense"),
-    [("mgda", "mtl", "adversarial(steps=1)"), ("ew", "mtl", "linear-probe"), ("ew", "stl", "none")],
+    [
+        ("mgda", "mtl", "adversarial(steps=1)"),
+        ("ew", "mtl", "linear-probe"),
+        ("ew", "stl", "none"),
+        ("ew", "cross-stitch", "none"),
+        ("gradnorm", "mmoe", "none"),
+        ("ew", "contrastive(batch=4)", "none"),  # two views of each image
+    ],
 )
 def test_weightings_regimes_and_defenses_can_be_halved(
     weighting: str, regime: str, defense: str, tmp_path: Path
