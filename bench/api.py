@@ -58,6 +58,9 @@ class Dataset(Protocol):
 
     Attributes:
         recipe: how networks are trained on it unless a suite says otherwise; the paper's if it has one.
+
+    A field ``data_seed: int``, if it has one, is the seed of its random split or selection of images, which a
+    suite may set to the seed of every cell.
     """
 
     version: ClassVar[int]

@@ -30,6 +30,9 @@ AXES = ("dataset", "attack", "backbone", "weighting", "defense", "regime", "seed
 CLEAN = "clean"
 """The attack that changes nothing. Every victim is compared with its clean counterpart."""
 
+DATA_SEED = "data_seed"
+"""The parameter of a dataset that draws its split, or its selection of images."""
+
 Scores = dict[str, dict[str, float | None]]
 """Task → metric → value; None if a metric is undefined on this test split."""
 

@@ -50,6 +50,8 @@ def plan(
         print_result(f"warning: {warning}")
     for warning in planned.warnings:
         print_result(f"warning: {warning}")
+    if planned.drawn_by_seed:
+        print_result(f"note: every seed draws its own images of {', '.join(planned.drawn_by_seed)}")
     for note in (*planned.left_out, *remaining.notices):
         print_result(f"note: {note}")
     if list_cells:

@@ -67,9 +67,9 @@ class CelebA:
     Attributes:
         size: side in px to which images are resized.
         crop: side in px of the random crop; None: 64/70 of the size, as in the paper.
-        limit: number of images to use, in proportion from each split, drawn with ``split_seed``; None: all.
+        limit: number of images to use, in proportion from each split, drawn with ``data_seed``; None: all.
         test_fraction: share of the identities in the test split, if the official one cannot be used.
-        split_seed: seed of that split and of ``limit``.
+        data_seed: seed of that split and of ``limit``.
     """
 
     version: ClassVar[int] = 1
@@ -81,7 +81,7 @@ class CelebA:
     crop: Annotated[int, Ge(8)] | None = None
     limit: Annotated[int, Ge(2)] | None = None
     test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
-    split_seed: Annotated[int, Ge(0)] = 0
+    data_seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         check_crop("celeba", self.crop, self.size)
@@ -123,7 +123,7 @@ class CelebA:
             tasks=tuple(Classification(name, ("no", "yes")) for name in map(str, attributes)),
             is_test=is_test,
             limit=self.limit,
-            seed=self.split_seed,
+            seed=self.data_seed,
             decode=DecodeSettings((self.size, self.size), crop=CROP, aspect=ASPECT),
             augmentation=Augmentation(self.crop or round(self.size * 64 / 70), flip=True),
             notes=notes,
@@ -138,7 +138,7 @@ class CelebA:
         identities = read_list(path, ["identities"])["identities"].reindex(rows[LISTED])
         if identities.isna().any():
             raise BenchError(f"{path} has no identity for {identities.index[identities.isna()][0]}")
-        return draw_test_rows("celeba", identities, self.test_fraction, self.split_seed)
+        return draw_test_rows("celeba", identities, self.test_fraction, self.data_seed)
 
 
 def read_attributes(path: Path) -> pd.DataFrame:

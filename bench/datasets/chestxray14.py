@@ -68,9 +68,9 @@ class ChestXray14:
         size: side in px to which images are resized; the paper uses 256, in some experiments 128.
         crop: side in px of the random crop; None: 224/256 of the size, as in the paper.
         split: the official one, or a random one of all images in which no patient is in both splits.
-        limit: number of images to use, in proportion from each split, drawn with ``split_seed``; None: all.
+        limit: number of images to use, in proportion from each split, drawn with ``data_seed``; None: all.
         test_fraction: share of the patients in the test split, if it is not the official one.
-        split_seed: seed of that split and of ``limit``.
+        data_seed: seed of that split and of ``limit``.
     """
 
     version: ClassVar[int] = 1
@@ -83,7 +83,7 @@ class ChestXray14:
     split: Literal["official", "patient"] = "official"
     limit: Annotated[int, Ge(2)] | None = None
     test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
-    split_seed: Annotated[int, Ge(0)] = 0
+    data_seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         check_crop("chestxray14", self.crop, self.size)
@@ -113,7 +113,7 @@ class ChestXray14:
             place = found[""]
             raise no_image_error(f"none of the {len(files)} images in {place} is in its lists", place)
         if official is None:
-            is_test = draw_test_rows("chestxray14", rows["patients"], self.test_fraction, self.split_seed)
+            is_test = draw_test_rows("chestxray14", rows["patients"], self.test_fraction, self.data_seed)
         else:
             is_test = official[rows[LISTED]].to_numpy(dtype=bool)
         return load_labeled_images(
@@ -125,7 +125,7 @@ class ChestXray14:
             tasks=tuple(Classification(name, ("no", "yes"), "auroc") for name in FINDINGS),
             is_test=is_test,
             limit=self.limit,
-            seed=self.split_seed,
+            seed=self.data_seed,
             decode=DecodeSettings((self.size, self.size), mode="L"),
             augmentation=Augmentation(self.crop or round(self.size * 224 / 256), flip=True),
             notes=notes,

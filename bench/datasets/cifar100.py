@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 from bench.api import MultiTaskData
 from bench.datasets.cache import cached_arrays
 from bench.datasets.data_root import FileLayout, Found, name_unreadable_file
-from bench.datasets.splits import share_limit, slice_splits
+from bench.datasets.splits import select_rows, slice_splits
 from bench.errors import BenchError
 from bench.tasks.classification import Classification
 from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
@@ -54,15 +54,17 @@ class CIFAR100:
 
     Attributes:
         crop: side in px of the random crop; None: the whole image.
-        limit: number of images to use: the first of each split, in proportion to its size; None: all.
+        limit: number of images to use, in proportion from each split, drawn with ``data_seed``; None: all.
+        data_seed: seed of ``limit``.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     recipe: ClassVar[Recipe] = Recipe(batch=128)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
 
     crop: Annotated[int, Ge(8), Le(SIDE)] | None = None
     limit: Annotated[int, Ge(2)] | None = None
+    data_seed: Annotated[int, Ge(0)] = 0
 
     def missing(self, root: Path | None) -> str | None:
         """Return a sentence on what is missing and where it is expected, None if nothing is."""
@@ -78,7 +80,7 @@ class CIFAR100:
         statuses = [files[name].stat() for name in MD5]
         identity = {
             "reading": READING_VERSION,
-            "limit": self.limit,
+            "draw": None if self.limit is None else [self.limit, self.data_seed],
             "files": [(status.st_size, status.st_mtime_ns) for status in statuses],
         }
         arrays, index, cached_in = cached_arrays(
@@ -96,14 +98,15 @@ class CIFAR100:
             content[name] = read_published(files[name], MD5[name])
             progress("reading", done, len(MD5))
         train, test, meta = content["train"], content["test"], content["meta"]
-        counts = share_limit(len(train["data"]), len(test["data"]), self.limit)
-        images = np.concatenate([train["data"][: counts[0]], test["data"][: counts[1]]])
-        np.save(built / "images.npy", images.reshape(-1, 3, SIDE, SIDE))
+        images = np.concatenate([train["data"], test["data"]])
+        is_test = np.arange(len(images)) >= len(train["data"])
+        rows = select_rows(is_test, self.limit, self.data_seed)
+        np.save(built / "images.npy", images[rows].reshape(-1, 3, SIDE, SIDE))
         for task in ("coarse", "fine"):
-            labels = train[f"{task}_labels"][: counts[0]] + test[f"{task}_labels"][: counts[1]]
-            np.save(built / f"{task}.npy", np.array(labels, dtype=np.int64))
+            labels = np.array(train[f"{task}_labels"] + test[f"{task}_labels"], dtype=np.int64)
+            np.save(built / f"{task}.npy", labels[rows])
         return {
-            "train": counts[0],
+            "train": int((~is_test[rows]).sum()),
             "classes": {task: meta[f"{task}_label_names"] for task in ("coarse", "fine")},
         }
 

@@ -48,9 +48,9 @@ class Folder:
         size: side in px to which images are resized; the whole image is scaled to this square.
         crop: side in px of the random crop; None: 128/140 of the size, as in the paper for faces.
         flip: random flips; false if left and right matter, as for text.
-        limit: number of images to use, in proportion from each split, drawn with ``split_seed``; None: all.
+        limit: number of images to use, in proportion from each split, drawn with ``data_seed``; None: all.
         test_fraction: share of the images in the test split, if no column sets it.
-        split_seed: seed of that split and of ``limit``.
+        data_seed: seed of that split and of ``limit``.
     """
 
     version: ClassVar[int] = 2
@@ -63,7 +63,7 @@ class Folder:
     flip: bool = True
     limit: Annotated[int, Ge(2)] | None = None
     test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
-    split_seed: Annotated[int, Ge(0)] = 0
+    data_seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         if not is_below(self.path):
@@ -99,7 +99,7 @@ class Folder:
             tasks=columns.tasks,
             is_test=is_test,
             limit=self.limit,
-            seed=self.split_seed,
+            seed=self.data_seed,
             decode=DecodeSettings((self.size, self.size)),
             augmentation=Augmentation(self.crop or round(self.size * 128 / 140), self.flip),
             decisions=columns.decisions,
@@ -115,7 +115,7 @@ class Folder:
                 raise table.cell_error(str(name), SPLIT, f"{split!r} is neither train nor test")
             return (splits == "test").to_numpy()
         return draw_test_rows(
-            "folder", rows.index.to_series(name="images"), self.test_fraction, self.split_seed
+            "folder", rows.index.to_series(name="images"), self.test_fraction, self.data_seed
         )
 
 

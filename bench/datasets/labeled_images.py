@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.api import MultiTaskData
 from bench.datasets.decoding import File, Selection, load_decoded, split_name
 from bench.datasets.image_files import DecodeSettings
-from bench.datasets.splits import share_limit, slice_splits
+from bench.datasets.splits import select_rows, slice_splits
 from bench.errors import BenchError
 from bench.files import hash_json
 from bench.tasks.classification import Classification
@@ -130,7 +130,7 @@ def load_labeled_images(
     Raises:
         BenchError: if a split is empty, no file can be read, or the cache cannot be used.
     """
-    names = labels.index[_select_rows(is_test, limit, seed)].tolist()
+    names = labels.index[select_rows(is_test, limit, seed)].tolist()
     images, selection, cached_in = load_decoded(
         cache,
         dataset,
@@ -153,11 +153,3 @@ def load_labeled_images(
     targets = {task.name: torch.from_numpy(labels[task.name].to_numpy(np.int64)[rows]) for task in tasks}
     splits = slice_splits(images, targets, train_count)
     return MultiTaskData(tasks, *splits, augmentation, (*decisions, *notes), cached_in)
-
-
-def _select_rows(is_test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:
-    """Return the rows to use, the training split first."""
-    counts = share_limit(int((~is_test).sum()), int(is_test.sum()), limit)
-    shuffled = np.random.default_rng(seed).permutation(len(is_test))
-    parts = (shuffled[~is_test[shuffled]], shuffled[is_test[shuffled]])
-    return np.concatenate([np.sort(part[:count]) for part, count in zip(parts, counts, strict=True)])

@@ -14,7 +14,7 @@ from bench.api import MultiTaskData
 from bench.datasets.cache import RowWriter, cached_arrays
 from bench.datasets.labeled_images import log_notes
 from bench.datasets.nyuv2_layouts import ARRAYS, MAT_FILE, ORIGINAL, ArrayLayout, Frame, Layout, MatLayout
-from bench.datasets.splits import share_limit
+from bench.datasets.splits import select_rows
 from bench.errors import BenchError
 from bench.tasks.depth import Depth
 from bench.tasks.normals import Normals
@@ -64,10 +64,11 @@ class NYUv2:
         classes: 13, or 40 from the original file.
         height: of the images in px.
         width: of the images in px.
-        limit: number of images to use, shared between the splits in proportion, evenly spaced; None: all.
+        limit: number of images to use, in proportion from each split, drawn with ``data_seed``; None: all.
+        data_seed: seed of ``limit``.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     recipe: ClassVar[Recipe] = Recipe(epochs=200, batch=8, learning_rate=1e-4, milestones=(0.5,), gamma=0.1)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"segmentation", "depth", "normals"})
     quick_params: ClassVar[dict[str, object]] = {"height": 24, "width": 32, "limit": 8}
@@ -76,6 +77,7 @@ class NYUv2:
     height: Annotated[int, Ge(8)] = 288
     width: Annotated[int, Ge(8)] = 384
     limit: Annotated[int, Ge(2)] | None = None
+    data_seed: Annotated[int, Ge(0)] = 0
 
     def missing(self, root: Path | None) -> str | None:
         """Return a sentence on what is missing and where it is expected, None if nothing is."""
@@ -98,7 +100,7 @@ class NYUv2:
                 "decoding": DECODING_VERSION,
                 "classes": self.classes,
                 "size": [self.height, self.width],
-                "limit": self.limit,
+                "draw": None if self.limit is None else [self.limit, self.data_seed],
                 "root": str(root),
                 "files": layout.source_files(),
             },
@@ -124,12 +126,9 @@ class NYUv2:
         numbers = layout.frame_numbers()
         if empty := [split for split, in_split in numbers.items() if not in_split]:
             raise BenchError(f"dataset 'nyuv2': there is no {empty[0]} image")
-        counts = share_limit(len(numbers["train"]), len(numbers["test"]), self.limit)
-        frame_ids = sorted(
-            (in_split[row], split)
-            for (split, in_split), count in zip(numbers.items(), counts, strict=True)
-            for row in np.linspace(0, len(in_split) - 1, count).round().astype(int)
-        )
+        frames = [(number, split) for split, in_split in numbers.items() for number in in_split]
+        is_test = np.array([split == "test" for _, split in frames])
+        frame_ids = sorted(frames[row] for row in select_rows(is_test, self.limit, self.data_seed))
         rows = {
             "image": ((3, self.height, self.width), np.uint8),
             "segmentation": ((self.height, self.width), np.int8),
@@ -144,8 +143,8 @@ class NYUv2:
                 for split in numbers
                 for name, row in rows.items()
             }
-            for frames in layout.read_frames(frame_ids, self.classes):
-                for maps in pool.map(lambda make_frame: self._resize(make_frame()), frames):
+            for group in layout.read_frames(frame_ids, self.classes):
+                for maps in pool.map(lambda make_frame: self._resize(make_frame()), group):
                     for name, values in maps.items():
                         writers[frame_ids[done][1], name].append(values[None])
                     done += 1

@@ -39,6 +39,20 @@ def empty_split_error(dataset: str, test_fraction: float, total: str) -> BenchEr
     return BenchError(f"dataset {dataset!r}: test_fraction = {test_fraction} of {total} leaves a split empty")
 
 
+def select_rows(is_test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:
+    """Draw the rows to use and return them in order, the training split first.
+
+    Args:
+        is_test: which of all rows [n] are the test split.
+        limit: number of rows to use, shared between the splits in proportion; None: all.
+        seed: of the draw; a larger limit keeps the same rows and adds more.
+    """
+    counts = share_limit(int((~is_test).sum()), int(is_test.sum()), limit)
+    shuffled = np.random.default_rng(seed).permutation(len(is_test))
+    parts = (shuffled[~is_test[shuffled]], shuffled[is_test[shuffled]])
+    return np.concatenate([np.sort(part[:count]) for part, count in zip(parts, counts, strict=True)])
+
+
 def share_limit(train: int, test: int, limit: int | None) -> tuple[int, int]:
     """Return how many images of each split a limit on both leaves, at least one of each non-empty split."""
     if limit is None or limit >= train + test:

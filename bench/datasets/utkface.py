@@ -81,7 +81,7 @@ class UTKFace:
         crop: side in px of the random crop; None: 128/140 of the size, as in the paper.
         limit: number of images to use, the first of the shuffled list; damaged ones count; None: all.
         test_fraction: share of the images in the test split.
-        split_seed: seed of the shuffle; each seed has its own decode cache, because it orders the rows.
+        data_seed: seed of the shuffle; each seed has its own decode cache, because it orders the rows.
     """
 
     version: ClassVar[int] = 1
@@ -93,7 +93,7 @@ class UTKFace:
     crop: Annotated[int, Ge(8)] | None = None
     limit: Annotated[int, Ge(2)] | None = None
     test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
-    split_seed: Annotated[int, Ge(0)] = 0
+    data_seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         check_crop("utkface", self.crop, self.size)
@@ -119,7 +119,7 @@ class UTKFace:
             folder,
             files=files,
             decode=DecodeSettings((self.size, self.size), aspect=(1, 1)),
-            order={"limit": self.limit, "split_seed": self.split_seed},
+            order={"limit": self.limit, "data_seed": self.data_seed},
             select=lambda: self._select(folder, files),
             progress=progress,
         )
@@ -148,7 +148,7 @@ class UTKFace:
         copies = {name: first[split_name(name)[0]] for name in usable if name != first[split_name(name)[0]]}
         copies |= find_copies(folder, [name for name in usable if name not in copies])
         unique = [name for name in usable if name not in copies]
-        shuffle = torch.randperm(len(unique), generator=torch.Generator().manual_seed(self.split_seed))
+        shuffle = torch.randperm(len(unique), generator=torch.Generator().manual_seed(self.data_seed))
         return Selection([unique[i] for i in shuffle[: self.limit].tolist()], skipped, copies)
 
 

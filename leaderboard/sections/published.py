@@ -14,7 +14,7 @@ from pandas import DataFrame
 from bench.catalog.choice import Choice
 from bench.catalog.description import describe_part
 from bench.errors import BenchError
-from bench.record import AXES, CLEAN, Record
+from bench.record import AXES, CLEAN, DATA_SEED, Record
 from leaderboard.formatting import (
     escape_markdown,
     format_score,
@@ -191,10 +191,15 @@ def _first_set(settings: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _full_label(record: Record, axis: str) -> str:
-    """Return a part's label with every parameter that is not its default, even if a suite sets it."""
+    """Return a part's label with every parameter that is not its default, even if a suite sets it.
+
+    Seeds are averaged over, those of the data too.
+    """
     choice = Choice.parse(str(record.cell[axis]))
     params: Mapping[str, Any] = record.settings.get(axis, {}).get("params", {})
-    defaults = _default_params(axis, choice.name)
+    defaults = {
+        name: value for name, value in _default_params(axis, choice.name).items() if name != DATA_SEED
+    }
     changed = {name: value for name, value in params.items() if name in defaults and value != defaults[name]}
     return Choice(choice.name, tuple(sorted((changed | dict(choice.params)).items()))).label
 

@@ -161,7 +161,7 @@ def test_one_sided_partition_is_split_by_identity(
     assert note.endswith(f"are split by identity, {len(test)} of 20 for testing")
     assert caplog.messages == [f"celeba: {note}"]
     assert numbers_in(tmp_path, load(tmp_path).test) == test
-    seeds = [CelebA(size=10, split_seed=seed) for seed in range(1, 5)]
+    seeds = [CelebA(size=10, data_seed=seed) for seed in range(1, 5)]
     assert any(numbers_in(tmp_path, load(tmp_path, other).test) != test for other in seeds)
     half = numbers_in(tmp_path, load(tmp_path, CelebA(size=10, test_fraction=0.5)).test)
     assert len({identities[n - 1] for n in half}) == 4
@@ -285,7 +285,7 @@ def test_no_image_of_the_lists_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("params", ["size=4", "limit=1", "test_fraction=1", "split_seed=-1", "crop=2"])
+@pytest.mark.parametrize("params", ["size=4", "limit=1", "test_fraction=1", "data_seed=-1", "crop=2"])
 def test_parameters_out_of_range_are_refused(params: str) -> None:
     with pytest.raises(BenchError, match=params.partition("=")[0]):
         build_part("dataset", f"celeba({params})")

@@ -164,7 +164,7 @@ def test_split_by_patient_needs_no_lists(tmp_path: Path) -> None:
     assert not {number // 3 for number in train} & {number // 3 for number in test}
     assert numbers_in(load(tmp_path, dataset).test) == test
     others = [
-        ChestXray14(size=8, split="patient", test_fraction=0.25, split_seed=seed) for seed in range(1, 6)
+        ChestXray14(size=8, split="patient", test_fraction=0.25, data_seed=seed) for seed in range(1, 6)
     ]
     assert any(numbers_in(load(tmp_path, other).test) != test for other in others)
 
@@ -323,7 +323,7 @@ def test_real_images(real: MultiTaskData) -> None:
 def test_finding_that_is_not_in_the_test_set_is_undefined(data_root: Path, tmp_path: Path) -> None:
     if not (data_root / "chestxray14").is_dir():
         pytest.skip(f"no chestxray14 under {data_root}")
-    data = ChestXray14(size=8, split="patient", split_seed=1).load(data_root, tmp_path)
+    data = ChestXray14(size=8, split="patient", data_seed=1).load(data_root, tmp_path)
     task = next(task for task in data.tasks if task.name == "Hernia")
     target = data.test.targets["Hernia"]
     assert data.train.targets["Hernia"].any()

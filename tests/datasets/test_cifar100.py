@@ -173,13 +173,21 @@ def test_files_may_lie_where_mirrors_put_them(root: Path, tmp_path: Path, place:
     assert torch.equal(load(root).test.images, own.test.images)
 
 
-def test_limit_takes_the_first_of_each_split(root: Path) -> None:
+def test_limit_draws_from_each_split(root: Path) -> None:
     everything = load(root)
-    some = load(root, CIFAR100(limit=14))
-    assert (len(some.train), len(some.test)) == (10, 4)
-    assert torch.equal(some.train.images, everything.train.images[:10])
-    assert torch.equal(some.test.targets["fine"], everything.test.targets["fine"][:4])
+    first, other = (load(root, CIFAR100(limit=14, data_seed=seed)) for seed in (0, 1))
+    for some in (first, other):
+        assert (len(some.train), len(some.test)) == (10, 4)
+        for split, whole in ((some.train, everything.train), (some.test, everything.test)):
+            rows = (split.images[:, None] == whole.images).flatten(2).all(2).int().argmax(1)
+            assert torch.equal(split.images, whole.images[rows])
+            assert torch.equal(split.targets["fine"], whole.targets["fine"][rows])
+    assert not torch.equal(first.train.images, other.train.images)
     assert len(load(root, CIFAR100(limit=100)).train) == 20
+
+
+def test_seed_without_a_limit_reads_nothing_again(root: Path) -> None:
+    assert load(root).cached_in == load(root, CIFAR100(data_seed=1)).cached_in
 
 
 def test_progress_counts_the_files(root: Path) -> None:

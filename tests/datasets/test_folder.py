@@ -173,7 +173,7 @@ def test_drawn_split_depends_on_names_and_seed_alone(tmp_path: Path) -> None:
     assert labels(one, "a") == labels(two, "a")
     assert (len(one.train), len(one.test)) == (16, 4)
     assert not pixels(one.train) & pixels(one.test)
-    other = load(tmp_path / "one", Folder(size=16, split_seed=1))
+    other = load(tmp_path / "one", Folder(size=16, data_seed=1))
     assert pixels(other.test) != pixels(one.test)
 
 

@@ -392,12 +392,20 @@ def test_images_are_scaled_with_antialiasing_and_maps_by_nearest_neighbor(
 
 
 @pytest.mark.parametrize("layout", ["arrays", "mat"])
-def test_a_limit_takes_its_share_of_both_splits_spread_evenly(
+def test_a_limit_draws_its_share_of_both_splits(
     layout: str, frames: Frames, request: pytest.FixtureRequest
 ) -> None:
-    data = load(request.getfixturevalue(layout), replace(SMALL, limit=5))
-    assert np.array_equal(data.train.images.movedim(1, 3), frames["image"][[0, 2, 5]])
-    assert np.array_equal(data.test.images.movedim(1, 3), frames["image"][[TRAIN, TRAIN + 3]])
+    drawn = set()
+    for seed in range(3):
+        data = load(request.getfixturevalue(layout), replace(SMALL, limit=5, data_seed=seed))
+        splits = ((data.train, range(TRAIN)), (data.test, range(TRAIN, TRAIN + TEST)))
+        rows = [
+            [row for row in within if any(np.array_equal(image, frames["image"][row]) for image in images)]
+            for images, within in ((split.images.movedim(1, 3), within) for split, within in splits)
+        ]
+        assert list(map(len, rows)) == [len(data.train), len(data.test)] == [3, 2]
+        drawn.add(str(rows))
+    assert len(drawn) > 1
 
 
 # Cache

@@ -162,7 +162,7 @@ def test_split_depends_on_names_and_seed_alone(tmp_path: Path) -> None:
         shutil.copyfile(path, images_folder(tmp_path / "two") / path.name)
     one = SMALL.load(tmp_path / "one", tmp_path / "cache1")
     assert same(one, SMALL.load(tmp_path / "two", tmp_path / "cache2"))
-    other = UTKFace(size=16, split_seed=1).load(tmp_path / "one", tmp_path / "cache1")
+    other = UTKFace(size=16, data_seed=1).load(tmp_path / "one", tmp_path / "cache1")
     assert rows(one.test) != rows(other.test)
     assert rows(one.train) | rows(one.test) == rows(other.train) | rows(other.test)
 
@@ -284,7 +284,7 @@ def test_only_unusable_names_are_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-@pytest.mark.parametrize("params", ["size=4", "limit=1", "test_fraction=1", "split_seed=-1", "crop=2"])
+@pytest.mark.parametrize("params", ["size=4", "limit=1", "test_fraction=1", "data_seed=-1", "crop=2"])
 def test_parameters_out_of_range_are_refused(params: str) -> None:
     with pytest.raises(BenchError, match=params.partition("=")[0]):
         build_part("dataset", f"utkface({params})")

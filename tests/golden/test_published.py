@@ -66,7 +66,7 @@ def faces() -> list[Record]:
 
 def small_faces() -> list[Record]:
     """Another dataset under the settings of a small suite; the best attack is one without a budget."""
-    crop = {"size": 36, "crop": None, "limit": 4000, "test_fraction": 0.2, "split_seed": 0}
+    crop = {"size": 36, "crop": None, "limit": 4000, "test_fraction": 0.2, "data_seed": 3}
     how: dict[str, Any] = {
         "dataset": "utkface",
         "backbone": "small",

@@ -26,6 +26,7 @@ class ChosenPart(Generic[P]):
 
     choice: Choice
     part: P  # hashable: a frozen dataclass
+    data_seed: int | None = None  # of a dataset, if the suite sets it; a parameter of the part, too
 
     @property
     def name(self) -> str:
@@ -44,6 +45,12 @@ class ChosenPart(Generic[P]):
     @cached_property
     def _settings(self) -> dict[str, Any]:
         return part_settings(self.choice, self.part)
+
+
+def _describe_seeds(dataset: ChosenPart[Dataset], seed: int) -> str:
+    """Return the seed of an item, and that of its dataset if the suite sets it to another one."""
+    images = dataset.data_seed
+    return f"seed {seed}" + ("" if images in (None, seed) else f", images of seed {images}")
 
 
 @cache
@@ -74,7 +81,8 @@ class Surrogate:
     @property
     def label(self) -> str:
         """One line for people."""
-        return f"{self.backbone.label} · {self.dataset.label} · seed {self.seed}"
+        seeds = _describe_seeds(self.dataset, self.seed)
+        return f"{self.backbone.label} · {self.dataset.label} · {seeds}"
 
     def settings(self) -> dict[str, Any]:
         """Return everything that can change it."""
@@ -117,7 +125,7 @@ class Poison:
         attack = self.attack.label
         if self.protected and "tasks=" not in attack:
             attack += f" for {', '.join(self.protected)}"
-        return f"{attack} · {self.dataset.label} · seed {self.seed}"
+        return f"{attack} · {self.dataset.label} · {_describe_seeds(self.dataset, self.seed)}"
 
     def settings(self) -> dict[str, Any]:
         """Return everything that can change it."""

@@ -18,7 +18,7 @@ from bench.engine.planning.partial_protection import (
 )
 from bench.engine.planning.suite_file import BudgetSettings, Suite, override_recipe
 from bench.errors import BenchError, format_input, name_foreign_errors
-from bench.record import CLEAN
+from bench.record import CLEAN, DATA_SEED
 from bench.text import escape_bytes
 from bench.values import DENSE, Budget, Recipe
 
@@ -38,6 +38,12 @@ class Plan:
     def poisons(self) -> tuple[Poison, ...]:
         """The distinct poisons, in order."""
         return tuple({cell.poison.key: cell.poison for cell in self.cells}.values())
+
+    @property
+    def drawn_by_seed(self) -> tuple[str, ...]:
+        """The labels of the datasets of which every seed has its own images."""
+        datasets = (cell.poison.dataset for cell in self.cells)
+        return tuple(dict.fromkeys(each.label for each in datasets if each.data_seed is not None))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -107,6 +113,7 @@ class _CellBuilder:
         self._clean_attacks = cache(self._list_clean_attacks)
         self._protection = cache(self._read_protection)
         self._recipe = cache(self._build_recipe)
+        self._dataset = cache(self._choose_dataset)
         self._surrogate = cache(self._build_surrogate)
         self._budget = cache(self._build_budget)
         self._poison = cache(self._build_poison)
@@ -116,7 +123,7 @@ class _CellBuilder:
         poison_seed = seed if self._suite.poison_seed is None else self._suite.poison_seed
         victim = {axis: self._part(axis, getattr(combination, axis)) for axis in VICTIM_AXES}
         return Cell(
-            poison=self._poison(dataset, attack, poison_seed),
+            poison=self._poison(self._dataset(dataset, seed), attack, poison_seed),
             recipe=self._recipe(dataset),
             seed=seed,
             rate=self._protection(attack).rate,
@@ -182,6 +189,25 @@ class _CellBuilder:
             params = {name: value for name, value in params.items() if name not in COMMON_PARAMETERS}
         return build_part(axis, Choice(choice.name), params)
 
+    def _choose_dataset(self, choice: Choice, seed: int) -> ChosenPart[Dataset]:
+        """Return a dataset; its images are drawn with the seed of the cell if the suite asks for that."""
+        chosen: ChosenPart[Dataset] = self._part("dataset", choice)
+        if self._suite.data_seed is None:
+            return chosen
+        asks = (
+            f'suite {self._suite.name!r}: data_seed = "seed" draws other images with every seed, but dataset'
+            f" {choice.label!r}"
+        )
+        if not hasattr(chosen.part, DATA_SEED):
+            raise BenchError(f"{asks} has no parameter {DATA_SEED}; remove one of them")
+        params = self._params("dataset", choice)
+        if DATA_SEED in params:
+            given = f"{DATA_SEED}={params[DATA_SEED]}"
+            raise BenchError(f"{asks} is given {given}; remove one of them")
+        return ChosenPart(
+            choice, build_part("dataset", Choice(choice.name), {**params, DATA_SEED: seed}), data_seed=seed
+        )
+
     def _params(self, axis: str, choice: Choice) -> Mapping[str, Any]:
         """Return the parameters of the suite's [params], with those of the choice on top."""
         return {**self._suite.params.get(axis, {}).get(choice.name, {}), **dict(choice.params)}
@@ -204,26 +230,26 @@ class _CellBuilder:
     def _build_recipe(self, dataset: Choice) -> Recipe:
         return override_recipe(self._part("dataset", dataset).part.recipe, self._suite.recipe)
 
-    def _build_surrogate(self, dataset: Choice, seed: int) -> Surrogate:
+    def _build_surrogate(self, dataset: ChosenPart[Dataset], seed: int) -> Surrogate:
         choices = self._surrogate_backbones
-        backbone = next((choice for choice in choices if self.fits("backbone", choice, dataset)), None)
+        backbone = next((choice for choice in choices if self.fits("backbone", choice, dataset.choice)), None)
         if backbone is None:
             raise BenchError(
-                f"suite {self._suite.name!r}: {self._part_misfit('backbone', choices[0], dataset)}; "
+                f"suite {self._suite.name!r}: {self._part_misfit('backbone', choices[0], dataset.choice)}; "
                 "name one more under surrogate.backbone, as a list"
             )
-        recipe = override_recipe(self._recipe(dataset), self._suite.surrogate.recipe)
+        recipe = override_recipe(self._recipe(dataset.choice), self._suite.surrogate.recipe)
         return Surrogate(
-            dataset=self._part("dataset", dataset),
+            dataset=dataset,
             backbone=self._part("backbone", backbone),
             recipe=replace(recipe, stl_epochs=None),  # it has all tasks
             seed=seed,
         )
 
-    def _build_poison(self, dataset: Choice, attack: Choice, seed: int) -> Poison:
+    def _build_poison(self, dataset: ChosenPart[Dataset], attack: Choice, seed: int) -> Poison:
         surrogate, chosen = self._surrogate(dataset, seed), self._part("attack", attack)
         tasks = self._protection(attack).tasks
-        return Poison(surrogate.dataset, chosen, surrogate, self._budget(attack), seed, tasks)
+        return Poison(dataset, chosen, surrogate, self._budget(attack), seed, tasks)
 
     def _build_budget(self, attack: Choice) -> Budget | None:
         """Return the suite's budget for the attack's norm, or the one that the attack itself is given."""

@@ -117,6 +117,8 @@ class Suite(StrictModel):
         surrogate: the network that attacks use in place of the victim.
         budget: the perturbation budget.
         poison_seed: one seed for all poisons; without it, a poison has the seed of its cell.
+        data_seed: "seed": the images of every dataset are drawn with the seed of the cell; without it, with
+            the dataset's own parameter ``data_seed``.
         skip_missing_data: leave out datasets that are not under the data root, instead of stopping.
     """
 
@@ -131,6 +133,7 @@ class Suite(StrictModel):
     surrogate: SurrogateSettings
     budget: BudgetSettings = BudgetSettings(epsilon=EPSILON, l2=DEFAULT_EPSILON["l2"])
     poison_seed: int | None = None
+    data_seed: Literal["seed"] | None = None
     skip_missing_data: bool = False
 
 

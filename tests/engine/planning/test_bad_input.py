@@ -63,6 +63,7 @@ def complaint(file: Path | str, overrides: Sequence[str] = (), only: Sequence[st
         ("star=maybe", ["star", "'maybe'", "boolean"]),
         ("name=3", ["name", "3", "string"]),
         ("poison_seed=x", ["poison_seed", "'x'", "integer"]),
+        ("data_seed=3", ["data_seed", "3", "'seed'"]),
         ("matrix=3", ["matrix", "3"]),
         ("matrix.attack=em", ["matrix.attack", "'em'", "list", "'all'"]),
         ("matrix.attack=[['em']]", ["matrix.attack.0", "['em']", "string"]),
