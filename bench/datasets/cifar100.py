@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 from bench.api import MultiTaskData
 from bench.datasets.cache import cached_arrays
 from bench.datasets.data_root import FileLayout, Found, name_unreadable_file
-from bench.datasets.splits import select_rows, slice_splits
+from bench.datasets.splits import draw_used_rows, slice_splits
 from bench.errors import BenchError
 from bench.tasks.classification import Classification
 from bench.values import Augmentation, Kind, Progress, Recipe, ignore_progress
@@ -100,7 +100,7 @@ class CIFAR100:
         train, test, meta = content["train"], content["test"], content["meta"]
         images = np.concatenate([train["data"], test["data"]])
         is_test = np.arange(len(images)) >= len(train["data"])
-        rows = select_rows(is_test, self.limit, self.data_seed)
+        rows = draw_used_rows(is_test, self.limit, self.data_seed)
         np.save(built / "images.npy", images[rows].reshape(-1, 3, SIDE, SIDE))
         for task in ("coarse", "fine"):
             labels = np.array(train[f"{task}_labels"] + test[f"{task}_labels"], dtype=np.int64)

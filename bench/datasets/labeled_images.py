@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.api import MultiTaskData
 from bench.datasets.decoding import File, Selection, load_decoded, split_name
 from bench.datasets.image_files import DecodeSettings
-from bench.datasets.splits import select_rows, slice_splits
+from bench.datasets.splits import draw_used_rows, slice_splits
 from bench.errors import BenchError
 from bench.files import hash_json
 from bench.tasks.classification import Classification
@@ -130,7 +130,7 @@ def load_labeled_images(
     Raises:
         BenchError: if a split is empty, no file can be read, or the cache cannot be used.
     """
-    names = labels.index[select_rows(is_test, limit, seed)].tolist()
+    names = labels.index[draw_used_rows(is_test, limit, seed)].tolist()
     images, selection, cached_in = load_decoded(
         cache,
         dataset,

@@ -14,7 +14,7 @@ from bench.api import MultiTaskData
 from bench.datasets.cache import RowWriter, cached_arrays
 from bench.datasets.labeled_images import log_notes
 from bench.datasets.nyuv2_layouts import ARRAYS, MAT_FILE, ORIGINAL, ArrayLayout, Frame, Layout, MatLayout
-from bench.datasets.splits import select_rows
+from bench.datasets.splits import draw_used_rows
 from bench.errors import BenchError
 from bench.tasks.depth import Depth
 from bench.tasks.normals import Normals
@@ -128,7 +128,7 @@ class NYUv2:
             raise BenchError(f"dataset 'nyuv2': there is no {empty[0]} image")
         frames = [(number, split) for split, in_split in numbers.items() for number in in_split]
         is_test = np.array([split == "test" for _, split in frames])
-        frame_ids = sorted(frames[row] for row in select_rows(is_test, self.limit, self.data_seed))
+        frame_ids = sorted(frames[row] for row in draw_used_rows(is_test, self.limit, self.data_seed))
         rows = {
             "image": ((3, self.height, self.width), np.uint8),
             "segmentation": ((self.height, self.width), np.int8),

@@ -39,7 +39,7 @@ def empty_split_error(dataset: str, test_fraction: float, total: str) -> BenchEr
     return BenchError(f"dataset {dataset!r}: test_fraction = {test_fraction} of {total} leaves a split empty")
 
 
-def select_rows(is_test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:
+def draw_used_rows(is_test: NDArray[np.bool_], limit: int | None, seed: int) -> NDArray[np.int64]:
     """Draw the rows to use and return them in order, the training split first.
 
     Args:
