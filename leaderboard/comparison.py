@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from bench.errors import BenchError, unknown_name_error
 from bench.record import AXES, CLEAN
@@ -12,13 +12,26 @@ from leaderboard.formatting import (
     format_count,
     format_protection,
     format_score,
+    format_with_spec,
     is_missing,
     join_blocks,
     markdown_table,
     metric_label,
 )
+from leaderboard.paired_costs import compare_costs, render_cost_ratios
+from leaderboard.paired_games import compare_games
 from leaderboard.rows import full_protection_rows
-from leaderboard.statistics import TIE, PairedDifferences, compare_pairs, mean_over_seeds
+from leaderboard.statistics import (
+    TIE,
+    Interval,
+    PairedDifferences,
+    adjust_by_holm,
+    compare_pairs,
+    mean_over_seeds,
+)
+
+SIGNIFICANCE = 0.05
+"""A difference with a larger p-value is not clear."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +41,15 @@ class Comparison:
     Attributes:
         axis: the axis that differs.
         a: its label on one side; ``b`` on the other.
-        overall: differences of the cells' mean protection, over the tasks defined on both sides.
+        overall: difference of the headlines: of the protections, means over the tasks defined on both sides,
+            that the exploiter's choice of a defense leaves. Wins, ties and losses are counted over cells.
+        parts: the same without a choice for the values of the other axes that vary: ``axis``, ``value``,
+            ``paired`` (`PairedDifferences`) and ``adjusted`` (p-values for all rows together, by Holm).
+        costs: from `leaderboard.paired_costs.compare_costs`.
         tasks: one row per dataset and task: ``dataset``, ``task``, ``metric`` (the headline), ``raw_a``,
             ``raw_b``, ``raw`` (A - B, mean over seeds); ``protection_a``, ``protection_b``, ``protection``
-            (A - B, mean over seeds), ``low``, ``high`` (95 % interval, NaN with one seed), ``wins``,
-            ``ties``, ``losses``.
+            (A - B, mean over seeds), ``low``, ``high`` (95 % interval, NaN with too few seeds), ``wins``,
+            ``ties``, ``losses``, ``paired`` (`PairedDifferences`), ``adjusted`` (as in ``parts``).
         cells: number of pairs of cells; ``only_a`` and ``only_b`` are the numbers of cells without a
             counterpart.
         unbounded: the side that is an attack of the unbounded track, if the other one is not.
@@ -42,6 +59,8 @@ class Comparison:
     a: str
     b: str
     overall: PairedDifferences
+    parts: DataFrame
+    costs: DataFrame
     tasks: DataFrame
     cells: int
     only_a: int
@@ -51,28 +70,49 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """The result in one sentence."""
-        mean, interval = self.overall.mean, self.overall.interval
+        overall, mean, interval = self.overall, self.overall.mean, self.overall.interval
         if mean is None:
             return (
                 f"{self.a} and {self.b} cannot be compared: no task of their paired cells is defined in both."
             )
-        seeds = f", {format_count(self.overall.seeds, 'seed')}" if interval else " (one seed: no interval)"
-        over = f"over {format_count(self.overall.pairs, 'paired cell')}{seeds}"
-        if interval and interval.includes_zero:
+        seeds = format_count(overall.seeds, "seed")
+        over = f"over {format_count(overall.pairs, 'paired cell')}, {seeds}"
+        if interval is None:
+            why = "not all cells have the same seeds" if overall.seeds > 2 else f"{seeds}: too few"
+            return (
+                f"Protection under {self.a} minus that under {self.b} is {mean:z.2f} over "
+                f"{format_count(overall.pairs, 'paired cell')}, without an interval ({why}): "
+                f"whether they differ cannot be resolved."
+            )
+        if max(abs(interval.low), abs(interval.high)) <= TIE:
+            return f"{self.a} and {self.b} protect equally well {over}."
+        if interval.includes_zero:
             return (
                 f"No clear difference between {self.a} and {self.b}: protection differs by {mean:z.2f} "
                 f"[{interval.low:z.2f}, {interval.high:z.2f}] {over}, and the interval includes 0."
             )
-        if abs(mean) <= TIE:
-            return f"{self.a} and {self.b} protect equally well {over}."
+        return f"{self._order(mean, interval)} {over}{self._caveat()}."
+
+    def _order(self, mean: float, interval: Interval) -> str:
         winner, loser = (self.a, self.b) if mean > 0 else (self.b, self.a)
-        size = f"{abs(mean):.2f}"
-        if interval:
-            low, high = sorted((abs(interval.low), abs(interval.high)))
-            size += f" [{low:.2f}, {high:.2f}]"
+        low, high = sorted((abs(interval.low), abs(interval.high)))
+        size = f"{abs(mean):.2f} [{low:.2f}, {high:.2f}]"
         if self.axis == "attack":
-            return f"{winner} protects more than {loser} by {size} {over}."
-        return f"Protection is higher under {winner} than under {loser} by {size} {over}."
+            return f"{winner} protects more than {loser} by {size}"
+        return f"Protection is higher under {winner} than under {loser} by {size}"
+
+    def _caveat(self) -> str:
+        """Return what an interval that excludes 0 leaves open."""
+        p_value, seeds = self.overall.p_value, self.overall.seeds
+        if p_value is None or p_value <= SIGNIFICANCE:
+            return ""
+        smallest = 2 / 2**seeds
+        if smallest > SIGNIFICANCE:
+            return (
+                "; the interval takes the noise for normal, and without that the order cannot be resolved "
+                f"with {format_count(seeds, 'seed')} (no sign-flip test can have p below {smallest:.2g})"
+            )
+        return f"; the sign-flip test does not confirm it (p = {p_value:.2g})"
 
 
 def compare_labels(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Comparison:
@@ -107,14 +147,17 @@ def compare_labels(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Co
         pairs["dataset"] = f"{a}, {b}"
     pairs["difference"] = pairs["protection_a"] - pairs["protection_b"]
     pairs["raw_difference"] = pairs["raw_a"] - pairs["raw_b"]
-    per_cell = pairs.groupby("key_a", sort=False).agg({"difference": "mean", "seed": "first"})
+    cells = _cell_pairs(pairs, others)
+    games = [other for other in others if other not in ("defense", "seed")]
     return Comparison(
         axis=axis,
         a=a,
         b=b,
-        overall=compare_pairs(per_cell["difference"], per_cell["seed"]),
+        overall=compare_games(cells, games, ["defense"] if axis != "defense" else []),
+        parts=_compare_parts(cells, [other for other in others if other not in ("attack", "seed")]),
+        costs=compare_costs(frame, axis, cells),
         tasks=_compare_tasks(pairs),
-        cells=len(per_cell),
+        cells=len(cells),
         only_a=sides[0]["key"].nunique() - pairs["key_a"].nunique(),
         only_b=sides[1]["key"].nunique() - pairs["key_b"].nunique(),
         unbounded=_unbounded(frame, a, b) if axis == "attack" else None,
@@ -133,6 +176,30 @@ def _check_arguments(frame: DataFrame, a: str, b: str, axis: str) -> None:
             raise unknown_name_error(f"{axis} in these results:", label, set(frame[axis]))
 
 
+def _cell_pairs(pairs: DataFrame, others: list[str]) -> DataFrame:
+    """Return a row per pair of cells: means over the tasks that are defined on both sides."""
+    values = ["protection_a", "protection_b", "difference"]
+    defined = pairs[values].where(pairs["difference"].notna())
+    rows = pairs[["key_a", "key_b", *others]].join(defined)
+    by_cell = rows.groupby("key_a", sort=False)
+    return by_cell[["key_b", *others]].first().join(by_cell[values].mean()).reset_index()
+
+
+def _compare_parts(cells: DataFrame, axes: list[str]) -> DataFrame:
+    rows = [
+        {"axis": axis, "value": value, "paired": compare_pairs(group["difference"], group["seed"])}
+        for axis in axes
+        if cells[axis].nunique() > 1
+        for value, group in cells.groupby(axis)
+    ]
+    return _adjust_p_values(DataFrame(rows, columns=["axis", "value", "paired"]))
+
+
+def _adjust_p_values(table: DataFrame) -> DataFrame:
+    adjusted = adjust_by_holm([paired.p_value for paired in table["paired"]])
+    return table.assign(adjusted=Series(adjusted, index=table.index, dtype=float))
+
+
 def _unbounded(frame: DataFrame, a: str, b: str) -> str | None:
     unbounded = [label for label in (a, b) if not frame.loc[frame["attack"] == label, "bounded"].all()]
     return unbounded[0] if len(unbounded) == 1 else None
@@ -140,7 +207,7 @@ def _unbounded(frame: DataFrame, a: str, b: str) -> str | None:
 
 def _compare_tasks(pairs: DataFrame) -> DataFrame:
     groups = pairs.sort_values(["dataset", "position_a", "task"]).groupby(["dataset", "task"], sort=False)
-    return DataFrame([_task_row(labels, rows) for labels, rows in groups])
+    return _adjust_p_values(DataFrame([_task_row(labels, rows) for labels, rows in groups]))
 
 
 def _task_row(labels: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object]:
@@ -163,6 +230,7 @@ def _task_row(labels: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object
         "wins": paired.wins,
         "ties": paired.ties,
         "losses": paired.losses,
+        "paired": paired,
     }
 
 
@@ -176,6 +244,7 @@ def render_comparison(comparison: Comparison) -> str:
             comparison.a: format_protection(row["protection_a"]),
             comparison.b: format_protection(row["protection_b"]),
             "difference": _format_interval(row["protection"], row["low"], row["high"]),
+            "p": _format_p(row["adjusted"]),
             f"{comparison.a} wins/ties/losses": f"{row['wins']}/{row['ties']}/{row['losses']}",
             "metric": metric_label(row["metric"]),
             f"raw {comparison.a}": format_score(row["raw_a"], row["metric"]),
@@ -192,14 +261,52 @@ def render_comparison(comparison: Comparison) -> str:
         f"Over the paired cells {a} wins {overall.wins}, ties {overall.ties} and loses {overall.losses}."
     )
     if overall.p_value is not None:
-        legend += f" Sign-flip test over seeds: p = {overall.p_value:.2g}."
+        legend += (
+            f" Exact sign-flip test over seeds, with the choice of the defense repeated: p = "
+            f"{overall.p_value:.2g}. Every p of a table is corrected for all of its rows (Holm)."
+        )
     if comparison.unbounded is not None:
         legend += (
             f" {escape_markdown(comparison.unbounded)} has no budget and is ranked in a separate track: this "
             "comparison is not a ranking."
         )
     title, verdict = f"# {a} against {b}", escape_markdown(comparison.verdict)
-    return join_blocks(title, verdict, markdown_table(rows), legend) + "\n"
+    tables = (
+        markdown_table(rows, drop_empty=True),
+        legend,
+        _render_parts(comparison),
+        render_cost_ratios(comparison.costs, a, b),
+    )
+    return join_blocks(title, verdict, *tables) + "\n"
+
+
+def _render_parts(comparison: Comparison) -> str:
+    rows = [
+        {
+            "axis": row["axis"],
+            "part": row["value"],
+            "difference": _format_paired(row["paired"]),
+            "p": _format_p(row["adjusted"]),
+            f"{comparison.a} wins/ties/losses": "{0.wins}/{0.ties}/{0.losses}".format(row["paired"]),
+        }
+        for row in comparison.parts.to_dict("records")
+    ]
+    if not rows:
+        return ""
+    return join_blocks(
+        "## By part", "Means over cells, without a choice.", markdown_table(rows, drop_empty=True)
+    )
+
+
+def _format_paired(paired: PairedDifferences) -> str:
+    interval = paired.interval
+    return _format_interval(
+        paired.mean, interval.low if interval else None, interval.high if interval else None
+    )
+
+
+def _format_p(value: float | None) -> str:
+    return format_with_spec(value, ".2g")
 
 
 def _format_interval(mean: float | None, low: float | None, high: float | None) -> str:

@@ -56,9 +56,9 @@ class PairedDifferences:
         seeds: number of seeds they come from.
         wins: differences above `TIE`; ``losses`` those below -`TIE`, ``ties`` the rest.
         mean: mean over seeds of the mean difference within a seed; None without pairs.
-        interval: 95 % t interval of that mean over seeds; None with fewer than two seeds.
-        p_value: two-sided, from all sign flips of the per-seed means; None with fewer than two or more than
-            `MAX_EXACT_SEEDS` seeds. With n seeds it is at least 2 / 2ⁿ.
+        interval: its 95 % interval over seeds, see `seed_interval`.
+        p_value: two-sided, from all sign flips of the seeds' differences; None with fewer than two or more
+            than `MAX_EXACT_SEEDS` seeds. With n seeds it is at least 2 / 2ⁿ.
     """
 
     pairs: int
@@ -69,21 +69,6 @@ class PairedDifferences:
     mean: float | None
     interval: Interval | None
     p_value: float | None
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Return the mean and its Student t interval, None for fewer than two values.
-
-    Args:
-        values: independent replicates, one per seed; all finite.
-        level: two-sided confidence.
-    """
-    if len(values) < 2:
-        return None
-    mean = float(np.mean(values))
-    standard_error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * standard_error
-    return Interval(mean, mean - half, mean + half)
 
 
 def seed_interval(
@@ -164,7 +149,7 @@ def compare_pairs(differences: "Series[float]", seeds: "Series[int]") -> PairedD
         seeds: the seed of each pair, with the same index.
     """
     present = differences.notna()
-    differences, means = differences[present], seed_means(differences, seeds)
+    differences, means = differences[present], np.array(seed_means(differences, seeds), np.float64)
     wins, losses = int((differences > TIE).sum()), int((differences < -TIE).sum())
     return PairedDifferences(
         pairs=len(differences),
@@ -172,16 +157,45 @@ def compare_pairs(differences: "Series[float]", seeds: "Series[int]") -> PairedD
         wins=wins,
         losses=losses,
         ties=len(differences) - wins - losses,
-        mean=float(np.mean(means)) if means else None,
-        interval=mean_interval(means),
-        p_value=_sign_flip_p_value(means) if 2 <= len(means) <= MAX_EXACT_SEEDS else None,
+        mean=float(np.mean(means)) if len(means) else None,
+        interval=seed_interval(lambda weights: weights @ means, len(means)),
+        p_value=sign_flip_p_value(lambda signs: signs @ means, len(means)),
     )
 
 
-def _sign_flip_p_value(means: Sequence[float]) -> float:
-    """Return the share of the 2ⁿ sign flips whose mean is at least as far from 0 as the observed one."""
-    # Written out, since importing scipy.stats takes longer than the rest of a report. Row i flips the values
-    # whose bit is set in i; row 0 flips none.
-    flipped = np.arange(2 ** len(means))[:, None] >> np.arange(len(means)) & 1
-    distances = np.abs((1 - 2 * flipped) @ np.asarray(means))
+def sign_flip_p_value(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], seeds: int
+) -> float | None:
+    """Return the share of the 2ⁿ sign flips whose statistic is at least as far from 0 as without a flip.
+
+    The test is exact if, within a seed, both sides of a difference could as well be exchanged. SciPy's
+    ``permutation_test`` is not used: importing it takes longer than the rest of a report.
+
+    Args:
+        statistic: maps signs [2ⁿ n] of the seeds' differences to values [2ⁿ].
+        seeds: number of seeds n.
+
+    Returns:
+        None with fewer than two or more than `MAX_EXACT_SEEDS` seeds.
+    """
+    if not 2 <= seeds <= MAX_EXACT_SEEDS:
+        return None
+    # Row i flips the seeds whose bit is set in i; row 0 flips none.
+    flipped = np.arange(2**seeds)[:, None] >> np.arange(seeds) & 1
+    distances = np.abs(statistic((1 - 2 * flipped).astype(np.float64)))
     return float(np.mean(distances >= distances[0] * (1 - 1e-12)))
+
+
+def adjust_by_holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values that hold for all of them together (Holm, Scand. J. Statist. 1979), missing ones None.
+
+    Args:
+        p_values: of one family, such as the rows of one table.
+    """
+    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        adjusted[place] = largest
+    return adjusted

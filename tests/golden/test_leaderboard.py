@@ -498,24 +498,54 @@ def test_comparison_pairs_cells_that_differ_in_the_attack_alone() -> None:
     overall = comparison.overall
     # none +0.15 wins, jpeg -0.25 loses, in each of three seeds; rooms is 0.84375 - 1.0 in seed 0.
     assert (overall.wins, overall.ties, overall.losses) == (3, 0, 4)
-    seed0 = (0.15 - 0.25 - 0.15625) / 3
-    assert overall.mean == pytest.approx((seed0 - 0.05 - 0.05) / 3)
-    # The other seeds give -0.05: standard error 0.0118, t(0.975; 2) = 4.303.
+    # The exploiter picks jpeg against em (0.43, not 0.97) and mtl-ue-em (0.68, not 0.82), in all seeds; rooms
+    # has no other choice. So digits is 0.43 - 0.68 and rooms, in seed 0, 0.84375 - 1.0.
+    assert overall.mean == pytest.approx((0.43 - 0.68 - 0.15625) / 2)
+    assert overall.interval is None
     assert comparison.verdict == (
-        "mtl-ue-em protects more than em by 0.06 [0.01, 0.11] over 7 paired cells, 3 seeds."
+        "Protection under em minus that under mtl-ue-em is -0.20 over 7 paired cells, without an interval "
+        "(not all cells have the same seeds): whether they differ cannot be resolved."
     )
+    assert list(comparison.parts["axis"].unique()) == ["dataset", "backbone", "defense"]
+    jpeg = comparison.parts.set_index("value").loc["jpeg(quality=30)", "paired"]
+    assert (jpeg.wins, jpeg.losses, jpeg.mean) == (0, 3, pytest.approx(-0.25))
+
+
+def paired_records(em: Sequence[float], other: Sequence[float]) -> list[Record]:
+    records = [make_record({"a": 1.0}, attack="clean", seed=seed) for seed in range(len(em))]
+    for attack, scores in {"em": em, "mtl-ue-em": other}.items():
+        records += [make_record({"a": score}, attack=attack, seed=seed) for seed, score in enumerate(scores)]
+    return records
 
 
 def test_an_interval_with_zero_settles_nothing() -> None:
-    scores = {"em": (0.6, 0.6), "mtl-ue-em": (0.5, 0.65)}
-    records = [make_record({"a": 1.0}, attack="clean", seed=seed) for seed in (0, 1)]
-    for attack, pair in scores.items():
-        records += [make_record({"a": score}, attack=attack, seed=seed) for seed, score in enumerate(pair)]
-    # Protection 0.8 and 0.8 against 1.0 and 0.7: -0.2 and 0.1; t(0.975; 1) = 12.706, standard error 0.15.
-    assert compare_labels(to_frame(records), "em", "mtl-ue-em").verdict == (
-        "No clear difference between em and mtl-ue-em: protection differs by -0.05 [-1.96, 1.86] "
-        "over 2 paired cells, 2 seeds, and the interval includes 0."
+    # Protection 0.8, 0.8, 0.8 against 1.0, 0.7, 0.8: -0.2, 0.1, 0; their standard deviation is 0.15275, their
+    # standard error 0.0882, t(0.975; 2) = 4.303.
+    frame = to_frame(paired_records((0.6, 0.6, 0.6), (0.5, 0.65, 0.6)))
+    assert compare_labels(frame, "em", "mtl-ue-em").verdict == (
+        "No clear difference between em and mtl-ue-em: protection differs by -0.03 [-0.41, 0.35] "
+        "over 3 paired cells, 3 seeds, and the interval includes 0."
     )
+
+
+def test_few_seeds_settle_nothing_without_an_assumption() -> None:
+    # -0.2, -0.21, -0.19: the standard error is 0.00577.
+    frame = to_frame(paired_records((0.6, 0.6, 0.6), (0.5, 0.495, 0.505)))
+    assert compare_labels(frame, "em", "mtl-ue-em").verdict == (
+        "mtl-ue-em protects more than em by 0.20 [0.18, 0.22] over 3 paired cells, 3 seeds; the interval "
+        "takes the noise for normal, and without that the order cannot be resolved with 3 seeds (no "
+        "sign-flip test can have p below 0.25)."
+    )
+    # Six seeds of one sign: p = 2 / 64.
+    frame = to_frame(paired_records([0.6] * 6, [0.5, 0.49, 0.51] * 2))
+    assert compare_labels(frame, "em", "mtl-ue-em").verdict.endswith("over 6 paired cells, 6 seeds.")
+
+
+def test_costs_are_compared_as_ratios() -> None:
+    costs = compare_labels(to_frame(everything()), "em", "mtl-ue-em").costs.set_index("cost")
+    # Four pairs of dataset and seed.
+    assert costs.loc["craft_s", "pairs"] == 4
+    assert costs.loc["craft_s", "ratio"] == pytest.approx(0.5)
 
 
 def test_comparison_along_another_axis() -> None:
@@ -533,7 +563,8 @@ def test_one_seed_gives_no_interval() -> None:
     assert comparison.overall.interval is None
     # (0.6875 + 1) / 2 against (1.25 + 0.75) / 2.
     assert comparison.verdict == (
-        "mtl-ue-em protects more than em by 0.16 over 1 paired cell (one seed: no interval)."
+        "Protection under em minus that under mtl-ue-em is -0.16 over 1 paired cell, without an interval "
+        "(1 seed: too few): whether they differ cannot be resolved."
     )
 
 

@@ -1,23 +1,31 @@
 """Statistics against SciPy's own and against numbers worked out by hand."""
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import pytest
 from pandas import Series
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from leaderboard.statistics import (
     MAX_EXACT_SEEDS,
+    Interval,
+    adjust_by_holm,
     compare_pairs,
-    mean_interval,
+    seed_interval,
     seed_means,
     seed_spread,
 )
 
 
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+    return seed_interval(lambda weights: weights @ np.array(values), len(values), level)
+
+
 @pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
-@pytest.mark.parametrize("size", [2, 3, 5, 30])
+@pytest.mark.parametrize("size", [3, 5, 6, 30])
 def test_interval_is_that_of_scipys_t_test(size: int, level: float) -> None:
     values = [float(value) for value in np.random.default_rng(size).normal(0.3, 0.1, size)]
     interval = mean_interval(values, level)
@@ -32,21 +40,17 @@ def test_interval_by_hand() -> None:
     assert interval
     assert (interval.mean, interval.low, interval.high) == pytest.approx((2.0, -0.484138, 4.484138), abs=1e-5)
     assert interval.includes_zero
-    # t(0.975; 1) = 12.706205 and the standard error of (1, 3) is 1.
-    pair = mean_interval([1.0, 3.0])
-    assert pair
-    assert pair.high - pair.mean == pytest.approx(12.706205, abs=1e-5)
 
 
-@pytest.mark.parametrize("values", [[], [0.4]])
-def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
+@pytest.mark.parametrize("values", [[], [0.4], [0.4, 0.5]])
+def test_fewer_than_three_values_have_no_interval(values: list[float]) -> None:
     assert mean_interval(values) is None
 
 
 def test_equal_values_have_an_interval_without_width() -> None:
     interval = mean_interval([0.25, 0.25, 0.25])
     assert interval
-    assert (interval.low, interval.mean, interval.high) == (0.25, 0.25, 0.25)
+    assert (interval.low, interval.mean, interval.high) == pytest.approx((0.25, 0.25, 0.25), abs=1e-9)
 
 
 def test_seeds_by_hand() -> None:
@@ -91,3 +95,17 @@ def test_p_value_is_left_out_where_it_would_not_be_exact() -> None:
     size = MAX_EXACT_SEEDS + 1
     assert compare_pairs(Series([0.1] * size), Series(range(size))).p_value is None
     assert compare_pairs(Series([0.1]), Series([0])).p_value is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 40])
+def test_holm_is_that_of_statsmodels(size: int) -> None:
+    p_values = [float(p) for p in np.random.default_rng(size).uniform(0, 0.1, size)]
+    expected = multipletests(p_values, method="holm")[1]
+    assert adjust_by_holm(p_values) == pytest.approx(list(expected))
+
+
+def test_holm_by_hand() -> None:
+    # 0.01 · 3, then max(0.03, 0.02 · 2), then max(0.04, 0.03 · 1); a missing one is no part of the family.
+    assert adjust_by_holm([0.03, 0.01, None, 0.02]) == pytest.approx([0.04, 0.03, None, 0.04])
+    assert adjust_by_holm([0.6, 0.7]) == [1.0, 1.0]
+    assert adjust_by_holm([]) == []

@@ -3,16 +3,18 @@
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pandas import Series
+from pandas import DataFrame, Series
 
 from bench.record import Record
 from leaderboard.frame import to_frame
+from leaderboard.paired_games import compare_games
 from leaderboard.ranking import rank_attacks
 from leaderboard.scores import MIN_HEADROOM
-from leaderboard.statistics import compare_pairs, mean_interval, seed_means, seed_spread
+from leaderboard.statistics import compare_pairs, seed_interval, seed_means, seed_spread
 from tests.records import make_record, task_info
 
 SCORE = st.floats(0.0, 1.0)
@@ -83,17 +85,27 @@ def test_the_worst_case_is_at_most_the_mean_and_no_order_matters(records: list[R
     assert rank_attacks(to_frame(shuffled)).equals(ranked)
 
 
-@given(values=st.lists(FINITE, min_size=2, max_size=10), shift=FINITE)
-def test_the_interval_surrounds_the_mean_and_moves_with_it(values: list[float], shift: float) -> None:
-    interval = mean_interval(values)
-    moved = mean_interval([value + shift for value in values])
-    wide = mean_interval(values, level=0.99)
+@given(
+    values=st.lists(FINITE, min_size=3, max_size=10),
+    others=st.lists(FINITE, min_size=10, max_size=10),
+    shift=FINITE,
+)
+def test_the_interval_surrounds_the_estimate_and_moves_with_it(
+    values: list[float], others: list[float], shift: float
+) -> None:
+    choices = np.array([values, others[: len(values)]])
+    interval, moved = (
+        seed_interval(lambda weights, shift=shift: (weights @ choices.T).max(1) + shift, len(values))
+        for shift in (0.0, shift)
+    )
+    wide = seed_interval(lambda weights: (weights @ choices.T).max(1), len(values), level=0.99)
     assert interval
     assert moved
     assert wide
+    assert interval.mean == pytest.approx(choices.mean(1).max(), abs=1e-9)
     assert interval.low <= interval.mean <= interval.high
     assert moved.mean == pytest.approx(interval.mean + shift, abs=1e-9)
-    assert moved.high - moved.low == pytest.approx(interval.high - interval.low, abs=1e-9)
+    assert moved.high - moved.low == pytest.approx(interval.high - interval.low, abs=1e-6)
     assert wide.high - wide.low >= interval.high - interval.low
 
 
@@ -104,7 +116,7 @@ def test_swapping_the_sides_mirrors_the_comparison(pairs: list[tuple[float, int]
     assert (there.wins, there.ties, there.losses) == (back.losses, back.ties, back.wins)
     assert there.wins + there.ties + there.losses == there.pairs == len(pairs)
     assert there.mean == pytest.approx(-(back.mean or 0.0))
-    assert (there.interval is None) == (there.seeds < 2)
+    assert (there.interval is None) == (there.seeds < 3)
     assert there.p_value == pytest.approx(back.p_value)
 
 
@@ -128,3 +140,18 @@ def test_seeds_are_averaged_before_their_spread_is_taken(pairs: list[tuple[float
     assert (spread is None) == (len(means) < 2)
     constant = seed_spread(values * 0 + 3.0, seeds)
     assert constant in (None, 0.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(pairs=st.lists(st.tuples(FINITE, FINITE, st.integers(0, 1)), min_size=2, max_size=12))
+def test_a_game_is_compared_with_its_choice(pairs: list[tuple[float, float, int]]) -> None:
+    cells = DataFrame(pairs, columns=["protection_a", "protection_b", "defense"]).assign(game=0)
+    cells["seed"] = cells.groupby("defense").cumcount()
+    cells["difference"] = cells["protection_a"] - cells["protection_b"]
+    by_defense = cells.groupby("defense")[["protection_a", "protection_b"]].mean()
+    paired = compare_games(cells, ["game"], ["defense"])
+    assert paired.mean == pytest.approx(by_defense["protection_a"].min() - by_defense["protection_b"].min())
+    swapped = cells.rename(columns={"protection_a": "protection_b", "protection_b": "protection_a"})
+    back = compare_games(swapped.assign(difference=-cells["difference"]), ["game"], ["defense"])
+    assert back.mean == pytest.approx(-(paired.mean or 0), abs=1e-9)
+    assert back.p_value == pytest.approx(paired.p_value)
