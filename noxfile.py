@@ -79,6 +79,17 @@ def nightly(session: nox.Session) -> None:
 
 
 @nox.session
+def planted(session: nox.Session) -> None:
+    """Plant defects in the suite `nightly`; the check against the committed reference must find each."""
+    install(session)
+    session.run(
+        *("pytest", "tests/leaderboard/test_planted_defects.py", "-n", "0", "--timeout", "600"),
+        *("-s", *session.posargs),
+        env={"MTLUE_PLANTED": "nightly"},
+    )
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Time the hot paths beside their plain forms; print one table and write benchmarks.json."""
     install(session)

@@ -21,7 +21,7 @@ from leaderboard.reference import COSTS, SECONDS, cell_label, collect_items
 FALSE_ALARMS = 0.01
 """Probability of at least one false alarm in a check on another machine, shared out among all numbers."""
 
-MARGIN = 1.5
+MARGIN = 1.2
 """Factor on the tolerance of a number: t assumes equal and normal spreads, and some trainings end in one of
 two states. With other seeds, the largest of 638 differences in the nightly suite was 1.08 times what t gives.
 """

@@ -59,7 +59,7 @@ def test_a_tolerance_by_hand() -> None:
     # In both cells six values lie 0.005 above the mean and six as much below, with 11 degrees of freedom
     # each, which are pooled: fewer than 20. Three seeds are compared with three.
     spread = (24 * 0.005**2 / 22) ** 0.5
-    expected = 1.5 * t.ppf(1 - 0.01 / numbers / 2, 22) * spread * (2 / 3) ** 0.5
+    expected = 1.2 * t.ppf(1 - 0.01 / numbers / 2, 22) * spread * (2 / 3) ** 0.5
     assert find(changes, "digits · em · small", "a accuracy").tolerance == pytest.approx(expected)
     assert find(changes, "digits · clean · small", "a accuracy").tolerance == pytest.approx(expected)
     # A score is the way from the floor of 0.5 to 1, twice as long.
