@@ -33,6 +33,8 @@ class Contrastive:
     A view is a random part of the image, scaled to the size that networks see, with other brightness,
     contrast, saturation and hue, sometimes gray. It is mirrored only where the dataset's labels allow it:
     mirrored digits are other digits, and a network that takes them for the same cannot tell left from right.
+    On the embedded digits it learns next to nothing (0.11 of ten classes after 30 passes over 1000 clean
+    images); a guess: every image has colors of its own, which are enough to tell it from the others.
 
     Source: Chen et al., ICML 2020, arXiv:2002.05709 (SimCLR), Alg. 1; temperature, strength of color and no
     blur as for CIFAR-10, appendix B.9
