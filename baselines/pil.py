@@ -110,11 +110,17 @@ class LinearSeparability(ObjectiveHooks):
             )
             for task in self._tasks
         ).to(context.device)
+        self._is_training = False
+        # All models are given the same images: together they are one pass.
+        self._models[0].register_forward_hook(
+            lambda *passed: context.count_pass(passed[-1], self._is_training)
+        )
 
     def before_round(self, noise: Noise) -> None:
         """Train the linear models on the clean images."""
         optimizer = torch.optim.SGD(self._models.parameters(), lr=self._learning_rate, momentum=0.9)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._epochs)
+        self._is_training = True
         for _ in range(self._epochs):
             for batch in self._loader:
                 optimizer.zero_grad(set_to_none=True)
@@ -122,6 +128,7 @@ class LinearSeparability(ObjectiveHooks):
                 optimizer.step()
             self._loader.position = 0
             schedule.step()
+        self._is_training = False
         self._models.requires_grad_(False)
 
     def _cross_entropy(self, batch: Batch, images: Tensor) -> Tensor:

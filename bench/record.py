@@ -147,6 +147,10 @@ class NoiseReport(TypedDict, total=False):
         surrogate_loss: the attack's own loss on the surrogates that it was crafted with, at the end; absent
             for an attack without surrogates.
         hit_rate: the share of labels on which the (last) surrogate does what the attack wants, at the end.
+        forward_passes: how often a training image passed through a network while the noise was crafted,
+            with its surrogates as they were; a mean.
+        backward_passes: the same backward.
+        surrogate_passes: the same, forward and backward, for the training of the surrogates.
         ssim: the mean structural similarity of clean and released images, 1 if nothing changed.
         tasks: classification task → `TaskNoise`; empty if nothing changed.
     """
@@ -160,6 +164,9 @@ class NoiseReport(TypedDict, total=False):
     lost_to_rounding: float
     surrogate_loss: float | None
     hit_rate: float | None
+    forward_passes: float
+    backward_passes: float
+    surrogate_passes: float
     ssim: float | None
     tasks: dict[str, TaskNoise]
 

@@ -27,6 +27,7 @@ __all__ = [
     "Batch",
     "Budget",
     "Checkpoint",
+    "CountPass",
     "CraftContext",
     "Kind",
     "MultiTaskData",
@@ -40,6 +41,7 @@ __all__ = [
     "Step",
     "Targets",
     "default_budget",
+    "ignore_pass",
     "ignore_progress",
 ]
 
@@ -77,12 +79,20 @@ ReportAim = Callable[[float, float], None]
 """Called as ``report_aim(loss, hit_rate)``."""
 
 
+CountPass = Callable[[Tensor, bool], None]
+"""Called as ``count_pass(output, is_training)`` with a network's output for a batch of images."""
+
+
 def ignore_progress(what: str, done: int, total: int) -> None:
     """Show no progress."""
 
 
 def ignore_aim(loss: float, hit_rate: float) -> None:
     """Keep nothing of it."""
+
+
+def ignore_pass(output: Tensor, is_training: bool) -> None:
+    """Count nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +262,8 @@ class CraftContext:
         report_aim: to be called at the end by an attack with surrogates: its loss on them, and the share of
             the labels on which they do what it wants.
         norm: what the budget limits; None for an attack without one.
+        count_pass: to be called with the output of every pass of images through a network that the attack
+            builds itself; passes through surrogates are counted anyway.
     """
 
     tasks: tuple[Task, ...]
@@ -264,6 +276,7 @@ class CraftContext:
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
     report_aim: ReportAim = ignore_aim
     norm: Norm | None = "linf"
+    count_pass: CountPass = ignore_pass
 
     def scale_strength(self, strength: float) -> float:
         """Return a strength in [0, 1] pixel units that is given in 1/255 for the budget `DEFAULT_EPSILON`.

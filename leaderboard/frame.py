@@ -26,6 +26,7 @@ COSTS = {
 
 NOISE = (
     "linf", "l2", "l0", "psnr", "ssim", "clamped", "scaled", "lost_to_rounding", "surrogate_loss", "hit_rate",
+    "forward_passes", "backward_passes", "surrogate_passes",
 )  # fmt: skip
 """Fields of `bench.record.NoiseReport` that are columns of every row of a cell."""
 

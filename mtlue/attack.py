@@ -164,9 +164,10 @@ class MTLUE(ABC):
     def craft(self, train: Split, context: CraftContext) -> Noise:
         """Train the generator; the noise returned can make δ for images it has not seen."""
         profile, shape = self._profile, train.images.shape[1:]
-        training = self.training(context.tasks)
+        training, generator = self.training(context.tasks), self._generator(context, *shape)
+        generator.register_forward_hook(lambda *passed: context.count_pass(passed[-1], False))
         noise = GeneratedNoise(
-            self._generator(context, *shape),
+            generator,
             intra=profile.intra if self.intra is None else self.intra,
             inter=profile.inter if self.inter is None else self.inter,
             per_task=profile.per_task,

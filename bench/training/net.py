@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.api import Backbone, DenseBackbone, Task
 from bench.errors import BenchError
-from bench.values import DENSE, Precision, Shape
+from bench.values import DENSE, CountPass, Precision, Shape, ignore_pass
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -73,6 +73,7 @@ class MultiTaskNet(nn.Module):
             if task.kind in DENSE
         )
         self._pieces, self._precision = pieces, precision
+        self.count_pass: CountPass = ignore_pass
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """Return one output per task, [b o] or [b o h w], in the order of the tasks."""
@@ -85,7 +86,7 @@ class MultiTaskNet(nn.Module):
             BenchError: when the backbone writes to the images.
         """
         with self._reject_writes(images, "its input"):
-            features = self._run_part(self.encoder, images)
+            features = self._run_encoder(images)
         return features if any(self._decoded) else self._shared(features)
 
     def apply_heads(
@@ -131,7 +132,12 @@ class MultiTaskNet(nn.Module):
 
     def represent(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Return the representation: the input of the heads of classification tasks."""
-        return self._shared(self._run_part(self.encoder, images))
+        return self._shared(self._run_encoder(images))
+
+    def _run_encoder(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d ..."]:
+        features = self._run_part(self.encoder, images)
+        self.count_pass(features, self.training)
+        return features
 
     def _shared(self, features: Float[Tensor, "b d ..."]) -> Float[Tensor, "b d2"]:
         pooled = features.mean((2, 3)) if features.ndim == 4 else features

@@ -431,6 +431,16 @@ class Unbounded(Faulty):
 
 
 @dataclass(frozen=True)
+class LimitedNorm(Faulty):
+    """An attack with a budget for the norm of its noise.
+
+    Not from a paper: a test.
+    """
+
+    norm: ClassVar[Norm | None] = "l2"
+
+
+@dataclass(frozen=True)
 class Deterministic(Faulty):
     """An attack that says that it draws nothing at random, but does.
 
@@ -593,7 +603,7 @@ def test_every_fault_is_found_where_it_is_and_nowhere_else(register: Register, f
 
 
 @pytest.mark.parametrize("fault", SOUND)
-@pytest.mark.parametrize("kind", [Faulty, WithSurrogate, Unbounded])
+@pytest.mark.parametrize("kind", [Faulty, WithSurrogate, Unbounded, LimitedNorm])
 def test_what_is_sound_passes_every_check_in_order(register: Register, kind: type, fault: str) -> None:
     verdicts = list(run_checks(AttackUnderTest(f"{register(kind)}(fault={fault})"), CHECKS))
     assert [verdict for verdict in verdicts if verdict.failure is not None] == []
@@ -684,12 +694,15 @@ def test_an_attack_is_crafted_on_a_training_set_once(
 def test_an_attack_is_held_to_the_budget_unless_it_is_unbounded(register: Register) -> None:
     beyond = {
         kind: AttackUnderTest(f"{register(kind)}(fault=far_beyond_the_budget)").craft_once(PLAIN_CASE)
-        for kind in (Faulty, Unbounded)
+        for kind in (Faulty, Unbounded, LimitedNorm)
     }
     assert beyond[Faulty].change.abs().max() == 8
     assert beyond[Faulty].context.epsilon == 8 / 255
     assert beyond[Unbounded].change.abs().max() > 200
     assert beyond[Unbounded].context.epsilon == 1
+    change = beyond[LimitedNorm].change.long()
+    assert 0 < change.square().sum((1, 2, 3)).max() <= 255**2 * change[0].numel() / (3 * 32 * 32)
+    assert (beyond[LimitedNorm].context.norm, beyond[LimitedNorm].context.epsilon) == ("l2", 1.0)
 
 
 def test_parameters_of_every_attack_are_not_the_attacks(register: Register) -> None:

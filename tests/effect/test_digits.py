@@ -33,3 +33,10 @@ def test_random_noise_leaves_more_than_half(learned: Callable[..., float]) -> No
 
 def test_noise_that_says_nothing_of_the_labels_leaves_nearly_all(learned: Callable[..., float]) -> None:
     assert learned("random-samplewise") > 0.9 * learned("clean")
+
+
+def test_autoregressive_noise_with_its_papers_budget_takes_most_of_a_single_task(
+    learned: Callable[..., float], learned_alone: Callable[[str], float]
+) -> None:
+    """Clamped to 8/255 it takes next to nothing."""
+    assert learned_alone("ar-l2") < 0.7 * learned("clean")

@@ -24,7 +24,7 @@ ATTACKS = {"matrix": {"attack": ["clean", "random", "em", "tap"]}}
 
 def cells(**tables: Any) -> dict[str, Cell]:
     """Return a plan's cells by their attack."""
-    found = {str(cell.labels["attack"]): cell for cell in tiny.plan(**{**ATTACKS, **tables}).cells}
+    found = {cell.poison.attack.name: cell for cell in tiny.plan(**{**ATTACKS, **tables}).cells}
     assert set(found) >= {"clean", "random", "em", "tap"}
     return found
 

@@ -1,5 +1,6 @@
 """Strengths are in proportion to the budget, so half of it gives half the noise."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,11 +96,23 @@ def test_half_the_budget_gives_half_the_noise(attack: str) -> None:
     assert (half - full / 2).abs().max() < 0.01
 
 
+@pytest.mark.parametrize(("attack", "norm"), [("ar-l2", 1.0), ("lsp-l2(patches=2)", 6 / 255 * 3072**0.5)])
+@pytest.mark.parametrize("epsilon", [1.0, 0.5, 0.25])
+def test_noise_with_a_norm_as_budget_has_its_published_norm(attack: str, norm: float, epsilon: float) -> None:
+    """On images of d values its norm is √(d / 3072) times that on 3·32·32 values, clamped or not."""
+    torch.manual_seed(0)
+    here = replace(context(8), epsilon=epsilon, norm="l2")
+    noise = build_part("attack", attack).craft(SPLIT, here)
+    delta = noise.delta(Batch(SPLIT.images / 255, SPLIT.targets, torch.arange(COUNT)))
+    wanted = norm * epsilon * (delta[0].numel() / 3072) ** 0.5
+    assert delta.flatten(1).norm(dim=1).numpy() == pytest.approx(wanted, rel=1e-3)
+
+
 def test_every_attack_that_takes_a_step_or_a_strength_is_held_to_its_budget_here() -> None:
     tested = {attack.partition("(")[0] for attack in ONE_STEP} | {
-        "tap", "tap-untargeted", "rem", "pil", "lsp", "ar",
+        "tap", "tap-untargeted", "rem", "pil", "lsp", "lsp-l2", "ar", "ar-l2",
     }  # fmt: skip
-    fields = ("step_size", "strength", "radius", "norm")
+    fields = ("step_size", "strength", "radius")
     stepping = {
         name
         for name in catalog_entries("attack")

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.api import BuildingRegime, Dataset
+from bench.api import Attack, BuildingRegime, Dataset
 from bench.catalog.build import build_part, build_validated, compose_parts
 from bench.catalog.choice import Choice
 from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate
@@ -20,7 +20,7 @@ from bench.engine.planning.suite_file import BudgetSettings, Suite, override_rec
 from bench.errors import BenchError, format_input, name_foreign_errors
 from bench.record import CLEAN, DATA_SEED
 from bench.text import escape_bytes
-from bench.values import DENSE, Budget, Recipe
+from bench.values import DENSE, Budget, Recipe, default_budget
 
 DENSE_AXES = ("attack", "backbone", "defense")
 """The axes whose parts say whether they work with dense tasks."""
@@ -248,8 +248,8 @@ class _CellBuilder:
 
     def _build_poison(self, dataset: ChosenPart[Dataset], attack: Choice, seed: int) -> Poison:
         surrogate, chosen = self._surrogate(dataset, seed), self._part("attack", attack)
-        tasks = self._protection(attack).tasks
-        return Poison(dataset, chosen, surrogate, self._budget(attack), seed, tasks)
+        budget, tasks = self._budget(attack), self._protection(attack).tasks
+        return Poison(dataset, _name_budget(chosen, budget), surrogate, budget, seed, tasks)
 
     def _build_budget(self, attack: Choice) -> Budget | None:
         """Return the suite's budget for the attack's norm, or the one that the attack itself is given."""
@@ -265,3 +265,14 @@ class _CellBuilder:
         if given is not None:
             settings = build_validated(BudgetSettings, {keys[norm]: given}, owner)
         return Budget(norm, getattr(settings, keys[norm]))
+
+
+def _name_budget(attack: ChosenPart[Attack], budget: Budget | None) -> ChosenPart[Attack]:
+    """Return an attack whose label says its budget, unless that is the default one of its track.
+
+    So results at different budgets have different labels, wherever the budget was set.
+    """
+    params = {name: value for name, value in attack.choice.params if name != "epsilon"}
+    if attack.name != CLEAN and budget is not None and budget != default_budget(budget.norm):
+        params["epsilon"] = budget.epsilon
+    return replace(attack, choice=replace(attack.choice, params=tuple(sorted(params.items()))))

@@ -22,12 +22,13 @@ from bench.engine.stages.device import explain_out_of_memory
 from bench.engine.stages.loaded_data import fingerprint, load_dataset, reject_writes, require_same_data
 from bench.engine.stages.networks import build_network
 from bench.engine.stages.noise_report import noise_report
+from bench.engine.stages.passes import CountingCheckpoint, PassCounter
 from bench.engine.stages.surrogate import load_snapshots
 from bench.engine.storage.store import POISONS
 from bench.errors import BenchError
 from bench.record import CLEAN, Cost
 from bench.training.net import MultiTaskNet
-from bench.values import NoCheckpoint, Progress
+from bench.values import CountPass, NoCheckpoint, Progress, ignore_pass
 
 
 @with_run_context
@@ -49,7 +50,9 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
     checkpoint = FileCheckpoint(run_context.store.checkpoint_path(poison.key), identity)
     remedy = "use a smaller batch, if the attack has that parameter, or a smaller surrogate backbone"
     with explain_out_of_memory(f"crafting {poison.label}", remedy), seeded("craft", poison.seed):
-        context = _craft_context(poison, data, run_context, progress, checkpoint)
+        counter = PassCounter()
+        kept = CountingCheckpoint(checkpoint, counter)
+        context = _craft_context(poison, data, run_context, progress, kept, counter.count)
         aim: dict[str, float | None] = {}
         context = replace(context, report_aim=partial(_keep_aim, aim))
         with reject_writes(train, f"attack {name!r}"), meter.phase("craft", images=len(train)):
@@ -57,10 +60,12 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
             change, statistics = quantize_delta(noise, train, poison.budget, device, name)
     if not statistics["linf"] and poison.attack.name != CLEAN:
         raise BenchError(f"attack {name!r} changed no pixel of {poison.dataset.label!r}")
+    trained = poison.surrogate.recipe.epochs if poison.attack.part.needs_surrogate else 0
+    passes = counter.per_image(len(train), trained)
     report = noise_report(data.train, change, data.tasks, device)
     about = {
         "settings": poison.settings(),
-        "noise": {**statistics, **aim, **report},
+        "noise": {**statistics, **aim, **passes, **report},
         "cost": meter.costs(),
         "data": fingerprint(data),
         "environment": describe_environment(run_context),
@@ -92,20 +97,27 @@ def restore_noise(poison: Poison, run_context: RunContext) -> Noise:
     data = load_dataset(poison.dataset.part, run_context)
     about = run_context.store.read_about(POISONS, poison.key) or {}
     require_same_data(about, data, f"the poison {poison.label!r} in {run_context.out}")
-    context = _craft_context(poison, data, run_context, lambda *_: None, NoCheckpoint())
+    context = _craft_context(poison, data, run_context, lambda *_: None, NoCheckpoint(), ignore_pass)
     attack = cast("RestoringAttack", poison.attack.part)
     _, channels, height, width = data.train.images.shape
     return attack.restore(state, context, (channels, height, width))
 
 
 def _craft_context(
-    poison: Poison, data: MultiTaskData, run_context: RunContext, progress: Progress, checkpoint: Checkpoint
+    poison: Poison,
+    data: MultiTaskData,
+    run_context: RunContext,
+    progress: Progress,
+    checkpoint: Checkpoint,
+    count_pass: CountPass,
 ) -> CraftContext:
     device = run_context.torch_device
     shape = network_input_shape(data)
 
     def new_surrogate() -> MultiTaskNet:
-        return build_network(poison.surrogate.backbone.part, data.tasks, shape, run_context)
+        net = build_network(poison.surrogate.backbone.part, data.tasks, shape, run_context)
+        net.count_pass = count_pass
+        return net
 
     def snapshots(count: int) -> list[MultiTaskNet]:
         return load_snapshots(run_context.store, poison.surrogate, count, new_surrogate, data)
@@ -120,4 +132,5 @@ def _craft_context(
         progress,
         checkpoint,
         norm=poison.attack.part.norm,
+        count_pass=count_pass,
     )

@@ -199,7 +199,7 @@ def test_overrides_are_read_as_toml_or_bare_words(tmp_path: Path) -> None:
     assert suite.surrogate.backbone == "resnet18"
     assert suite.surrogate.recipe.model_dump(exclude_unset=True) == {"epochs": 3}
     assert suite.skip_missing_data
-    tap = next(cell for cell in expand_suite(suite).cells if cell.labels["attack"] == "tap")
+    tap = next(cell for cell in expand_suite(suite).cells if cell.labels["attack"] == "tap(epsilon=4)")
     assert tap.poison.attack.part.step_size == 0.5  # type: ignore[attr-defined]
     assert tap.poison.attack.part.steps == 1  # type: ignore[attr-defined]
     assert tap.poison.budget == Budget("linf", 4)
@@ -208,24 +208,24 @@ def test_overrides_are_read_as_toml_or_bare_words(tmp_path: Path) -> None:
 
 
 def test_the_budget_is_the_suites_for_the_norm_of_the_attack_or_the_attacks_own() -> None:
-    attacks = ["random", "ar-l2", "ops", "random(epsilon=4)", "ar-l2(epsilon=0.25)", "ar-l2(epsilon=2)"]
+    attacks = ["random", "ar-l2", "ops", "random(epsilon=4)", "ar-l2(epsilon=0.25)", "ar-l2(epsilon=1)"]
     cells = tiny.plan(matrix={"attack": attacks}, budget={"epsilon": 6, "l2": 0.5}).cells
     poisons = {cell.labels["attack"]: cell.poison for cell in cells}
     assert {label: poison.budget for label, poison in poisons.items()} == {
         "clean": Budget("linf", 6),
-        "random": Budget("linf", 6),
+        "random(epsilon=6)": Budget("linf", 6),
         "random(epsilon=4)": Budget("linf", 4),
-        "ar-l2": Budget("l2", 0.5),
+        "ar-l2(epsilon=0.5)": Budget("l2", 0.5),
         "ar-l2(epsilon=0.25)": Budget("l2", 0.25),
-        "ar-l2(epsilon=2)": Budget("l2", 2.0),
+        "ar-l2": Budget("l2", 1.0),
         "ops": None,
     }
     assert len({poison.key for poison in poisons.values()}) == len(poisons)
     settings = {label: poison.settings() for label, poison in poisons.items()}
-    assert (settings["ar-l2"]["norm"], settings["ar-l2"]["epsilon"]) == ("l2", 0.5)
-    assert (settings["random"]["norm"], settings["random"]["epsilon"]) == ("linf", 6)
+    assert (settings["ar-l2"]["norm"], settings["ar-l2"]["epsilon"]) == ("l2", 1.0)
+    assert (settings["clean"]["norm"], settings["clean"]["epsilon"]) == ("linf", 6)
     assert (settings["ops"]["norm"], settings["ops"]["epsilon"]) == (None, None)
-    assert settings["random(epsilon=4)"]["attack"] == settings["random"]["attack"]
+    assert settings["random(epsilon=4)"]["attack"] == settings["random(epsilon=6)"]["attack"]
 
 
 def test_a_suite_without_a_name_has_its_files(tmp_path: Path) -> None:
@@ -318,7 +318,8 @@ def test_suites_of_the_package(name: str) -> None:
         cell.victim for cell in plan.cells if cell.labels["attack"] == "clean"
     }
     for cell in plan.cells:
-        assert cell.poison.budget == default_budget(cell.poison.attack.part.norm)
+        is_default = cell.poison.budget == default_budget(cell.poison.attack.part.norm)
+        assert is_default == ("epsilon=" not in str(cell.labels["attack"]))
     if datasets == "all":
         assert {cell.labels["dataset"] for cell in plan.cells} == set(EMBEDDED)
         for dataset in set(CATALOG["dataset"]) - {*EMBEDDED, "nyuv2"}:
