@@ -12,7 +12,9 @@ from leaderboard.formatting import escape_markdown, format_count, join_blocks
 from leaderboard.frame import SelectedRecords, select_records, to_frame
 from leaderboard.sections.axes import render_axes
 from leaderboard.sections.costs import render_costs
+from leaderboard.sections.datasets import render_datasets
 from leaderboard.sections.defenses import render_defenses
+from leaderboard.sections.groups import render_groups
 from leaderboard.sections.noise import render_noise
 from leaderboard.sections.notes import render_failures, render_notes
 from leaderboard.sections.partial import render_partial_protection
@@ -45,6 +47,8 @@ def render_board(records: Iterable[Record], left_out: Sequence[str] = ()) -> str
         _render_head(selected, frame),
         render_ranking(frame),
         render_unbounded_ranking(frame),
+        render_groups(frame),
+        render_datasets(frame),
         render_tasks(frame),
         render_axes(frame),
         render_defenses(frame),

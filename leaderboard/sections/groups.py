@@ -1,0 +1,127 @@
+"""Which attacks of a ranking the seeds can order, and which they cannot."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from pandas import DataFrame, Series
+
+from bench.record import CLEAN
+from leaderboard.formatting import escape_markdown, format_count, join_blocks
+from leaderboard.paired_games import PairedGames
+from leaderboard.rows import cell_rows, full_protection_rows
+from leaderboard.statistics import MIN_INTERVAL_SEEDS, Interval, seed_interval
+
+GAME_AXES = ["dataset", "backbone", "weighting", "regime"]
+"""Axes that are equal within a game; its choice is the defense."""
+
+LEVEL = 0.95
+"""Confidence in all orders of a ranking together."""
+
+
+def game_protections(frame: DataFrame) -> "Series[float]":
+    """Return what is left of each game after the choice: protection by attack and `GAME_AXES`.
+
+    Args:
+        frame: from `leaderboard.frame.to_frame`; clean cells and partial protection are left out.
+    """
+    cells = cell_rows(full_protection_rows(frame[frame["attack"] != CLEAN]))
+    choices = cells.groupby(["attack", *GAME_AXES, "defense"])["protection"].mean().dropna()
+    return choices.groupby(level=["attack", *GAME_AXES]).min()
+
+
+def pairwise_intervals(cells: DataFrame, attacks: Sequence[str]) -> dict[tuple[str, str], Interval | None]:
+    """Return, for every pair of attacks, the interval of the difference of their headlines.
+
+    Only games, defenses and seeds of both are compared, and each side has its own choice. The levels are
+    those of Bonferroni: all intervals hold together at `LEVEL`.
+
+    Args:
+        cells: from `leaderboard.rows.cell_rows`, of attacks that may be ranked together.
+        attacks: labels in the order of the ranking.
+
+    Returns:
+        (better, worse) → interval, None without one.
+    """
+    protections, seeds = _to_array(cells, attacks)
+    pairs = list(combinations(range(len(attacks)), 2))
+    intervals = {}
+    for first, second in pairs:
+        a, b = protections[first], protections[second]
+        present = ~np.isnan(a) & ~np.isnan(b)
+        shared = present.any(axis=(1, 2))
+        kept_a, kept_b = (np.where(present, side, 0.0)[shared] for side in (a, b))
+        games = PairedGames(kept_a, kept_b, present[shared].astype(np.float64))
+        comparable = shared.any() and games.is_complete
+        level = 1 - (1 - LEVEL) / len(pairs)
+        intervals[attacks[first], attacks[second]] = (
+            seed_interval(games.differences, seeds, level) if comparable else None
+        )
+    return intervals
+
+
+def unordered_groups(
+    attacks: Sequence[str], intervals: dict[tuple[str, str], Interval | None]
+) -> list[list[str]]:
+    """Return the largest runs of a ranking in which no attack is shown to be better than another one."""
+    ends = []
+    for start in range(len(attacks)):
+        end = start + 1
+        while end < len(attacks) and not any(
+            _is_ordered(intervals[attacks[before], attacks[end]]) for before in range(start, end)
+        ):
+            end += 1
+        ends.append(end)
+    runs = [(start, end) for start, end in enumerate(ends) if end - start > 1]
+    return [list(attacks[start:end]) for start, end in runs if start == 0 or ends[start - 1] < end]
+
+
+def render_groups(frame: DataFrame) -> str:
+    """Return, in markdown, which attacks of each ranking cannot be ordered; empty with fewer than two."""
+    texts = [_render_groups_of_track(rows) for rows in rows_of_tracks(frame)]
+    return join_blocks("## What the seeds can order", *texts) if any(texts) else ""
+
+
+def rows_of_tracks(frame: DataFrame) -> list[DataFrame]:
+    """Return the rows of each track, bounded attacks first: only attacks of one track are ranked together."""
+    return [rows for _, rows in frame.groupby("bounded", sort=True)][::-1]
+
+
+def _render_groups_of_track(frame: DataFrame) -> str:
+    headlines = game_protections(frame).groupby(level="attack").mean()
+    attacks = [str(attack) for attack in headlines.sort_values(ascending=False, kind="stable").index]
+    if len(attacks) < 2:
+        return ""
+    cells = cell_rows(full_protection_rows(frame[frame["attack"].isin(attacks)]))
+    cells = cells[cells["protection"].notna()]
+    seeds = cells["seed"].nunique()
+    if seeds < MIN_INTERVAL_SEEDS:
+        return f"{format_count(seeds, 'seed')} cannot order any two attacks: too few for an interval."
+    intervals = pairwise_intervals(cells, attacks)
+    widths = [(each.high - each.low) / 2 for each in intervals.values() if each is not None]
+    resolved = f" Half of the pairs must differ by more than {np.median(widths):.2f}." if widths else ""
+    head = f"What {seeds} seeds can order, if noise is normal ({LEVEL:.0%} for all pairs, Bonferroni)"
+    groups = unordered_groups(attacks, intervals)
+    if not groups:
+        return f"{head}: every attack is better than the next one.{resolved}"
+    listed = "\n".join(f"- {', '.join(map(escape_markdown, group))}" for group in groups)
+    return join_blocks(f"{head}: attacks of one line cannot be ordered.{resolved}", listed)
+
+
+def _is_ordered(interval: Interval | None) -> bool:
+    return interval is not None and not interval.includes_zero
+
+
+def _to_array(cells: DataFrame, attacks: Sequence[str]) -> tuple[NDArray[np.float64], int]:
+    """Return protections [attacks games defenses seeds], NaN where there is none, and the number of seeds."""
+    cells = cells[cells["attack"].isin(attacks)]
+    places = [
+        cells["attack"].map({attack: place for place, attack in enumerate(attacks)}).to_numpy(int),
+        cells.groupby(GAME_AXES).ngroup().to_numpy(),
+        cells.groupby("defense").ngroup().to_numpy(),
+        cells.groupby("seed").ngroup().to_numpy(),
+    ]
+    protections = np.full([len(attacks), *(place.max() + 1 for place in places[1:])], np.nan)
+    protections[tuple(places)] = cells["protection"].to_numpy(float)
+    return protections, protections.shape[-1]
