@@ -24,6 +24,19 @@ NETWORK_TASKS: dict[str, tuple[str, tuple[Task, ...]]] = {
 """Case → the backbone and the tasks of a network."""
 
 
+METHODS_TOGETHER = (("build", "explain_misfit"), ("pretrain", "pretraining_epochs"))
+"""The methods of `BuildingRegime` and of `PretrainingRegime`; with one of two a regime is neither."""
+
+
+def has_methods_together(tested: PartUnderTest, _: str) -> None:
+    """Check that no method is there which would never be called."""
+    for methods in METHODS_TOGETHER:
+        there = [method for method in methods if hasattr(tested.part, method)]
+        if len(there) == 1:
+            (missing,) = set(methods) - set(there)
+            raise ContractError(f"it has {there[0]}(), but not {missing}(), see bench/api.py")
+
+
 def trains_every_task_once(tested: PartUnderTest, case: str) -> None:
     """Check that every task is in one group, and no group is empty."""
     tasks = TASKS[: COUNTS[case]]
@@ -146,6 +159,7 @@ def _gradients(value: Tensor, inputs: Sequence[Tensor | nn.Parameter]) -> Sequen
 
 
 REGIME_CHECKS = (
+    Check("has the methods of its kind", has_methods_together),
     Check("trains every task once", trains_every_task_once, tuple(COUNTS)),
     Check("trains every parameter", trains_every_parameter_of_its_network, tuple(NETWORK_TASKS)),
     Check(

@@ -16,6 +16,7 @@ from bench.conformance.report import run_checks
 from bench.datasets.digits import Digits
 from bench.defenses.base import NoOp
 from bench.regimes.mtl import MultiTask
+from bench.training.net import MultiTaskNet
 from bench.weightings.ew import EqualWeights
 
 
@@ -101,6 +102,45 @@ class Forgets(MultiTask):
         return (tasks[:1],)
 
 
+@dataclass(frozen=True)
+class OnlyBuilds(MultiTask):
+    """Not from a paper."""
+
+    def build(self, *arguments: Any) -> Any:
+        return MultiTaskNet(*arguments)
+
+
+class LeakyNet(MultiTaskNet):
+    """A network whose heads see the images through the encoder a second time."""
+
+    def apply_heads(self, features: torch.Tensor, images: torch.Tensor) -> list[torch.Tensor]:
+        return super().apply_heads(features + self.encode(images), images)
+
+
+@dataclass(frozen=True)
+class Leaks(OnlyBuilds):
+    """Not from a paper."""
+
+    def explain_misfit(self, *_: Any) -> None:
+        return None
+
+    def build(self, *arguments: Any) -> Any:
+        return LeakyNet(*arguments)
+
+
+@dataclass(frozen=True)
+class TrainsHeads(MultiTask):
+    """Not from a paper."""
+
+    def pretraining_epochs(self, recipe: Any) -> int:
+        return 1
+
+    def pretrain(self, net: Any, *_: Any) -> Iterator[None]:
+        for parameter in net.parameters():
+            parameter.data.add_(1)
+        yield
+
+
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, type], str]]:
     def put(axis: str, kind: type) -> str:
@@ -121,6 +161,9 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, type], 
         ("backbone", Untrained, "trains every parameter", "unused is not trained"),
         ("dataset", Drawing, "is the same every time", "changes torch's random state"),
         ("regime", Forgets, "trains every task once", "does not put every task into one group"),
+        ("regime", OnlyBuilds, "has the methods of its kind", "it has build(), but not explain_misfit()"),
+        ("regime", Leaks, "shares what is below the features", "read shared parameters past the features"),
+        ("regime", TrainsHeads, "learns without labels", "pretraining changes heads."),
     ],
 )
 def test_a_fault_is_found(
