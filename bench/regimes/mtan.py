@@ -33,7 +33,8 @@ class MTAN:
     convolutions after the first one (``dense-small`` has two).
 
     What weightings see as shared is the encoder, and as features the maps that attention modules read.
-    Attention modules belong to the heads and get the gradient of their own task, as in LibMTL.
+    Attention modules belong to the heads and get the gradient of their own task, as in LibMTL. These maps are
+    copied into one row per image; a gradient weighting holds one such copy per task.
 
     Source: Liu, Johns and Davison, CVPR 2019, arXiv:1803.10704, section 3 and Eq. 1 and 2; on dilated
     ResNets: Lin & Zhang, JMLR 2023, arXiv:2203.14338 (LibMTL)
