@@ -23,6 +23,7 @@ from leaderboard.sections.published import render_published
 from leaderboard.sections.ranking_tables import render_ranking, render_unbounded_ranking
 from leaderboard.sections.regimes import render_regimes
 from leaderboard.sections.tasks import render_tasks
+from leaderboard.sections.variance import render_variance
 
 PROTECTION = (
     "**Protection** of a task is (clean - poisoned) / (clean - floor), where *clean* is the score of the "
@@ -49,6 +50,7 @@ def render_board(records: Iterable[Record], left_out: Sequence[str] = ()) -> str
         render_unbounded_ranking(frame),
         render_groups(frame),
         render_datasets(frame),
+        render_variance(records),
         render_tasks(frame),
         render_axes(frame),
         render_defenses(frame),
