@@ -5,10 +5,11 @@ from itertools import product
 
 import numpy as np
 import pytest
-from pandas import Series
+from pandas import DataFrame, Series
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from leaderboard.paired_games import compare_games
 from leaderboard.statistics import (
     MAX_EXACT_SEEDS,
     Interval,
@@ -109,3 +110,23 @@ def test_holm_by_hand() -> None:
     assert adjust_by_holm([0.03, 0.01, None, 0.02]) == pytest.approx([0.04, 0.03, None, 0.04])
     assert adjust_by_holm([0.6, 0.7]) == [1.0, 1.0]
     assert adjust_by_holm([]) == []
+
+
+def test_the_sign_flip_test_of_a_game_exchanges_whole_seeds() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.4, 0.2, (2, 3, 4)), rng.normal(0.6, 0.2, (2, 3, 4))  # games, defenses, seeds
+    names = ["game", "defense", "seed"]
+    cells = DataFrame(list(np.ndindex(a.shape)), columns=names)
+    cells = cells.assign(protection_a=a.ravel(), protection_b=b.ravel(), difference=(a - b).ravel())
+
+    def difference(exchanged: tuple[bool, ...]) -> float:
+        left, right = np.where(exchanged, b, a), np.where(exchanged, a, b)
+        return float((left.mean(2).min(1) - right.mean(2).min(1)).mean())
+
+    values = [abs(difference(exchanged)) for exchanged in product((False, True), repeat=4)]
+    paired = compare_games(cells, ["game"], ["defense"])
+    assert paired.mean == pytest.approx(difference((False,) * 4))
+    assert paired.p_value == np.mean([value >= values[0] - 1e-12 for value in values])
+    assert paired.interval
+    # A cell less, and a resample could be without it.
+    assert compare_games(cells[1:], ["game"], ["defense"]).interval is None
