@@ -9,7 +9,7 @@ import pytest
 
 from bench.api import MultiTaskData
 from bench.catalog.build import build_part
-from tests.effect.exploit import Scene
+from tests.effect.exploit import RECIPE, Scene
 
 
 @pytest.fixture(scope="session")
@@ -30,5 +30,6 @@ def learned(digits: MultiTaskData) -> Callable[..., float]:
 def learned_alone(digits: MultiTaskData) -> Callable[[str], float]:
     """What a victim learns of *left* if there is no other task, by attack."""
     data = replace(digits, tasks=tuple(task for task in digits.tasks if task.name == "left"))
-    scene = Scene(data, surrogate="small(width=8)", victim="small(width=16)")
+    recipe = replace(RECIPE, batch=64)
+    scene = Scene(data, surrogate="small(width=8)", victim="small(width=16)", recipe=recipe)
     return lambda attack: scene.learned(attack, ("left",))
