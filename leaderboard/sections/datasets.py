@@ -5,7 +5,7 @@ from pandas import DataFrame
 from scipy.special import chdtrc, ndtr
 
 from leaderboard.formatting import escape_markdown, format_protection, join_blocks, markdown_table
-from leaderboard.sections.groups import game_protections, rows_of_tracks
+from leaderboard.sections.groups import game_protections, render_tracks
 
 ALPHA = 0.05
 """Level of the test of mean ranks."""
@@ -73,8 +73,7 @@ def studentized_range(groups: int, alpha: float) -> float:
 
 def render_datasets(frame: DataFrame) -> str:
     """Return the rankings over datasets in markdown, empty with one dataset or one attack."""
-    texts = [_render_ranking_of_track(rows) for rows in rows_of_tracks(frame)]
-    return join_blocks("## Over datasets", *texts) if any(texts) else ""
+    return render_tracks("## Over datasets", frame, _render_ranking_of_track)
 
 
 def _render_ranking_of_track(frame: DataFrame) -> str:
@@ -101,10 +100,10 @@ def _render_ranking_of_track(frame: DataFrame) -> str:
     )
     groups = _unordered(list(table.index), list(table["rank"]), difference)
     if groups == [list(table.index)]:
-        return join_blocks(markdown_table(rows), f"{legend}: no two differ that much.")
+        return join_blocks(f"{legend}: no two differ that much.", markdown_table(rows))
     lines = "\n".join(f"- {', '.join(map(escape_markdown, group))}" for group in groups)
     ending = ". Attacks of one line cannot be ordered:" if groups else "."
-    return join_blocks(markdown_table(rows), legend + ending, lines)
+    return join_blocks(legend + ending, lines, markdown_table(rows))
 
 
 def _unordered(attacks: list[str], ranks: list[float], difference: float) -> list[list[str]]:

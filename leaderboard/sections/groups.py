@@ -1,6 +1,6 @@
 """Which attacks of a ranking the seeds can order, and which they cannot."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -79,13 +79,16 @@ def unordered_groups(
 
 def render_groups(frame: DataFrame) -> str:
     """Return, in markdown, which attacks of each ranking cannot be ordered; empty with fewer than two."""
-    texts = [_render_groups_of_track(rows) for rows in rows_of_tracks(frame)]
-    return join_blocks("## What the seeds can order", *texts) if any(texts) else ""
+    return render_tracks("## What the seeds can order", frame, _render_groups_of_track)
 
 
-def rows_of_tracks(frame: DataFrame) -> list[DataFrame]:
-    """Return the rows of each track, bounded attacks first: only attacks of one track are ranked together."""
-    return [rows for _, rows in frame.groupby("bounded", sort=True)][::-1]
+def render_tracks(heading: str, frame: DataFrame, render: Callable[[DataFrame], str]) -> str:
+    """Return a section with a text per track, empty without any; only attacks of one track are comparable."""
+    texts = {is_bounded: render(rows) for is_bounded, rows in frame.groupby("bounded")}
+    unbounded = texts.get(False, "")
+    if unbounded:
+        unbounded = f"**Attacks without a budget.** {unbounded}"
+    return join_blocks(heading, texts.get(True, ""), unbounded) if any(texts.values()) else ""
 
 
 def _render_groups_of_track(frame: DataFrame) -> str:
@@ -100,7 +103,11 @@ def _render_groups_of_track(frame: DataFrame) -> str:
         return f"{format_count(seeds, 'seed')} cannot order any two attacks: too few for an interval."
     intervals = pairwise_intervals(cells, attacks)
     widths = [(each.high - each.low) / 2 for each in intervals.values() if each is not None]
-    resolved = f" Half of the pairs must differ by more than {np.median(widths):.2f}." if widths else ""
+    resolved = (
+        f" Half of the pairs can only be ordered if they differ by over {np.median(widths):.2f}."
+        if widths
+        else ""
+    )
     head = f"What {seeds} seeds can order, if noise is normal ({LEVEL:.0%} for all pairs, Bonferroni)"
     groups = unordered_groups(attacks, intervals)
     if not groups:
