@@ -33,6 +33,9 @@ CLEAN = "clean"
 DATA_SEED = "data_seed"
 """The parameter of a dataset that draws its split, or its selection of images."""
 
+NO_DEFENSE = "none"
+"""The defense that does nothing. Skill is measured in that of the clean victim without a defense."""
+
 Scores = dict[str, dict[str, float | None]]
 """Task → metric → value; None if a metric is undefined on this test split."""
 

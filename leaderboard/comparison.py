@@ -201,7 +201,8 @@ def _adjust_p_values(table: DataFrame) -> DataFrame:
 
 
 def _unbounded(frame: DataFrame, a: str, b: str) -> str | None:
-    unbounded = [label for label in (a, b) if not frame.loc[frame["attack"] == label, "bounded"].all()]
+    tracks = {label: set(frame.loc[frame["attack"] == label, "track"]) for label in (a, b)}
+    unbounded = [label for label in (a, b) if "unbounded" in tracks[label]]
     return unbounded[0] if len(unbounded) == 1 else None
 
 

@@ -18,9 +18,9 @@ from pandas import DataFrame, Series, concat
 
 from bench.record import CLEAN, POISON_PHASES, Record, is_clean
 from leaderboard.frame import to_frame
-from leaderboard.ranking import DAGGER, attack_order, rank_attacks, unbounded_marker
+from leaderboard.ranking import TRACK_MARKS, attack_order, rank_attacks, track_marker
 from leaderboard.rows import dataset_names, default_victim_rows
-from leaderboard.scores import mean_relative_score
+from leaderboard.scores import TRACKS, mean_relative_score
 from leaderboard.sections.costs import cost_table
 
 WIDTH = 9.0
@@ -39,8 +39,8 @@ def draw_figures(records: Iterable[Record]) -> dict[str, bytes]:
     """Return the figures for which there are data: file name → PNG.
 
     ``protection.png``
-        a line per attack, in the order of the rankings: the lowest protection over defenses, its standard
-        deviation over seeds, and the mean over defenses.
+        a line per attack, in the order of the rankings: the protection under the best defense, its 95 %
+        interval over seeds, and the protection without a defense.
     ``curves.png``
         a panel per dataset and attack: the relative score (mean over tasks) of the poisoned and the clean
         victim by epoch. Default victims with defense ``none``; the band is the range over the seeds.
@@ -75,8 +75,8 @@ def _encode_png(figure: Figure) -> bytes:
 
 
 def _draw_protection(frame: DataFrame) -> Figure | None:
-    table = concat([rank_attacks(frame, bounded) for bounded in (True, False)])
-    table = table[(table["attack"] != CLEAN) & table["worst"].notna()]
+    table = concat([ranked for track in TRACKS if len(ranked := rank_attacks(frame, track))] or [DataFrame()])
+    table = table[(table["attack"] != CLEAN) & table["protection"].notna()] if len(table) else table
     if table.empty:
         return None
     figure = Figure((WIDTH, 1.3 + LINE * len(table)), layout="constrained")
@@ -85,13 +85,15 @@ def _draw_protection(frame: DataFrame) -> Figure | None:
         axes.axvline(value, color=FAINT, linewidth=1)
         position: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         axes.annotate(meaning, (value, 1), (0, 3), fontsize=8, ha="center", color=UNPOISONED, **position)
-    lines, label = range(len(table)), "lowest over defenses ± standard deviation over seeds"
-    spread = table["spread"]
-    axes.errorbar(table["worst"], lines, xerr=spread, fmt="o", color=POISONED, capsize=3, label=label)
-    axes.plot(table["mean"], lines, "|", color=UNPOISONED, markersize=11, label="mean over defenses")
-    _label_lines(axes, table["attack"].map(unbounded_marker(frame)))
-    unbounded = f" ({DAGGER} without a budget)" if not frame["bounded"].all() else ""
-    axes.set_xlabel(f"protection, mean over tasks and victims{unbounded}")
+    lines, label = range(len(table)), "under the best defense, 95 % interval over seeds"
+    # An interval surrounds its value; rounding may say otherwise.
+    lengths = [(table["protection"] - table["low"]).clip(0), (table["high"] - table["protection"]).clip(0)]
+    axes.errorbar(table["protection"], lines, xerr=lengths, fmt="o", color=POISONED, capsize=3, label=label)
+    axes.plot(table["undefended"], lines, "|", color=UNPOISONED, markersize=11, label="without a defense")
+    _label_lines(axes, table["attack"].map(track_marker(frame)))
+    marked = [track for track in TRACKS if TRACK_MARKS[track] and track in set(frame["track"])]
+    shown = [f"({TRACK_MARKS[track].strip()} {track})" for track in marked]
+    axes.set_xlabel(" ".join(["protection, mean over tasks and victims", *shown]))
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -120,7 +122,7 @@ def _draw_costs(frame: DataFrame) -> Figure | None:
     left.set_xlabel("seconds")
     right.set_xlabel(f"peak memory of the {'device' if memory == 'device_mb' else 'process'}, MiB")
     right.set_xlim(left=0)
-    _label_lines(left, [unbounded_marker(frame)(attack) for attack in attacks])
+    _label_lines(left, [track_marker(frame)(attack) for attack in attacks])
     right.grid(axis="y", color="#eeeeee")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -137,7 +139,7 @@ def _label_lines(axes: Axes, labels: Iterable[str]) -> None:
 
 def _draw_curves(frame: DataFrame, curves: Mapping[str, "Series[float]"]) -> Figure | None:
     panels = []
-    attacks, mark = [attack for attack in attack_order(frame) if attack != CLEAN], unbounded_marker(frame)
+    attacks, mark = [attack for attack in attack_order(frame) if attack != CLEAN], track_marker(frame)
     for dataset in dataset_names(frame):
         victims = default_victim_rows(frame, dataset).drop_duplicates("key")
         by_attack = {attack: _mean_curves(rows, curves) for attack, rows in victims.groupby("attack")}

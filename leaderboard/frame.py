@@ -9,9 +9,9 @@ from typing import Any
 from pandas import DataFrame, concat
 
 from bench.errors import BenchError
-from bench.record import AXES, Record, is_clean, is_same_data
+from bench.record import AXES, CLEAN, Record, is_clean, is_same_data
 from bench.text import to_one_line
-from leaderboard.scores import add_protection, is_bounded, is_partial
+from leaderboard.scores import add_protection, is_partial, track_of
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
 """Phases of a cell in their order. They always have columns, even if nothing was measured."""
@@ -48,11 +48,11 @@ TASK_COLUMNS = (
     *TASK_NOISE,
 )
 _CELL_COLUMNS = (
-    *(*AXES, "key", "victim", "poison", "suite", "bounded", "rate", "partial", "clean_part"),
+    *(*AXES, "key", "victim", "poison", "suite", "track", "rate", "partial", "clean_part", "knows_backbone"),
     *(*NOISE, "peak_host_mb", "peak_device_mb"),
 )
-_TEXTS = frozenset({*AXES, "key", "victim", "poison", "suite", "task", "kind", "headline", "scored"})
-_FLAGS = frozenset({"bounded", "partial", "clean_part", "is_protected"})
+_TEXTS = frozenset({*AXES, "key", "victim", "poison", "suite", "track", "task", "kind", "headline", "scored"})
+_FLAGS = frozenset({"partial", "clean_part", "knows_backbone", "is_protected"})
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def select_records(records: Iterable[Record]) -> SelectedRecords:
     protocols = sorted({record.protocol for record in done.values()})
     if len(protocols) > 1:
         listed = " and ".join(str(protocol) for protocol in protocols)
-        raise BenchError(f"records of protocols {listed} cannot share a table; report them separately")
+        raise BenchError(f"records of protocols {listed} cannot share a table; keep them in separate folders")
     return SelectedRecords(
         done=tuple(done[labels] for labels in sorted(done)),
         failed=tuple(failed[labels] for labels in sorted(failed)),
@@ -114,24 +114,26 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
 
     Columns:
         the axes, ``key``, ``victim``, ``poison``, ``suite``: of the cell;
-        ``bounded`` (False in the unbounded track), ``rate`` (share of the images that are perturbed),
+        ``track`` (see `leaderboard.scores.Track`), ``rate`` (share of the images that are perturbed),
         ``partial`` (only some images or tasks are protected: not ranked), ``clean_part`` (the victim is
-        trained only on the images that an attack at this rate does not perturb);
+        trained only on the images that an attack at this rate does not perturb), ``knows_backbone`` (False
+        if the surrogate is known to have another backbone than the victim, whatever their parameters);
         ``task`` (with the suffix `DERIVED` if derived), ``kind``, ``position`` (of the task in its dataset),
         ``is_protected`` (False for a task that the attack does not protect);
         ``headline`` (metric the field reports), ``raw`` (its last value), ``raw_peak``, ``floor_raw``;
         ``scored`` (metric that protection is computed from), ``score``, ``floor``, ``perfect``;
         ``metric_NAME``: the last value of every metric of any task;
         ``clean_score``, ``clean_raw``: of the clean counterpart, which has the same victim;
-        ``paired`` (there is a clean counterpart), ``defined``, ``protection``;
+        ``skill``, ``share``, ``protection``: see `leaderboard.scores.add_protection`;
+        ``paired`` (the clean counterpart is there, and the clean victim of the setting without a defense),
+        ``defined`` (there is a protection);
         `NOISE` and, of the task, `TASK_NOISE`: see `bench.record.NoiseReport`;
         ``peak_host_mb``, ``peak_device_mb`` (MiB, over all phases), and per phase ``PHASE_s``,
         ``PHASE_images_per_s``, ``PHASE_host_mb``, ``PHASE_device_mb``.
 
-    Protection is (clean - score) / (clean - floor): 1 if nothing was learned, 0 if the attack had no effect,
-    above 1 if the victim was misled, and 0 for the clean attack. It is NaN if it is undefined: there is no
-    clean counterpart, a value is missing, or the relative score of the clean counterpart is below
-    `leaderboard.scores.MIN_HEADROOM`.
+    Protection is 1 if nothing was learned, 0 if the attack had no effect, above 1 if the victim was misled.
+    It is NaN if it is undefined: the row is not paired, its score is missing, or the clean victims without a
+    defense are not clearly above the floor (`leaderboard.scores.is_clearly_positive`).
 
     Raises:
         BenchError: if the records follow more than one protocol.
@@ -150,7 +152,34 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     frame = frame[[*_CELL_COLUMNS, *TASK_COLUMNS, *metrics, *costs]]
     numbers = [column for column in frame.columns if column not in _TEXTS | _FLAGS]
     types = dict.fromkeys(numbers, float) | dict.fromkeys(_FLAGS, bool) | {"position": int, "seed": int}
-    return add_protection(frame.astype(types))
+    return add_protection(_add_clean_scores(frame.astype(types)))
+
+
+def _add_clean_scores(frame: DataFrame) -> DataFrame:
+    clean = frame.loc[frame["attack"] == CLEAN, ["victim", "task", "score", "raw"]]
+    columns = {"score": "clean_score", "raw": "clean_raw"}
+    return frame.merge(
+        clean.drop_duplicates(["victim", "task"]).rename(columns=columns), "left", ["victim", "task"]
+    )
+
+
+def protection_by_task(record: Record, others: Iterable[Record]) -> dict[str, float]:
+    """Return task → protection of a finished cell, for the tasks where it is defined.
+
+    Args:
+        record: the cell.
+        others: records of the same run; those of the same setting and protocol count.
+    """
+    victim = [axis for axis in AXES if axis not in ("attack", "defense", "seed")]
+    same = [
+        other
+        for other in others
+        if other.protocol == record.protocol and all(other.cell[axis] == record.cell[axis] for axis in victim)
+    ]
+    rows = to_frame([*same, record])
+    rows = rows[(rows["key"] == record.key) & rows["defined"]]
+    names = rows["task"].str.removesuffix(DERIVED)
+    return dict(zip(names, rows["protection"], strict=True))
 
 
 def to_csv(frame: DataFrame) -> str:
@@ -204,10 +233,11 @@ def _cell_row(record: Record) -> dict[str, Any]:
         "victim": record.victim,
         "poison": record.poison,
         "suite": record.suite,
-        "bounded": is_bounded(record),
+        "track": track_of(record),
         "rate": rate,
         "partial": is_partial(record),
         "clean_part": rate < 1 and is_clean(str(record.cell["attack"])),
+        "knows_backbone": _knows_backbone(record),
         **{name: noise.get(name) for name in NOISE},
         "peak_host_mb": _maximum(cost["peak_host_mb"] for cost in record.cost.values()),
         "peak_device_mb": _maximum(cost["peak_device_mb"] for cost in record.cost.values()),
@@ -216,6 +246,11 @@ def _cell_row(record: Record) -> dict[str, Any]:
         measured: Mapping[str, Any] = cost
         cell |= {f"{phase}_{suffix}": measured.get(name) for name, suffix in COSTS.items()}
     return cell
+
+
+def _knows_backbone(record: Record) -> bool:
+    surrogate, backbone = record.settings.get("surrogate"), record.settings.get("backbone")
+    return not surrogate or not backbone or surrogate["backbone"]["name"] == backbone["name"]
 
 
 def _task_rows(record: Record) -> Iterator[dict[str, Any]]:

@@ -1,76 +1,129 @@
 """The leading attack while a suite is running, updated record by record."""
 
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from statistics import fmean
 
-from bench.record import CLEAN, Record, Scores, is_clean, is_same_data
-from leaderboard.scores import SETTING_AXES, is_bounded, is_partial, protection_by_task
+from bench.record import CLEAN, NO_DEFENSE, Record, is_clean, is_same_data, relative_score
+from leaderboard.scores import SETTING_AXES, is_clearly_positive, is_partial, track_of
+
+Skills = Mapping[str, float]
+"""Task → relative score."""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    finished: str
+    data: str
+    victim: str
+    skills: Skills
+
+
+Cells = dict[tuple[str, int], _Cell]
+"""The cells of an attack in one setting, by defense and seed."""
+
+
+@dataclass
+class _Setting:
+    """The cells of one setting, and what is known of its attacks."""
+
+    attacks: defaultdict[str, Cells] = field(default_factory=lambda: defaultdict(dict))
+    protections: dict[str, tuple[float, int]] = field(default_factory=dict)
+    outdated: set[str] = field(default_factory=set)
 
 
 class LiveRanking:
-    """The first row of the ranking: the attack with the highest worst case over the defenses.
+    """The first row of the ranking: the attack with the highest protection against an exploiter.
 
-    Attacks without a budget, and those on some of the images or tasks only, are left out. A cell counts as
-    soon as its clean counterpart is finished.
+    Attacks of other tracks than linf, and those on some of the images or tasks only, are left out. A cell
+    counts as soon as its clean counterpart, and that without a defense, are finished.
     """
 
     def __init__(self) -> None:
-        self._clean: dict[str, tuple[str, Scores]] = {}  # victim → fingerprint of the data, scores
-        self._unpaired: defaultdict[str, list[Record]] = defaultdict(list)  # by victim
-        # attack → setting → defense → time finished, protection
-        self._cells: defaultdict[str, defaultdict[tuple[object, ...], dict[object, tuple[str, float]]]] = (
-            defaultdict(lambda: defaultdict(dict))
-        )
+        self._settings: defaultdict[tuple[object, ...], _Setting] = defaultdict(_Setting)
         self._best: tuple[str, float, int] | None = None
-        self._is_current = True
 
     def add(self, record: Record) -> None:
         """Add a record; adding it again changes nothing."""
         attack = str(record.cell["attack"])
-        if record.status != "done" or is_partial(record) or not (is_clean(attack) or is_bounded(record)):
+        if (
+            record.status != "done"
+            or is_partial(record)
+            or not (is_clean(attack) or track_of(record) == "linf")
+        ):
             return
-        if attack == CLEAN:
-            self._clean[record.victim] = record.data, record.scores
-            for unpaired in self._unpaired.pop(record.victim, ()):
-                self._pair(unpaired)
-        else:
-            self._pair(record)
+        setting = self._settings[tuple(record.cell[axis] for axis in SETTING_AXES)]
+        cells, place = setting.attacks[attack], (str(record.cell["defense"]), int(record.cell["seed"]))
+        # If a cell was finished more than once, with other settings, the last one counts.
+        if place not in cells or cells[place].finished <= record.finished:
+            cells[place] = _Cell(record.finished, record.data, record.victim, _skills_of(record))
+            setting.outdated |= set(setting.attacks) if attack == CLEAN else {attack}
 
     def best(self) -> tuple[str, float, int] | None:
-        """Return the attack, its worst case and the number of its cells, None if nothing is known yet."""
-        if not self._is_current:
-            rows = [
-                (
-                    attack,
-                    fmean(min(value for _, value in defenses.values()) for defenses in settings.values()),
-                    sum(map(len, settings.values())),
-                )
-                for attack, settings in self._cells.items()
-            ]
-            # Of equal attacks the first in the alphabet.
-            self._best = min(rows, key=lambda row: (-row[1], row[0]))
-            self._is_current = True
+        """Return the attack, its protection and the number of its cells, None if nothing is known yet."""
+        outdated = [setting for setting in self._settings.values() if setting.outdated]
+        for setting in outdated:
+            for attack in setting.outdated - {CLEAN}:
+                found = _protection_in_setting(setting.attacks[attack], setting.attacks[CLEAN])
+                setting.protections.pop(attack, None)
+                setting.protections |= {attack: found} if found else {}
+            setting.outdated.clear()
+        if outdated:
+            self._best = self._rank_first()
         return self._best
 
-    def _pair(self, record: Record) -> None:
-        """Add a record together with its clean counterpart, or keep it until that is finished."""
-        data, clean = self._clean.get(record.victim, (None, {}))
-        if data is not None and is_same_data(data, record.data):
-            self._add_pair(record, clean)
-            return
-        # A run can have thousands of records: the long fields, which are not needed, are dropped.
-        environment = {"data": record.data}
-        short = replace(record, peak={}, curve=[], cost={}, environment=environment, settings={})
-        self._unpaired[record.victim].append(short)
+    def _rank_first(self) -> tuple[str, float, int] | None:
+        values: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+        for setting in self._settings.values():
+            for attack, found in setting.protections.items():
+                values[attack].append(found)
+        rows = [
+            (attack, fmean(value for value, _ in found), sum(count for _, count in found))
+            for attack, found in values.items()
+        ]
+        # Of equal attacks the first in the alphabet.
+        return min(rows, key=lambda row: (-row[1], row[0]), default=None)
 
-    def _add_pair(self, record: Record, clean: Scores) -> None:
-        protections = protection_by_task(record, clean)
-        if not protections:
-            return
-        setting = tuple(record.cell[axis] for axis in SETTING_AXES)
-        defenses, defense = self._cells[str(record.cell["attack"])][setting], record.cell["defense"]
-        # If a cell was finished more than once, with other settings, the last one counts.
-        if defense not in defenses or defenses[defense][0] <= record.finished:
-            defenses[defense] = record.finished, fmean(protections.values())
-            self._is_current = False
+
+def _skills_of(record: Record) -> Skills:
+    relative = {
+        task: relative_score(info, record.scores[task][info["scored"]]) for task, info in record.tasks.items()
+    }
+    return {task: skill for task, skill in relative.items() if skill is not None}
+
+
+def _protection_in_setting(cells: Cells, clean: Cells) -> tuple[float, int] | None:
+    """Return the protection of a setting and the number of cells, None if it is undefined."""
+    undefended = [cell.skills for (defense, _), cell in clean.items() if defense == NO_DEFENSE]
+    by_task = {
+        task: [skills[task] for skills in undefended if task in skills] for task in _all_tasks(undefended)
+    }
+    references = {task: fmean(skills) for task, skills in by_task.items() if is_clearly_positive(skills)}
+    paired = {place: cell for place, cell in cells.items() if _is_pair(cell, clean.get(place))}
+    shares = _shares_by_defense(paired, references)
+    met = {*shares, NO_DEFENSE}
+    counterparts = {place: cell for place, cell in clean.items() if place[0] in met}
+    if not shares:
+        return None
+    most = max(fmean(values) for values in _shares_by_defense(counterparts, references).values())
+    left = max(fmean(values) for values in shares.values())
+    return 1 - left / most, sum(map(len, shares.values()))
+
+
+def _all_tasks(skills: Iterable[Skills]) -> list[str]:
+    return list(dict.fromkeys(task for each in skills for task in each))
+
+
+def _is_pair(cell: _Cell, clean: _Cell | None) -> bool:
+    return clean is not None and clean.victim == cell.victim and is_same_data(clean.data, cell.data)
+
+
+def _shares_by_defense(cells: Cells, references: Skills) -> dict[str, list[float]]:
+    """Return the share of every cell, by defense: the mean over the tasks with a reference."""
+    shares: defaultdict[str, list[float]] = defaultdict(list)
+    for (defense, _), cell in cells.items():
+        parts = [skill / references[task] for task, skill in cell.skills.items() if task in references]
+        if parts:
+            shares[defense].append(fmean(parts))
+    return shares

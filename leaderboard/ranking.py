@@ -1,57 +1,42 @@
 """Rank the attacks, and list them in the order of the ranking in every table."""
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pandas import DataFrame, Series, concat
 
-from bench.record import AXES, CLEAN
+from bench.record import AXES, CLEAN, NO_DEFENSE
 from leaderboard.formatting import metric_order
-from leaderboard.rows import NO_DEFENSE, cell_rows, full_protection_rows
-from leaderboard.scores import SETTING_AXES
+from leaderboard.headline import headline, headline_interval, protection_by_choice
+from leaderboard.rows import cell_rows, full_protection_rows
+from leaderboard.scores import SCORE_COLUMNS, SETTING_AXES, TRACKS, TRANSFER_AXES, Track, add_protection
 
-if TYPE_CHECKING:
-    from pandas.api.typing import SeriesGroupBy
+TRACK_MARKS: dict[Track, str] = {"linf": "", "l2": " ‡", "unbounded": " †"}
+"""Track → what marks its attacks in tables that show several tracks."""
 
-DAGGER = "†"
-"""Marks an attack of the unbounded track in tables that show both tracks."""
-
-_COLUMNS = [*AXES, "key", "bounded", "partial", "paired", "defined", "protection"]
+_COLUMNS = [*AXES, "key", "track", "partial", *SCORE_COLUMNS]
 """Columns of a tidy table that the order of the attacks depends on."""
 
 
-def group_by_setting(cells: DataFrame) -> "SeriesGroupBy[Any, tuple[Hashable, ...]]":
-    """Return the defined protections, one group for all cells that differ in the defense only."""
-    return cells[cells["protection"].notna()].groupby(["attack", *SETTING_AXES])["protection"]
-
-
-def worst_and_mean_protection(cells: DataFrame) -> DataFrame:
-    """Return, by attack, ``worst`` and ``mean`` protection over the defenses, NaN if none is defined.
-
-    For each setting of the other axes the worst case and the mean over its defenses are taken, and then the
-    means over all settings.
-    """
-    groups = group_by_setting(cells)
-    found = DataFrame({"worst": groups.min(), "mean": groups.mean()}).groupby(level="attack").mean()
-    return found.reindex(sorted(set(cells["attack"])))
-
-
 def sort_attacks(by_attack: DataFrame) -> DataFrame:
-    """Return a table indexed by attack with a column ``attack``: best first, ``clean`` last."""
+    """Return a table indexed by attack with a column ``attack``: best first, ``clean`` last.
+
+    Attacks with equal ``protection`` are in the order of that without a defense, ``undefended``.
+    """
     table = by_attack.rename_axis("attack").reset_index()
     table["clean"] = table["attack"] == CLEAN
-    order = ["clean", "worst", "mean", "attack"]
+    order = ["clean", "protection", "undefended", "attack"]
     table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True)
     return table.drop(columns="clean")
 
 
 def attack_order(frame: DataFrame) -> list[str]:
-    """Return the attacks in the order of the rankings: ``clean``, those with a budget, those without."""
+    """Return the attacks in the order of the rankings: ``clean``, then track by track."""
     cells = cell_rows(full_protection_rows(frame[_COLUMNS]))
     order = [CLEAN] if (cells["attack"] == CLEAN).any() else []
-    for bounded in (True, False):
-        track = cells[(cells["bounded"] == bounded) & (cells["attack"] != CLEAN)]
-        order.extend(sort_attacks(worst_and_mean_protection(track))["attack"])
+    for track in TRACKS:
+        ranked = cells[(cells["track"] == track) & (cells["attack"] != CLEAN)]
+        order.extend(sort_attacks(_headline_columns(ranked))["attack"])
     return list(dict.fromkeys(order))
 
 
@@ -80,85 +65,106 @@ def sort_table(table: DataFrame, frame: DataFrame, columns: Sequence[str]) -> Da
     return table.sort_values(list(columns), key=positions, ignore_index=True)
 
 
-def unbounded_marker(frame: DataFrame) -> Callable[[str], str]:
-    """Return a function that marks attacks of the unbounded track with a dagger."""
-    unbounded = set(frame.loc[~frame["bounded"], "attack"])
-    return lambda attack: f"{attack} {DAGGER}" if attack in unbounded else attack
+def track_marker(frame: DataFrame) -> Callable[[str], str]:
+    """Return a function that marks attacks of the tracks in `TRACK_MARKS`."""
+    marks = (
+        frame[frame["attack"] != CLEAN]
+        .drop_duplicates("attack")
+        .set_index("attack")["track"]
+        .map(TRACK_MARKS)
+    )
+    return lambda attack: f"{attack}{marks.get(attack, '')}"
 
 
 RAW = "raw_"
 """Prefix of the column of a headline metric."""
 
 
-def rank_attacks(frame: DataFrame, bounded: bool = True) -> DataFrame:
-    """Rank the attacks of one track by their worst case over the defenses.
+def rank_attacks(frame: DataFrame, track: Track = "linf") -> DataFrame:
+    """Rank the attacks of one track by what they leave of the game with an exploiter who picks the defense.
 
-    For every dataset, backbone, weighting, regime and seed the lowest protection over the defenses that were
-    run is taken, and then the mean of these. A setting with a single defense counts with that one.
-    Attacks on some of the images or tasks only are not ranked.
+    For every dataset, backbone, weighting and regime the protection is the smallest one over the defenses
+    that were run, of means over seeds; the headline is the mean of these. Attacks on some of the images or
+    tasks only are not ranked.
 
     Args:
         frame: from `leaderboard.frame.to_frame`.
-        bounded: rank the attacks that keep to the budget; otherwise those without a budget.
+        track: its attacks are ranked.
 
     Returns:
         One row per attack, best first, ``clean`` last:
-        ``rank`` (missing for clean and for attacks without a defined protection), ``attack``, ``worst``,
-        ``worst_defense`` (the defense that is worst most often), ``defenses_min`` and ``defenses_max`` (how
-        many defenses a worst case is taken over), ``mean`` (over defenses), ``spread`` (of ``worst``,
-        standard deviation over seeds), ``cells``, ``undefined`` (tasks of cells), ``unpaired`` (cells), a
-        ``raw_METRIC`` per headline metric (under defense ``none`` if it was run), ``craft_s``,
-        ``craft_images_per_s``, ``craft_host_mb``, ``craft_device_mb`` (means over distinct poisons) and
-        ``linf`` (largest, in steps of 1/255).
+        ``rank`` (missing for clean and for attacks without a defined protection), ``attack``, ``protection``,
+        ``low`` and ``high`` (its 95 % interval over seeds, NaN with too few), ``undefended`` (protection
+        without a defense), ``defense`` (the one that is picked most often), ``choices_min`` and
+        ``choices_max`` (number of defenses that it is picked from), ``transfer``, ``transfer_low``,
+        ``transfer_high`` and ``transfer_choice`` (the same if the exploiter picks the backbone too, among
+        those that the surrogate does not share), ``cells``, ``undefined`` (tasks of cells), ``unpaired``
+        (cells) and a ``raw_METRIC`` per headline metric (under defense ``none`` if it was run).
     """
     frame = full_protection_rows(frame)
-    frame = frame[(frame["bounded"] == bounded) | (frame["attack"] == CLEAN)]
+    frame = frame[(frame["track"] == track) | (frame["attack"] == CLEAN)]
     if not len(frame):
-        return DataFrame(columns=["rank", "attack", "worst", "spread"])
+        return DataFrame(columns=["rank", "attack", "protection"])
     cells = cell_rows(frame)
-    columns = [worst_and_mean_protection(cells), _worst_case_columns(cells), _count_columns(cells)]
-    table = sort_attacks(concat([*columns, _raw_columns(frame), _craft_columns(cells)], axis=1))
-    # An attack without a defined protection has no worst case, so none over any defense.
-    counts = ["defenses_min", "defenses_max"]
+    columns = [_headline_columns(cells), _interval_columns(frame), _transfer_columns(frame)]
+    table = sort_attacks(concat([*columns, _count_columns(cells), _raw_columns(frame)], axis=1))
+    # An attack without a defined protection has no defense that is picked.
+    counts = ["choices_min", "choices_max"]
     table[counts] = table[counts].fillna(0).astype(int)
-    is_ranked = (table["attack"] != CLEAN) & table["worst"].notna()
+    is_ranked = (table["attack"] != CLEAN) & table["protection"].notna()
     table.insert(0, "rank", is_ranked.cumsum().where(is_ranked).astype("Int64"))
     return table
 
 
-def _worst_case_columns(cells: DataFrame) -> DataFrame:
-    groups = group_by_setting(cells)
-    worst, counts = groups.min(), groups.size().groupby(level="attack")
-    defenses = cells.loc[groups.idxmin(), ["attack", "defense"]].value_counts(sort=False).sort_index()
-    # Sorted by name, then by frequency: of equally frequent defenses the first in the alphabet.
-    most_often = defenses.sort_values(ascending=False, kind="stable").reset_index().drop_duplicates("attack")
-    # Settings that were not run with every seed would look like a spread over seeds.
-    spread = {
-        attack: values.unstack("seed").dropna().mean().std(ddof=1)
-        for attack, values in worst.groupby(level="attack")
+def _headline_columns(cells: DataFrame) -> DataFrame:
+    choices = protection_by_choice(cells)
+    groups = choices.groupby(level=["attack", *SETTING_AXES])
+    counts = groups.size().groupby(level="attack")
+    undefended = choices[choices.index.get_level_values("defense") == NO_DEFENSE]
+    columns = {
+        "protection": headline(choices),
+        "undefended": undefended.groupby(level="attack").mean(),
+        "defense": _most_frequent_pick(choices, SETTING_AXES, ["defense"]),
+        "choices_min": counts.min(),
+        "choices_max": counts.max(),
     }
-    return DataFrame(
-        {
-            "worst_defense": most_often.set_index("attack")["defense"],
-            "defenses_min": counts.min(),
-            "defenses_max": counts.max(),
-            "spread": Series(spread, dtype=float),
-        }
-    )
+    return DataFrame(columns).reindex(sorted(set(cells["attack"])))
+
+
+def _most_frequent_pick(
+    choices: "Series[float]", setting: Sequence[str], axes: Sequence[str]
+) -> "Series[str]":
+    """Return, by attack, the labels of axes that are picked in most settings, of several the first."""
+    picked = choices.loc[choices.groupby(level=["attack", *setting]).idxmin()].reset_index()
+    counts = picked[["attack", *axes]].value_counts(sort=False).sort_index()
+    most = counts.sort_values(ascending=False, kind="stable").reset_index().drop_duplicates("attack")
+    return Series([", ".join(labels) for labels in most[[*axes]].to_numpy()], most["attack"], dtype=object)
+
+
+def _interval_columns(frame: DataFrame, setting: Sequence[str] = SETTING_AXES, prefix: str = "") -> DataFrame:
+    attacks = sorted(set(frame["attack"]) - {CLEAN})
+    intervals = [headline_interval(frame, attack, setting) for attack in attacks]
+    ends = [(interval.low, interval.high) if interval else (float("nan"),) * 2 for interval in intervals]
+    return DataFrame(ends, index=attacks, columns=[f"{prefix}low", f"{prefix}high"], dtype=float)
+
+
+def _transfer_columns(frame: DataFrame) -> DataFrame:
+    names = ["transfer", "transfer_low", "transfer_high", "transfer_choice"]
+    unlike = frame[~frame["knows_backbone"]]
+    if not len(unlike):
+        return DataFrame(columns=names)
+    rows = add_protection(unlike, TRANSFER_AXES)
+    choices = protection_by_choice(cell_rows(rows), TRANSFER_AXES)
+    picks = _most_frequent_pick(choices, TRANSFER_AXES, ["backbone", "defense"])
+    columns = {"transfer": headline(choices, TRANSFER_AXES), "transfer_choice": picks}
+    intervals = _interval_columns(rows, TRANSFER_AXES, "transfer_")
+    return concat([DataFrame(columns), intervals], axis=1)[names]
 
 
 def _count_columns(cells: DataFrame) -> DataFrame:
     return cells.groupby("attack").agg(
-        cells=("key", "size"),
-        undefined=("undefined", "sum"),
-        unpaired=("unpaired", "sum"),
-        linf=("linf", "max"),
+        cells=("key", "size"), undefined=("undefined", "sum"), unpaired=("unpaired", "sum")
     )
-
-
-def _craft_columns(cells: DataFrame) -> DataFrame:
-    poisons = cells.drop_duplicates(["attack", "poison"]).groupby("attack")
-    return poisons[["craft_s", "craft_images_per_s", "craft_host_mb", "craft_device_mb"]].mean()
 
 
 def _raw_columns(frame: DataFrame) -> DataFrame:

@@ -3,11 +3,9 @@
 from pandas import DataFrame, Series
 
 from bench.errors import unknown_name_error
-from bench.record import AXES
+from bench.record import AXES, NO_DEFENSE
 from leaderboard.frame import METRIC, TASK_COLUMNS
-
-NO_DEFENSE = "none"
-"""Label of the defense that does nothing. Raw scores are shown under it, as in the papers."""
+from leaderboard.scores import SCORE_COLUMNS
 
 
 def full_protection_rows(frame: DataFrame) -> DataFrame:
@@ -21,17 +19,20 @@ def dataset_names(frame: DataFrame) -> list[str]:
 
 
 def cell_rows(frame: DataFrame) -> DataFrame:
-    """Return one row per cell: its columns, its mean ``protection`` over the defined tasks, and two counts.
+    """Return one row per cell: its columns, means of ``share`` and ``protection`` over tasks, and two counts.
 
     ``undefined`` is the number of tasks that have a clean counterpart but no defined protection;
     ``unpaired`` is whether the cell has no clean counterpart.
     """
-    task_columns = {*TASK_COLUMNS, "clean_score", "clean_raw", "protection", "defined", "paired"}
+    task_columns = {*TASK_COLUMNS, *SCORE_COLUMNS, "clean_score", "clean_raw"}
     names = [name for name in frame.columns if name not in task_columns and not name.startswith(METRIC)]
     cell = frame.loc[~frame["key"].duplicated(), names].set_index("key", drop=False)
-    tasks = frame[["key", "paired", "protection"]].assign(undefined=frame["paired"] & ~frame["defined"])
+    tasks = frame[["key", "paired", "share", "protection"]].assign(
+        undefined=frame["paired"] & ~frame["defined"]
+    )
     by_cell = tasks.groupby("key", sort=False)
     return cell.assign(
+        share=by_cell["share"].mean(),
         protection=by_cell["protection"].mean(),
         undefined=by_cell["undefined"].sum(),
         unpaired=~by_cell["paired"].any(),

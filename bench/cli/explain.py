@@ -7,6 +7,7 @@ import typer
 from bench.cli import options
 from bench.cli.run_folder import find_run_folder
 from bench.errors import BenchError
+from bench.record import Record, read_records
 
 
 def explain(
@@ -30,7 +31,7 @@ def explain(
         find_items,
         list_items,
     )
-    from leaderboard.scores import protection_by_task
+    from leaderboard.frame import protection_by_task
 
     folder = find_run_folder(out)
     items = find_items(folder, cell)
@@ -41,5 +42,6 @@ def explain(
     if record is None:
         print(explain_shared(items[0], folder))
         return
-    clean = find_clean_record(folder, record)
-    print(explain_cell(record, folder, clean, protection_by_task(record, clean.scores) if clean else {}))
+    others = (other for other in read_records(folder / "records", curve=False) if isinstance(other, Record))
+    protections = protection_by_task(record, others)
+    print(explain_cell(record, folder, find_clean_record(folder, record), protections))

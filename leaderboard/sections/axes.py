@@ -1,28 +1,36 @@
-"""Mean protection by the value of an axis, a table per axis that varies."""
+"""Protection by the value of an axis, a table per axis that varies."""
 
 from pandas import DataFrame
 
 from bench.errors import unknown_name_error
 from bench.record import AXES, CLEAN
 from leaderboard.formatting import cross_table, format_protection, join_blocks
-from leaderboard.ranking import attack_order, unbounded_marker
+from leaderboard.headline import protection_by_choice
+from leaderboard.ranking import attack_order, track_marker
 from leaderboard.rows import cell_rows, full_protection_rows, rows_where_axis_varies, varying_axes
+from leaderboard.scores import SETTING_AXES
 
 
 def protection_by_axis(frame: DataFrame, axis: str) -> DataFrame:
-    """Return mean protection per attack (rows, best first) and value of an axis (columns).
+    """Return protection per attack (rows, best first) and value of an axis (columns), a mean over settings.
 
+    The exploiter picks the defense, as in the ranking; by defense, it is the protection under each of them.
     Only the settings of the other axes under which the axis was varied are averaged (see
     `leaderboard.rows.rows_where_axis_varies`).
 
     Raises:
-        BenchError: for ``attack`` or an unknown axis.
+        BenchError: for ``attack``, ``seed`` or an unknown axis.
     """
-    if axis not in AXES or axis == "attack":
-        raise unknown_name_error("axis", axis, set(AXES) - {"attack"})
+    known = set(AXES) - {"attack", "seed"}
+    if axis not in known:
+        raise unknown_name_error("axis", axis, known)
     cells = rows_where_axis_varies(cell_rows(full_protection_rows(frame)), axis)
-    table = cells.pivot_table(index="attack", columns=axis, values="protection", aggfunc="mean", dropna=False)
-    return table.reindex([attack for attack in attack_order(frame) if attack != CLEAN])
+    choices = protection_by_choice(cells)
+    if axis != "defense":
+        choices = choices.groupby(level=["attack", *SETTING_AXES]).min()
+    table = choices.groupby(level=["attack", axis]).mean().unstack(axis)
+    attacks = [attack for attack in attack_order(frame) if attack != CLEAN]
+    return table.reindex(index=attacks, columns=sorted(set(cells[axis])))
 
 
 def render_axes(frame: DataFrame) -> str:
@@ -34,7 +42,7 @@ def _render_axis(frame: DataFrame, axis: str) -> str:
     means = protection_by_axis(frame, axis)
     if not len(means):
         return ""
-    mark = unbounded_marker(frame)
+    mark = track_marker(frame)
     cells = {
         (mark(str(attack)), str(label)): format_protection(value)
         for attack, values in means.iterrows()

@@ -4,7 +4,7 @@ from pandas import DataFrame
 
 from leaderboard.formatting import cross_table, escape_markdown, format_score, metric_label
 from leaderboard.frame import DERIVED, METRIC
-from leaderboard.ranking import sort_table, unbounded_marker
+from leaderboard.ranking import sort_table, track_marker
 from leaderboard.rows import default_victim_rows
 
 CLASSIFICATION = "classification"
@@ -43,7 +43,7 @@ def render_dense(frame: DataFrame, dataset: str) -> str:
         label, is_unique = metric_label(metric), (pairs["metric"] == metric).sum() == 1
         suffix = DERIVED if task.endswith(DERIVED) else ""
         headers[task, metric] = f"{label}{suffix}" if is_unique else f"{task}: {label}"
-    mark = unbounded_marker(frame)
+    mark = track_marker(frame)
     cells = {
         (mark(row["attack"]), headers[row["task"], row["metric"]]): format_score(row["value"], row["metric"])
         for row in scores.to_dict("records")

@@ -9,11 +9,13 @@ from pandas import DataFrame, Series
 
 from bench.record import CLEAN
 from leaderboard.formatting import escape_markdown, format_count, join_blocks
+from leaderboard.headline import protection_by_choice
 from leaderboard.paired_games import PairedGames
 from leaderboard.rows import cell_rows, full_protection_rows
+from leaderboard.scores import SETTING_AXES, TRACKS, Track
 from leaderboard.statistics import MIN_INTERVAL_SEEDS, Interval, seed_interval
 
-GAME_AXES = ["dataset", "backbone", "weighting", "regime"]
+GAME_AXES = list(SETTING_AXES)
 """Axes that are equal within a game; its choice is the defense."""
 
 LEVEL = 0.95
@@ -27,8 +29,7 @@ def game_protections(frame: DataFrame) -> "Series[float]":
         frame: from `leaderboard.frame.to_frame`; clean cells and partial protection are left out.
     """
     cells = cell_rows(full_protection_rows(frame[frame["attack"] != CLEAN]))
-    choices = cells.groupby(["attack", *GAME_AXES, "defense"])["protection"].mean().dropna()
-    return choices.groupby(level=["attack", *GAME_AXES]).min()
+    return protection_by_choice(cells).groupby(level=["attack", *GAME_AXES]).min()
 
 
 def pairwise_intervals(cells: DataFrame, attacks: Sequence[str]) -> dict[tuple[str, str], Interval | None]:
@@ -82,13 +83,19 @@ def render_groups(frame: DataFrame) -> str:
     return render_tracks("## What the seeds can order", frame, _render_groups_of_track)
 
 
+TRACK_TITLES: dict[Track, str] = {
+    "linf": "",
+    "l2": "**Attacks with an l2 budget.** ",
+    "unbounded": "**Attacks without a budget.** ",
+}
+"""Track → what its text begins with."""
+
+
 def render_tracks(heading: str, frame: DataFrame, render: Callable[[DataFrame], str]) -> str:
     """Return a section with a text per track, empty without any; only attacks of one track are comparable."""
-    texts = {is_bounded: render(rows) for is_bounded, rows in frame.groupby("bounded")}
-    unbounded = texts.get(False, "")
-    if unbounded:
-        unbounded = f"**Attacks without a budget.** {unbounded}"
-    return join_blocks(heading, texts.get(True, ""), unbounded) if any(texts.values()) else ""
+    texts = {track: render(frame[frame["track"] == track]) for track in TRACKS}
+    titled = [f"{TRACK_TITLES[track]}{text}" for track, text in texts.items() if text]
+    return join_blocks(heading, *titled) if titled else ""
 
 
 def _render_groups_of_track(frame: DataFrame) -> str:

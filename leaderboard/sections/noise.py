@@ -18,7 +18,7 @@ from leaderboard.formatting import (
     markdown_table,
 )
 from leaderboard.frame import NOISE, TASK_NOISE
-from leaderboard.ranking import sort_table, unbounded_marker
+from leaderboard.ranking import sort_table, track_marker
 
 MAX_LOST = 0.25
 """Share of values lost to rounding above which an attack is flagged; uniform noise at 8/255 loses 0.06."""
@@ -49,7 +49,7 @@ def noise_table(frame: DataFrame) -> DataFrame:
 
 def render_noise(frame: DataFrame) -> str:
     """Return the section on noise in markdown, empty if there is no attack."""
-    table, mark = noise_table(frame), unbounded_marker(frame)
+    table, mark = noise_table(frame), track_marker(frame)
     if not len(table):
         return ""
     table["attack"] = table["attack"].map(mark)
@@ -71,6 +71,13 @@ def render_noise(frame: DataFrame) -> str:
         legend += " *Scaled* is the share of images whose δ was longer than the budget for its norm."
     by_task = [_render_task_noise(str(dataset), group) for dataset, group in table.groupby("dataset")]
     return join_blocks("## Noise", markdown_table(rows, drop_empty=True), legend, *flags, *by_task)
+
+
+def unfinished_attacks(frame: DataFrame) -> set[str]:
+    """Return the attacks whose crafting may be unfinished: on some dataset they reach less than their aim."""
+    rows = frame[(frame["attack"] != CLEAN) & ~frame["clean_part"]]
+    hits = rows.drop_duplicates(["poison", "attack"]).groupby(["dataset", "attack"])["hit_rate"].mean()
+    return set(hits.index.get_level_values("attack")[hits < MIN_HIT_RATE])
 
 
 def _explain_flags(dataset: str, table: DataFrame) -> str:

@@ -8,7 +8,6 @@ from bench.record import AXES, CLEAN, Record
 from leaderboard.formatting import NO_VALUE, escape_markdown, format_count, markdown_table
 from leaderboard.frame import SelectedRecords
 from leaderboard.rows import cell_rows, full_protection_rows
-from leaderboard.scores import MIN_HEADROOM
 
 
 def render_failures(failed: Sequence[Record]) -> str:
@@ -30,12 +29,14 @@ def render_notes(frame: DataFrame, selected: SelectedRecords, left_out: Sequence
     notes = []
     if undefined:
         notes.append(
-            f"{format_count(undefined, 'task score')} left out of all means of protection: the clean victim "
-            f"is less than {MIN_HEADROOM:.0%} of the way from the floor to a perfect score, or a score is "
-            "missing."
+            f"{format_count(undefined, 'task score')} left out of all means of protection: the clean victims "
+            "without a defense are not clearly above the floor, or a score is missing."
         )
     if unpaired:
-        notes.append(f"{format_count(unpaired, 'cell')} without a clean counterpart, so without protection.")
+        notes.append(
+            f"{format_count(unpaired, 'cell')} without protection: a clean counterpart is missing, with the "
+            f"same defense or with none."
+        )
     if selected.superseded:
         notes.append(
             f"{format_count(selected.superseded, 'older record')} left out: the same cell was finished again "

@@ -10,7 +10,7 @@ from leaderboard.formatting import (
     markdown_table,
     metric_label,
 )
-from leaderboard.ranking import unbounded_marker
+from leaderboard.ranking import track_marker
 from leaderboard.statistics import seed_spread
 
 
@@ -77,7 +77,7 @@ def render_partial_protection(frame: DataFrame) -> str:
 
 
 def _render_images(frame: DataFrame) -> str:
-    mark = unbounded_marker(frame)
+    mark = track_marker(frame)
     rows = [
         {
             "dataset": row["dataset"],
@@ -101,7 +101,7 @@ def _render_images(frame: DataFrame) -> str:
 
 
 def _render_tasks(frame: DataFrame) -> str:
-    mark = unbounded_marker(frame)
+    mark = track_marker(frame)
     rows = [
         {
             "dataset": row["dataset"],

@@ -3,7 +3,7 @@
 from pandas import DataFrame, concat
 
 from leaderboard.formatting import format_score, join_blocks, markdown_table, metric_label
-from leaderboard.ranking import sort_table, unbounded_marker
+from leaderboard.ranking import sort_table, track_marker
 from leaderboard.rows import dataset_names, default_victim_rows
 
 
@@ -26,7 +26,7 @@ def peak_and_last_scores(frame: DataFrame) -> DataFrame:
 
 def render_peaks(frame: DataFrame) -> str:
     """Return the last and best scores in markdown, empty if there is no attack on all images and tasks."""
-    mark = unbounded_marker(frame)
+    mark = track_marker(frame)
     rows = [
         {
             "dataset": row["dataset"],

@@ -90,7 +90,8 @@ def compare_with_published(
 
     A score is compared with the cells of its dataset (whatever the dataset's parameters), attack, regime and
     defense that have its backbone and weighting, or the most frequent ones if those were not run. `BEST` is
-    compared with the bounded attack that leaves the worst score. Scores without such cells are left out.
+    compared with the attack of the linf track that leaves the worst score. Scores without such cells are
+    left out.
 
     Args:
         frame: from `leaderboard.frame.to_frame`.
@@ -104,7 +105,7 @@ def compare_with_published(
         published), ``cells``, ``measured_with`` (in words), ``source``, ``note``.
     """
     by_key, frame = {record.key: record for record in records}, full_protection_rows(frame)
-    frame = frame[[*AXES, "key", "bounded", "headline", "raw", "floor", "perfect"]]
+    frame = frame[[*AXES, "key", "track", "headline", "raw", "floor", "perfect"]]
     return DataFrame(
         [
             row
@@ -151,7 +152,7 @@ def _measure(
     rows: DataFrame, published: PublishedScore, records: Mapping[str, Record]
 ) -> list[dict[str, Any]]:
     if published.attack == BEST:
-        rows = rows[rows["bounded"] & (rows["attack"] != CLEAN)]
+        rows = rows[(rows["track"] == "linf") & (rows["attack"] != CLEAN)]
     else:
         rows = rows[rows["attack"] == published.attack]
     cells = rows.groupby("key", sort=False).agg({"attack": "first", "raw": "mean", "seed": "first"}).dropna()

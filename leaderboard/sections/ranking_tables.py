@@ -1,6 +1,6 @@
 """The tables of the ranking, one per track."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from pandas import DataFrame, isna
@@ -8,79 +8,116 @@ from pandas import DataFrame, isna
 from bench.record import CLEAN
 from leaderboard.formatting import (
     NO_VALUE,
-    format_number,
     format_protection,
     format_score,
-    format_with_spec,
+    is_missing,
     join_blocks,
     markdown_table,
     metric_label,
     metric_order,
 )
-from leaderboard.ranking import (
-    DAGGER,
-    RAW,
-    rank_attacks,
-)
+from leaderboard.ranking import RAW, TRACK_MARKS, rank_attacks
+from leaderboard.scores import TRACKS, Track
+from leaderboard.sections.noise import MIN_HIT_RATE, unfinished_attacks
+
+TITLES: dict[Track, str] = {
+    "linf": "Ranking",
+    "l2": "Ranking, l2 track",
+    "unbounded": "Ranking, unbounded track",
+}
+"""Track → title of its ranking."""
+
+LEGENDS: dict[Track, str] = {
+    "linf": "",
+    "l2": "The budget of these attacks is the l2 norm of the change of an image.",
+    "unbounded": "Attacks without a budget: their changes may be visible.",
+}
+"""Track → what sets its attacks apart."""
+
+TOO_FEW = "too few seeds"
+"""Shown instead of an interval."""
+
+UNFINISHED = "°"
+"""Marks an attack whose crafting may be unfinished."""
 
 
-def render_ranking(frame: DataFrame) -> str:
-    """Return the ranking of the attacks with a budget in markdown, empty if there is nothing to rank."""
-    ranked = rank_attacks(frame)
-    if not len(ranked):
-        return ""
-    spread = "; ± is the standard deviation over seeds" if ranked["spread"].notna().any() else ""
-    legend = (
-        "The exploiter picks the defense: *worst case* is the lowest protection over the defenses, averaged "
-        f"over everything else; *mean* is the mean over the defenses, too{spread}. *Defenses* is the number "
-        "of defenses in a worst case. *Undefined* is the number of task scores without a defined protection, "
-        "which are left out. Raw scores are without a defense if that was run. A better protected task has a "
-        "lower score, but a higher error or angle. Memory is the peak while crafting, l∞ the largest change "
-        f"of a pixel. {CLEAN} is the reference and is not ranked."
+def render_rankings(frame: DataFrame) -> str:
+    """Return the ranking of every track that has attacks in markdown, empty if there is nothing to rank."""
+    ranked = {track: rank_attacks(frame, track) for track in TRACKS}
+    present = [track for track in TRACKS if (ranked[track]["attack"] != CLEAN).any()]
+    unfinished = unfinished_attacks(frame)
+    blocks: list[str] = []
+    for track in present or [track for track in TRACKS[:1] if len(ranked[track])]:
+        legend = " ".join(filter(None, (LEGENDS[track], "" if blocks else _explain_columns(ranked[track]))))
+        if TRACK_MARKS[track]:
+            legend += f" {TRACK_MARKS[track].strip()} marks them in the tables that show several tracks."
+        if shown := unfinished & set(ranked[track]["attack"]):
+            legend += _explain_unfinished(len(shown))
+        table = _ranking_table(
+            ranked[track], lambda name: f"{name} {UNFINISHED}" if name in unfinished else name
+        )
+        blocks.append(join_blocks(f"## {TITLES[track]}", table, legend.strip()))
+    return join_blocks(*blocks)
+
+
+def _explain_columns(ranked: DataFrame) -> str:
+    transfer = (
+        " *Transfer* is the protection if the exploiter picks the backbone, too, among those that the "
+        "surrogate does not share."
+        if ranked["transfer"].notna().any()
+        else ""
     )
-    return join_blocks("## Ranking", _ranking_table(ranked), legend)
-
-
-def render_unbounded_ranking(frame: DataFrame) -> str:
-    """Return the ranking of the attacks without a budget in markdown, empty if there are none."""
-    ranked = rank_attacks(frame, bounded=False)
-    if not (ranked["attack"] != CLEAN).any():
-        return ""
-    legend = (
-        "Attacks without a budget: their changes may be visible, so they are ranked separately. The columns "
-        f"are as above. {DAGGER} marks these attacks in the tables that show both tracks."
+    too_few = (
+        f" *{TOO_FEW.capitalize()}*: fewer than an interval needs, or not the same ones for all cells."
+        if ranked.loc[ranked["rank"].notna(), "low"].isna().any()
+        else ""
     )
-    return join_blocks("## Ranking, unbounded track", _ranking_table(ranked), legend)
+    return (
+        "The exploiter picks the *defense* that leaves most; of several settings, the one picked most often "
+        "is shown. The interval is over seeds, and its resamples repeat the choice. *Undefended* is the "
+        f"protection without a defense.{transfer}{too_few} Raw scores are without a defense if that was "
+        "run: a better protected task has a lower score, but a higher error or angle."
+    )
 
 
-def _ranking_table(ranked: DataFrame) -> str:
+def _explain_unfinished(count: int) -> str:
+    attacks = "this attack" if count == 1 else "these attacks"
+    return (
+        f" {UNFINISHED} The crafting of {attacks} may be unfinished: on its own surrogate less than "
+        f"{MIN_HIT_RATE:.0%} of the labels are as intended (*hit* in the section on noise)."
+    )
+
+
+def _ranking_table(ranked: DataFrame, mark: Callable[[str], str]) -> str:
     names = [str(column) for column in ranked if str(column).startswith(RAW)]
     metrics = sorted((name.removeprefix(RAW) for name in names), key=metric_order)
-    return markdown_table([_ranking_row(row, metrics) for row in ranked.to_dict("records")], drop_empty=True)
+    rows = [_ranking_row(row, metrics, mark) for row in ranked.to_dict("records")]
+    return markdown_table(rows, drop_empty=True)
 
 
-def _ranking_row(row: Mapping[Hashable, Any], metrics: Sequence[str]) -> dict[str, str]:
-    low, high = row["defenses_min"], row["defenses_max"]
-    cells = {
+def _ranking_row(
+    row: Mapping[Hashable, Any], metrics: Sequence[str], mark: Callable[[str], str]
+) -> dict[str, str]:
+    is_clean = row["attack"] == CLEAN
+    return {
         "#": NO_VALUE if isna(row["rank"]) else str(row["rank"]),
-        "attack": row["attack"],
-        "worst case": format_protection(row["worst"], row["spread"]),
-        "worst defense": NO_VALUE if isna(row["worst_defense"]) else row["worst_defense"],
-        "defenses": str(low) if low == high else f"{low}–{high}",
-        "mean": format_protection(row["mean"]),
+        "attack": mark(row["attack"]),
+        "protection": format_protection(row["protection"]),
+        "95 % interval": NO_VALUE if isna(row["rank"]) else _format_ends(row["low"], row["high"]),
+        "defense": NO_VALUE if is_clean or isna(row["defense"]) else row["defense"],
+        "undefended": format_protection(row["undefended"]),
+        "transfer": NO_VALUE if is_clean else _format_transfer(row),
         **{metric_label(metric): format_score(row[f"{RAW}{metric}"], metric) for metric in metrics},
-        "cells": str(row["cells"]),
-        "undefined": str(row["undefined"]),
-        "craft s": format_number(row["craft_s"]),
-        "craft img/s": format_number(row["craft_images_per_s"]),
-        "host MiB": format_with_spec(row["craft_host_mb"], ".0f"),
-        "device MiB": format_with_spec(row["craft_device_mb"], ".0f"),
-        "l∞ /255": format_with_spec(row["linf"], ".3g"),
     }
-    if row["attack"] == CLEAN:
-        # It has no worst defense, and the cost of copying images is not a cost of crafting.
-        cells["worst case"] = format_protection(row["worst"])
-        cells |= dict.fromkeys(
-            ("worst defense", "craft s", "craft img/s", "host MiB", "device MiB"), NO_VALUE
-        )
-    return cells
+
+
+def _format_ends(low: float, high: float) -> str:
+    return TOO_FEW if is_missing(low) else f"[{low:z.2f}, {high:z.2f}]"
+
+
+def _format_transfer(row: Mapping[Hashable, Any]) -> str:
+    if is_missing(row["transfer"]):
+        return NO_VALUE
+    low, high = row["transfer_low"], row["transfer_high"]
+    interval = "" if is_missing(low) else f" {_format_ends(low, high)}"
+    return f"{format_protection(row['transfer'])}{interval} ({row['transfer_choice']})"

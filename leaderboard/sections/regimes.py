@@ -2,6 +2,7 @@
 
 from pandas import DataFrame
 
+from bench.record import NO_DEFENSE
 from leaderboard.formatting import (
     NO_VALUE,
     format_score,
@@ -10,8 +11,8 @@ from leaderboard.formatting import (
     metric_label,
     with_protection,
 )
-from leaderboard.ranking import sort_table, unbounded_marker
-from leaderboard.rows import NO_DEFENSE, full_protection_rows, rows_where_axis_varies, varying_axes
+from leaderboard.ranking import sort_table, track_marker
+from leaderboard.rows import full_protection_rows, rows_where_axis_varies, varying_axes
 
 
 def scores_by_regime(frame: DataFrame) -> DataFrame:
@@ -36,7 +37,7 @@ def render_regimes(frame: DataFrame) -> str:
     """Return the raw scores by regime in markdown, empty if there is one regime only."""
     if "regime" not in varying_axes(frame):
         return ""
-    scores, mark = scores_by_regime(frame), unbounded_marker(frame)
+    scores, mark = scores_by_regime(frame), track_marker(frame)
     no_scores = dict.fromkeys(sorted(scores["regime"]), NO_VALUE)
     rows = []
     for (dataset, metric, attack), group in scores.groupby(["dataset", "metric", "attack"], sort=False):

@@ -13,7 +13,7 @@ from leaderboard.formatting import (
     with_protection,
 )
 from leaderboard.frame import DERIVED
-from leaderboard.ranking import attack_order, unbounded_marker
+from leaderboard.ranking import attack_order, track_marker
 from leaderboard.rows import dataset_names, default_victim_rows
 from leaderboard.sections.dense import render_dense
 
@@ -54,7 +54,7 @@ def render_tasks(frame: DataFrame) -> str:
 def _render_tasks_of(frame: DataFrame, dataset: str) -> str:
     scores, rows = scores_by_task(frame, dataset), default_victim_rows(frame, dataset)
     metrics = rows.sort_values("position").drop_duplicates("task").set_index("task")["headline"]
-    mark = unbounded_marker(frame)
+    mark = track_marker(frame)
     cells = {}
     for label, values in scores.iterrows():
         attack = mark(str(label))

@@ -4,6 +4,7 @@ After a wanted change of the page: ``MTLUE_UPDATE_GOLDEN=1 pytest tests/golden/t
 read the difference before committing it.
 """
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 
@@ -127,12 +128,15 @@ def test_text_does_not_depend_on_the_order_of_the_records() -> None:
 def test_recovery_by_hand() -> None:
     records = [*cells(FIRST, seed=0), *cells(SECOND, seed=1)]
     found = scores_by_defense(to_frame(records), "digits")
-    # (0.7 - 0.6) / (0.8 - 0.6) and (0.8 - 0.5) / (0.9 - 0.5): of the same seed, then the mean.
-    assert value(found, "recovery", "em", "jpeg") == pytest.approx((0.5 + 0.75) / 2)
-    # (0.5 - 0.6) / (0.7 - 0.6), which took still more, and (0.62 - 0.5) / (0.7 - 0.5).
-    assert value(found, "recovery", "em", "blur") == pytest.approx((-1.0 + 0.6) / 2)
+    # The clean victims are 0.4 above the floor without a defense, the best of them: shares of em are
+    # 0.25 and 0 undefended, 0.5 and 0.75 under jpeg, 0 and 0.3 under blur.
+    assert value(found, "share", "em", "none") == pytest.approx(0.125)
+    assert value(found, "share", "em", "jpeg") == pytest.approx(0.625)
+    assert value(found, "share", "clean", "jpeg") == pytest.approx((0.75 + 1) / 2)
+    assert value(found, "protection", "em", "jpeg") == pytest.approx(0.375)
+    assert value(found, "recovery", "em", "jpeg") == pytest.approx((0.625 - 0.125) / (1 - 0.125))
+    assert value(found, "recovery", "em", "blur") == pytest.approx((0.15 - 0.125) / (1 - 0.125))
     assert value(found, "score", "em", "jpeg") == pytest.approx(0.75)
-    assert value(found, "relative", "em", "jpeg") == pytest.approx(0.5)
     assert value(found, "score", "clean", "jpeg") == pytest.approx(0.85)
     assert found.loc[(found["attack"] == "clean") | (found["defense"] == "none"), "recovery"].isna().all()
     assert best(found) == {"em": "jpeg"}
@@ -141,45 +145,50 @@ def test_recovery_by_hand() -> None:
     ]
 
 
-@pytest.mark.parametrize("axis", ["backbone", "weighting", "regime", "seed"])
-def test_a_victim_is_never_paired_with_another_one(axis: str) -> None:
+@pytest.mark.parametrize("axis", ["backbone", "weighting", "regime"])
+def test_a_victim_is_never_measured_in_another_one(axis: str) -> None:
     undefended = {"none": 0.6}
     without = {attack: {k: v for k, v in row.items() if k not in undefended} for attack, row in FIRST.items()}
-    other = {"seed": 1} if axis == "seed" else {axis: "stl" if axis == "regime" else "other"}
+    other = {axis: "stl" if axis == "regime" else "other"}
     # The first victim has no undefended cell of its own: only the other one counts.
     assert recovery([*cells(without), *cells(SECOND, **other)], "jpeg") == pytest.approx(0.75)
-    assert recovery([*cells(FIRST), *cells(SECOND, **other)], "jpeg") == pytest.approx((0.5 + 0.75) / 2)
+    first = (0.5 - 0.25) / (1 - 0.25)
+    assert recovery([*cells(FIRST), *cells(SECOND, **other)], "jpeg") == pytest.approx((first + 0.75) / 2)
 
 
-def test_clean_is_that_of_the_same_defense_and_needed() -> None:
+def test_a_defense_that_helps_clean_data_helps_the_reference() -> None:
+    scores = {"clean": {"none": 0.8, "jpeg": 0.9, "blur": 0.6}, "em": {"none": 0.6, "jpeg": 0.7, "blur": 0.6}}
+    found = scores_by_defense(to_frame(cells(scores)), "digits")
+    # 0.1 and 0.2 above the floor of the 0.4 that jpeg leaves of clean data, though 0.3 is the unit.
+    assert value(found, "share", "em", "jpeg") == pytest.approx(0.2 / 0.3)
+    assert value(found, "protection", "em", "none") == pytest.approx(0.75)
+    assert value(found, "protection", "em", "jpeg") == pytest.approx(0.5)
+    assert value(found, "protection", "clean", "none") == pytest.approx(0.25)
+    assert value(found, "protection", "clean", "jpeg") == 0.0
+    assert value(found, "recovery", "em", "jpeg") == pytest.approx((0.2 - 0.1) / (0.4 - 0.1))
+
+
+def test_a_cell_without_its_clean_counterpart_has_no_recovery() -> None:
     scores = {"clean": {"none": 0.9, "jpeg": 0.8}, "em": {"none": 0.6, "jpeg": 0.7, "blur": 0.7}}
-    assert recovery(cells(scores), "jpeg") == pytest.approx(0.5)
+    assert recovery(cells(scores), "jpeg") == pytest.approx((0.2 - 0.1) / (0.4 - 0.1))
     assert recovery(cells(scores), "blur") != recovery(cells(scores), "blur"), "NaN"
 
 
-@pytest.mark.parametrize(
-    ("clean", "undefended", "expected"),
-    [
-        (0.63, 0.60, 1.0),  # 0.06 of the way from 0.5 to 1 to give back
-        (0.62, 0.60, None),  # 0.04 of it
-        (0.50, 0.60, None),  # nothing
-        (0.53, 0.45, 1.0),  # the clean victim came 0.06 of the way
-        (0.52, 0.45, None),  # 0.04, though there is more to give back
-    ],
-)
-def test_recovery_is_left_out_where_there_is_little_to_give_back(
-    clean: float, undefended: float, expected: float | None
-) -> None:
+@pytest.mark.parametrize(("undefended", "is_defined"), [(0.87, True), (0.89, False), (0.95, False)])
+def test_recovery_is_left_out_where_there_is_little_to_give_back(undefended: float, is_defined: bool) -> None:
     scores = {
-        "clean": {"none": 0.9, "jpeg": clean, "blur": 0.9},
-        "em": {"none": undefended, "jpeg": clean, "blur": 0.6},
+        "clean": {"none": 0.9, "jpeg": 0.9, "blur": 0.9},
+        "em": {"none": undefended, "jpeg": 0.9, "blur": 0.6},
     }
-    found = recovery(cells(scores), "jpeg")
-    assert found == pytest.approx(float("nan") if expected is None else expected, nan_ok=True)
-    # Another seed, where it is defined, then counts alone.
-    both = recovery([*cells(scores), *cells(SECOND, seed=1)], "jpeg")
-    assert both == pytest.approx(0.75 if expected is None else (expected + 0.75) / 2)
+    # One seed: 0.05 of what the clean victim learned.
+    expected = 1.0 if is_defined else float("nan")
+    assert recovery(cells(scores), "jpeg") == pytest.approx(expected, nan_ok=True)
     assert "nan" not in render_board(cells(scores)).lower()
+    # Two seeds that agree are clear; two that do not are not, though their mean is larger.
+    both = [*cells(scores, seed=0), *cells(scores, seed=1)]
+    assert (recovery(both, "jpeg") == pytest.approx(1.0)) == (undefended < 0.9)
+    lower = {**scores, "em": {**scores["em"], "none": 0.6}}
+    assert math.isnan(recovery([*cells(scores, seed=0), *cells(lower, seed=1)], "jpeg"))
 
 
 def test_an_error_counts_the_other_way_round() -> None:
@@ -193,44 +202,30 @@ def test_an_error_counts_the_other_way_round() -> None:
         for defense, error in defenses.items()
     ]
     found = scores_by_defense(to_frame(records), "digits")
-    # (0.8 - 1.5) / (0.5 - 1.5), and (1.7 - 1.5) / (0.6 - 1.5), which errs more than undefended.
-    assert value(found, "recovery", "em", "jpeg") == pytest.approx(0.7)
-    assert value(found, "recovery", "em", "blur") == pytest.approx(-2 / 9)
-    assert value(found, "relative", "em", "jpeg") == pytest.approx(0.6)
+    # (0.8 - 1.5) / (0.4 - 1.5), and (1.7 - 1.5) / (0.4 - 1.5), which errs more than undefended.
+    assert value(found, "recovery", "em", "jpeg") == pytest.approx(0.7 / 1.1)
+    assert value(found, "recovery", "em", "blur") == pytest.approx(-2 / 11)
+    assert value(found, "share", "em", "jpeg") == pytest.approx(1.2 / 1.6)
     assert best(found) == {"em": "jpeg"}, "the smallest error"
     page = render_defenses(to_frame(records))
     assert "### digits: absolute error m" in page
-    assert "| jpeg      |   0.500 | **0.800 (0.70)** |" in page
+    assert "| jpeg      |   0.500 | **0.800 (0.64)** |" in page
 
 
-def test_metrics_are_averaged_on_the_way_from_floor_to_perfect() -> None:
+def test_metrics_are_averaged_as_shares_of_what_the_clean_victim_learned() -> None:
     found = scores_by_defense(to_frame(rooms()), "rooms")
     assert found["score"].isna().all()
-    # Levels of em are 0.1 undefended and 0.3 under jpeg, where clean has 0.4; 0.1 of 0.5 under blur.
-    assert value(found, "relative", "em", "none") == pytest.approx(0.1)
-    assert value(found, "relative", "em", "jpeg") == pytest.approx(0.3)
-    assert value(found, "recovery", "em", "jpeg") == pytest.approx((0.3 - 0.1) / (0.4 - 0.1))
-    assert value(found, "recovery", "em", "blur") == pytest.approx(0.0)
+    undefended = (0.3 / 0.6 + 0.1 / 0.5 - 0.1 / 0.4) / 3
+    assert value(found, "share", "em", "none") == pytest.approx(undefended)
+    assert value(found, "share", "em", "jpeg") == pytest.approx((0.4 / 0.6 + 0.2 / 0.5 + 0.3 / 0.4) / 3)
+    # Blur helps the clean victim's normals: (0.5 / 0.6 + 1 + 0.5 / 0.4) / 3 of it.
+    most = (0.5 / 0.6 + 0.5 / 0.5 + 0.5 / 0.4) / 3
+    assert value(found, "share", "clean", "blur") == pytest.approx(most)
+    jpeg = (0.4 / 0.6 + 0.2 / 0.5 + 0.3 / 0.4) / 3
+    assert value(found, "recovery", "em", "jpeg") == pytest.approx((jpeg - undefended) / (most - undefended))
 
 
-def test_levels_of_one_metric_differ_as_the_scores_that_are_shown() -> None:
-    tasks = {"a": task_info(floor=0.5), "b": task_info(floor=0.1)}
-    scores = {"clean": (0.9, 0.7), "em": (0.5, 0.3)}
-    cleaned = {"clean": (0.8, 0.8), "em": (0.8, 0.2)}
-    records = [
-        make_record(dict(zip("ab", pair, strict=True)), tasks=tasks, attack=attack, defense=defense)
-        for defense, rows in (("none", scores), ("jpeg", cleaned), ("blur", cleaned))
-        for attack, pair in rows.items()
-    ]
-    # Means over the two tasks: (0.5 - 0.4) / (0.8 - 0.4), whatever their floors.
-    assert recovery(records, "jpeg") == pytest.approx(0.25)
-    # (0.5 - 0.3) / (1 - 0.3): the way between the mean floor and a perfect score.
-    assert value(scores_by_defense(to_frame(records), "digits"), "relative", "em", "jpeg") == pytest.approx(
-        2 / 7
-    )
-
-
-def test_recovery_is_over_the_tasks_that_all_three_victims_have() -> None:
+def test_a_missing_score_is_left_out_of_the_mean_over_tasks() -> None:
     scores: dict[tuple[str, str], tuple[float | None, float | None]] = {
         ("clean", "none"): (0.9, 0.9),
         ("clean", "jpeg"): (0.8, 1.0),
@@ -242,7 +237,7 @@ def test_recovery_is_over_the_tasks_that_all_three_victims_have() -> None:
         make_record({"a": a, "b": b}, attack=attack, defense=defense)
         for (attack, defense), (a, b) in scores.items()
     ]
-    assert recovery(records, "jpeg") == pytest.approx(0.5)
+    assert recovery(records, "jpeg") == pytest.approx((0.5 - 0.125) / (1 - 0.125))
     assert best(scores_by_defense(to_frame(records), "digits")) == {"em": "jpeg"}
     assert "nan" not in render_board(records).lower()
 
@@ -282,8 +277,10 @@ def test_recovery_and_protection_tell_the_same() -> None:
     protections = protection_by_axis(frame, "defense")
     for attack in ("em", "tap", "cuda"):
         for defense in ("jpeg(quality=30)", "blur|3", "mixup"):
-            kept = 1 - value(found, "relative", attack, defense)
+            kept = 1 - value(found, "share", attack, defense)
             assert kept == pytest.approx(protections.loc[attack, defense])
+            taken = protections.loc[attack, "none"]
+            assert value(found, "recovery", attack, defense) == pytest.approx(1 - kept / taken)
             # Over pairs of cells, as `bench compare` has it.
             apart = compare_labels(frame, "none", defense, axis="defense").tasks["protection"].mean()
             differences = protections["none"] - protections[defense]
@@ -338,8 +335,8 @@ def test_the_sentence_names_what_is_given_back_and_only_that() -> None:
     said = conclusion({"clean": clean, "em": em, "tap": tap})
     given = "With jpeg as the best defense the exploiter undoes 67% of the damage of em."
     assert said == (
-        f"{given} Of the attacks within the budget em keeps the most protection: 0.25 in the worst case over "
-        "the 2 defenses that all of them were run with."
+        f"{given} Of the attacks within the budget em keeps the most protection: 0.25 under the best of "
+        "the 2 defenses that all of them were run with, or none."
     )
     # 0.14 of 0.3 is not much; without a second attack there is nothing to say at all.
     assert conclusion({"clean": clean, "em": em}) == given

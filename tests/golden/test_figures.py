@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from bench.record import Epoch, Record
 from leaderboard import figures
 from leaderboard.figures import draw_figures
+from leaderboard.frame import to_frame
+from leaderboard.ranking import rank_attacks
 from tests.records import fail, make_record, matrix, task_info
 
 PNG = b"\x89PNG\r\n"
@@ -75,9 +77,11 @@ def test_protection_is_that_of_the_ranking(drawn: dict[str, Figure]) -> None:
     assert list(least.get_ydata()) == [0, 1]
     assert list(least.get_xdata()) == pytest.approx([0.42, 0.02])
     [bars] = axes.containers[0].lines[2]
-    assert [round(end[0] - start[0], 9) for start, end in bars.get_segments()] == [0.04, 0.04]
-    [mean] = [line for line in axes.lines if line.get_label() == "mean over defenses"]
-    assert list(mean.get_xdata()) == pytest.approx([0.695, 0.02])
+    ranked = rank_attacks(to_frame(records))
+    ends = [float(end) for segment in bars.get_segments() for end in segment[:, 0]]
+    assert ends == pytest.approx([ranked[end][row] for row in (0, 1) for end in ("low", "high")])
+    [undefended] = [line for line in axes.lines if line.get_label() == "without a defense"]
+    assert list(undefended.get_xdata()) == pytest.approx([0.97, 0.02])
 
 
 def test_a_curve_is_the_mean_over_tasks_of_what_was_learned_poisoned_and_clean(

@@ -3,11 +3,16 @@
 import math
 
 import pytest
-from pandas import DataFrame
 
 from bench.record import relative_score
 from leaderboard.frame import to_frame
-from leaderboard.scores import is_bounded, is_partial, mean_relative_score, protection, relative_scores
+from leaderboard.scores import (
+    is_clearly_positive,
+    is_partial,
+    mean_relative_score,
+    relative_scores,
+    track_of,
+)
 from tests.records import ROOM, fail, make_record, make_room, task_info
 
 
@@ -29,34 +34,41 @@ def test_a_score_without_a_range_or_a_value_has_no_relative_score() -> None:
     assert mean_relative_score({}, tasks) is None
 
 
-def test_one_range_keeps_the_proportions_of_the_scores() -> None:
-    frame = DataFrame({"score": [0.5, 0.6], "floor": [0.1, 0.5], "perfect": [1.0, 1.0]})
-    # Ranges of 0.9 and 0.5 have a mean of 0.7.
-    assert list(relative_scores(frame, one_range=True)) == pytest.approx([0.4 / 0.7, 0.1 / 0.7])
-    assert list(relative_scores(frame)) == pytest.approx([0.4 / 0.9, 0.1 / 0.5])
-
-
-def test_protection_of_numbers_and_of_columns() -> None:
-    frame = DataFrame({"clean": [0.9, 0.4], "score": [0.7, 1.5], "floor": [0.5, 2.0]})
-    by_number = [protection(*row) for row in frame.itertuples(index=False, name=None)]
-    assert list(protection(frame["clean"], frame["score"], frame["floor"])) == by_number
-    assert by_number == pytest.approx([0.5, 0.6875])
-
-
 @pytest.mark.parametrize(
-    ("labels", "bounded", "partial"),
+    ("labels", "track", "partial"),
     [
-        ({}, True, False),
-        ({"bounded": False}, False, False),
-        ({"rate": 0.5}, True, True),
-        ({"protected": ["a"]}, True, True),
-        ({"protected": ["b", "a"]}, True, False),
+        ({}, "linf", False),
+        ({"settings": {"norm": "l2"}}, "l2", False),
+        ({"bounded": False}, "unbounded", False),
+        ({"bounded": False, "settings": {"norm": None}}, "unbounded", False),
+        ({"rate": 0.5}, "linf", True),
+        ({"protected": ["a"]}, "linf", True),
+        ({"protected": ["b", "a"]}, "linf", False),
     ],
 )
-def test_track_and_scope_of_a_record(labels: dict[str, object], bounded: bool, partial: bool) -> None:
+def test_track_and_scope_of_a_record(labels: dict[str, object], track: str, partial: bool) -> None:
     record = make_record({"a": 0.5, "b": 0.5}, **labels)  # type: ignore[arg-type]
-    assert (is_bounded(record), is_partial(record)) == (bounded, partial)
+    assert (track_of(record), is_partial(record)) == (track, partial)
 
 
 def test_a_failed_record_without_tasks_is_not_partial() -> None:
     assert not is_partial(fail())
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], False),
+        ([0.05], True),
+        ([0.049], False),
+        # One-sided t of 0.95 with one and two degrees of freedom: 6.31 and 2.92 standard errors.
+        ([0.10, 0.13], True),  # 0.115 against 6.31 · 0.015
+        ([0.10, 0.14], False),  # 0.120 against 6.31 · 0.020
+        ([0.01, 0.01, 0.01], True),
+        ([0.0, 0.0, 0.0], False),
+        ([0.0, 0.1, 0.2], False),  # 0.1 against 2.92 · 0.058
+        ([0.05, 0.1, 0.15], True),  # 0.1 against 2.92 · 0.029
+    ],
+)
+def test_what_is_clearly_above_0(values: list[float], expected: bool) -> None:
+    assert is_clearly_positive(values) is expected

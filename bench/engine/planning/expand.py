@@ -18,7 +18,7 @@ from bench.engine.planning.partial_protection import (
 )
 from bench.engine.planning.suite_file import BudgetSettings, Suite, override_recipe
 from bench.errors import BenchError, format_input, name_foreign_errors
-from bench.record import CLEAN, DATA_SEED
+from bench.record import CLEAN, DATA_SEED, NO_DEFENSE
 from bench.text import escape_bytes
 from bench.values import DENSE, Budget, Recipe, default_budget
 
@@ -131,8 +131,13 @@ class _CellBuilder:
         )
 
     def clean_counterparts(self, combination: Combination) -> Iterator[Combination]:
-        """Yield the combinations without an attack that this one is compared with."""
-        return (combination._replace(attack=clean) for clean in self._clean_attacks(combination.attack))
+        """Yield the combinations without an attack that this one is compared with.
+
+        They have the same victim. The first one has no defense either: scores are measured in what it learns.
+        """
+        yield combination._replace(attack=Choice(CLEAN), defense=Choice(NO_DEFENSE))
+        for clean in self._clean_attacks(combination.attack):
+            yield combination._replace(attack=clean)
 
     def find_missing(self, dataset: Choice, data_root: Path | None) -> str | None:
         """Return one sentence on how to get a dataset, None if it is there."""

@@ -212,9 +212,10 @@ def test_a_part_of_a_suite_with_a_billion_combinations(file: Path) -> None:
     plan = expand_suite(
         read_suite(str(file), BILLION), ["defense=jpeg(quality=7)", "backbone=small(width=9)", "seed=3,5"]
     )
-    assert [(cell.poison.attack.name, cell.seed) for cell in plan.cells] == [
-        ("clean", 3), ("clean", 5), ("random", 3), ("random", 5),
-    ]  # fmt: skip
+    assert [(cell.poison.attack.name, cell.defense.label, cell.seed) for cell in plan.cells] == [
+        *(("clean", defense, seed) for seed in (3, 5) for defense in ("none", "jpeg(quality=7)")),
+        *(("random", "jpeg(quality=7)", seed) for seed in (3, 5)),
+    ]
 
 
 def test_a_star_and_an_entry_with_a_billion_combinations(file: Path) -> None:

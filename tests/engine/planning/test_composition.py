@@ -221,10 +221,8 @@ def test_a_new_version_of_a_part_makes_other_cells(monkeypatch: pytest.MonkeyPat
 def test_params_of_a_suite_are_those_of_every_part(tmp_path: Path) -> None:
     tables = {"params": {"defense": {"jpeg": {"quality": 77}, "cutmix": {"alpha": 0.5}}}}
     found = cells(defenses=["jpeg+cutmix", "jpeg(quality=30)+cutmix"], **tables)
-    quality = [
-        [part.quality for part in c.defense.part.parts if isinstance(part, JPEG)] for c in found.values()
-    ]
-    assert quality == [[77], [30]]
+    assert list(found) == ["none", "jpeg+cutmix", "jpeg(quality=30)+cutmix"]
+    assert [cell.defense.part.parts[0].quality for cell in list(found.values())[1:]] == [77, 30]
     assert found["jpeg+cutmix"].defense.part.parts[1].alpha == 0.5
     direct = cells(defenses=["jpeg(quality=77)+cutmix(alpha=0.5)"])
     assert found["jpeg+cutmix"].key == direct["jpeg(quality=77)+cutmix(alpha=0.5)"].key
@@ -245,7 +243,8 @@ def test_params_of_a_suite_are_those_of_every_part(tmp_path: Path) -> None:
 )
 def test_only_and_exclude_know_a_composition_by_name_and_by_label(only: str, left: set[str]) -> None:
     names = ["none", "jpeg", "jpeg(quality=9)", "cutmix", "jpeg+cutmix", "jpeg(quality=30)+cutmix"]
-    assert set(cells(f"defense={only}", defenses=names)) == left
+    # Scores are measured in what the clean victim learns without a defense.
+    assert set(cells(f"defense={only}", defenses=names)) == {"none", *left}
     if "," not in only:
         rule = [{"defense": only}]
         # The clean counterpart of an excluded cell is not there either.
@@ -264,7 +263,9 @@ def test_a_misspelled_composition_is_refused_with_the_nearest() -> None:
 def test_a_composition_runs_and_is_recorded(tmp_path: Path) -> None:
     plan = tiny.plan(matrix={"attack": ["random"], "defense": ["jpeg(quality=30)+cutmix+gaussian-noise"]})
     ran = tiny.run(plan, tmp_path)
-    assert ran.counts == (2, 0, 0)
-    for record in tiny.records(tmp_path).values():
+    assert ran.counts == (3, 0, 0)
+    composed = [r for r in tiny.records(tmp_path).values() if r.cell["defense"] != "none"]
+    assert [record.cell["attack"] for record in composed].count("random") == 1
+    for record in composed:
         assert record.cell["defense"] == "jpeg(quality=30)+cutmix+gaussian-noise"
         assert len(record.settings["defense"]["params"]["parts"]) == 3

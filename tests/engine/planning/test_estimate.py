@@ -136,7 +136,7 @@ def test_purified_sets_are_made_once_for_all_who_train_on_them(tmp_path: Path) -
         plain = record(each, craft=1, purify=purify, train=3)
         store.write_record(replace(plain, environment={**plain.environment, **shared}))
     # One that was written before sets were kept cleaned its own.
-    later, older = tiny.plan(matrix={"attack": ["clean"], "defense": learned[:1], "seed": [7, 8]}).cells
+    _, later, _, older = tiny.plan(matrix={"attack": ["clean"], "defense": learned[:1], "seed": [7, 8]}).cells
     store.write_record(record(older, craft=1, purify=900, train=1.5))
     same = record(later, craft=1, purify=90, train=4)
     store.write_record(replace(same, environment={**same.environment, "purified": "70"}))

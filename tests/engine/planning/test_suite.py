@@ -67,6 +67,16 @@ def test_every_cell_has_its_clean_counterpart() -> None:
     assert len(clean) == 5
 
 
+def test_a_defended_victim_is_measured_in_what_the_clean_one_learns_without_a_defense() -> None:
+    cells = tiny.plan(star=False, matrix={"attack": ["random"], "seed": [3, 4], "defense": ["jpeg"]}).cells
+    labels = [(cell.labels["attack"], cell.labels["defense"], cell.seed) for cell in cells]
+    assert sorted(labels) == sorted(
+        (attack, defense, seed)
+        for attack, defense in (("clean", "none"), ("clean", "jpeg"), ("random", "jpeg"))
+        for seed in (3, 4)
+    )
+
+
 def test_cells_are_not_repeated() -> None:
     once = tiny.plan(matrix={"attack": ["clean", "random"], "seed": [0]})
     repeated = tiny.plan(
@@ -163,7 +173,7 @@ def test_a_dataset_restricted_away_is_not_missed() -> None:
             {"clean", "em(rounds=2, steps=3)", "tap"},
             {"none", "jpeg"},
         ),
-        (["attack=random, tap", "defense=jpeg"], {"clean", "random", "tap"}, {"jpeg"}),
+        (["attack=random, tap", "defense=jpeg"], {"clean", "random", "tap"}, {"none", "jpeg"}),
         (["attack=clean"], {"clean"}, {"none", "jpeg"}),
     ],
 )
@@ -174,6 +184,9 @@ def test_only(only: list[str], attacks: set[str], defenses: set[str]) -> None:
     assert {cell.labels["defense"] for cell in cells} <= defenses
     clean = {cell.victim for cell in cells if cell.labels["attack"] == "clean"}
     assert clean == {cell.victim for cell in cells}
+    assert {cell.labels["defense"] for cell in cells if cell.labels["attack"] != "clean"} <= (
+        {"jpeg"} if len(only) == 2 else {"none", "jpeg"}
+    )
 
 
 def test_only_some_seeds() -> None:
@@ -240,7 +253,8 @@ def test_parameters_reach_the_parts() -> None:
     variant = dataclasses.asdict(by_label["em(rounds=5)"].poison.attack.part)  # type: ignore[call-overload]
     assert em["rounds"] == em["steps"] == 1  # from [params]
     assert variant == {**em, "rounds": 5}  # the label's own come on top
-    assert all(cell.defense.part.quality == 30 for cell in cells)  # type: ignore[attr-defined]
+    qualities = {cell.defense.part.quality for cell in cells if cell.defense.label != "none"}  # type: ignore[attr-defined]
+    assert qualities == {30}
     assert all(cell.backbone.part.width == 2 for cell in cells)  # type: ignore[attr-defined]
     assert all(cell.poison.surrogate.backbone.part.width == 3 for cell in cells)  # type: ignore[attr-defined]
     assert all(cell.poison.dataset.part.train == 64 for cell in cells)  # type: ignore[attr-defined]
