@@ -8,9 +8,8 @@ import numpy as np
 from pandas import DataFrame
 
 from bench.files import hash_json
-from bench.record import AXES, CLEAN, DATA_SEED, Record
+from bench.record import AXES, CLEAN, DATA_SEED, NO_DEFENSE, Record
 from leaderboard.formatting import join_blocks, markdown_table
-from leaderboard.rows import NO_DEFENSE
 from leaderboard.scores import is_partial, mean_relative_score
 
 SOURCES = ("images", "poison", "victim")
