@@ -46,17 +46,19 @@ class Small:
             if stage < len(widths) - 1:
                 yield nn.MaxPool2d(2, ceil_mode=True)
             channels = width
-        yield _GridMeans(GRID)
+        yield GridMeans(GRID)
         yield nn.Flatten()
 
 
-class _GridMeans(nn.AdaptiveAvgPool2d):
-    """The mean of every cell of a grid; in deterministic mode, with a deterministic gradient on CUDA."""
+class GridMeans(nn.AdaptiveAvgPool2d):
+    """The mean of every cell of a square grid; in deterministic mode with such a gradient on CUDA, too."""
+
+    output_size: int
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c g g"]:
         """Return the means."""
         if torch.are_deterministic_algorithms_enabled():
-            return cell_means(maps, GRID)
+            return cell_means(maps, self.output_size)
         means: Tensor = super().forward(maps)
         return means
 

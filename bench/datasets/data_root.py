@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import md5
 from pathlib import Path
 from typing import Final
 
@@ -235,6 +236,19 @@ def name_unreadable_file(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_published_bytes(path: Path, checksum: str) -> bytes:
+    """Return the content of a file that has the published MD5.
+
+    Raises:
+        BenchError: if it is not the published file or cannot be read.
+    """
+    with name_unreadable_file(path):
+        content = path.read_bytes()
+    if md5(content, usedforsecurity=False).hexdigest() != checksum:
+        raise BenchError(f"{path} is not the published file (its MD5 is not {checksum}); download it again")
+    return content
 
 
 def _find_paths(folder: Path, patterns: Sequence[str], depths: Sequence[str] = _DEPTHS) -> list[Path]:

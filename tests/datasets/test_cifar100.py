@@ -17,8 +17,8 @@ from bench import torchvision_import
 from bench.api import Dataset, MultiTaskData
 from bench.catalog.build import build_part
 from bench.catalog.description import describe_part
-from bench.datasets import cifar100
-from bench.datasets.cifar100 import CIFAR100, read_published
+from bench.datasets import cifar
+from bench.datasets.cifar import CIFAR100, read_published
 from bench.errors import BenchError
 
 WHOLE = CIFAR100()
@@ -61,11 +61,14 @@ def content_of(count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def write(root: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes) -> None:
-    folder = root / "cifar-100-python"
+def write(
+    root: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, dataset: Any = CIFAR100
+) -> None:
+    """Write a file where the dataset expects it; its checksum becomes the published one."""
+    folder = root / dataset.layout.folders[0]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
-    monkeypatch.setitem(cifar100.MD5, name, md5(content, usedforsecurity=False).hexdigest())
+    monkeypatch.setitem(dataset.checksums, name, md5(content, usedforsecurity=False).hexdigest())
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def load(root: Path, dataset: CIFAR100 = WHOLE) -> MultiTaskData:
 
 
 def test_checksums_are_of_the_files_published() -> None:
-    assert cifar100.MD5 == {
+    assert cifar.MD5_100 == {
         "train": "16019d7e3df5f24257cddd939b257f8d",
         "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
         "meta": "7973b15100ade9c7d40fb424638fde48",
@@ -111,7 +114,7 @@ def test_second_load_unpickles_nothing(root: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object) -> None:
         raise AssertionError("a file was read")
 
-    monkeypatch.setattr(cifar100, "read_published", refuse)
+    monkeypatch.setattr(cifar, "read_published", refuse)
     second = load(root)
     assert torch.equal(first.train.images, second.train.images)
     assert torch.equal(first.test.targets["fine"], second.test.targets["fine"])
@@ -127,13 +130,13 @@ def test_other_file_is_refused_before_it_is_unpickled(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it was unpickled")
 
-    monkeypatch.setattr(cifar100, "_Unpickler", refuse)
+    monkeypatch.setattr(cifar, "_Unpickler", refuse)
     monkeypatch.setattr(pickle, "load", refuse)
     monkeypatch.setattr(pickle, "loads", refuse)
     with pytest.raises(
         BenchError, match=r"is not the published file \(its MD5 is not [0-9a-f]{32}\)"
     ) as error:
-        read_published(path, cifar100.MD5[name])
+        read_published(path, cifar.MD5_100[name])
     assert str(error.value).startswith(str(path))
 
 
@@ -162,7 +165,7 @@ def test_nothing_but_arrays_is_made_even_of_a_verified_file(
     content = pickle.dumps({"data": Evil(how, str(tmp_path / "made"))}, 2)
     write(tmp_path, monkeypatch, "train", content)
     with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
-        read_published(tmp_path / "cifar-100-python" / "train", cifar100.MD5["train"])
+        read_published(tmp_path / "cifar-100-python" / "train", cifar.MD5_100["train"])
 
 
 @pytest.mark.parametrize("place", [".", "cifar100", "CIFAR-100/cifar-100-python"])
@@ -221,4 +224,4 @@ def test_checksums_are_those_that_torchvision_knows() -> None:
         **dict(published.train_list),
         **dict(published.test_list),
         meta["filename"]: meta["md5"],
-    } == cifar100.MD5
+    } == cifar.MD5_100

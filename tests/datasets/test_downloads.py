@@ -11,7 +11,7 @@ from PIL import Image
 from bench.api import Dataset, MultiTaskData
 from bench.datasets.celeba import CelebA
 from bench.datasets.chestxray14 import ChestXray14
-from bench.datasets.cifar100 import CIFAR100
+from bench.datasets.cifar import CIFAR100
 from bench.datasets.data_root import FileLayout, extraction_command
 from bench.datasets.folder import Folder
 from bench.datasets.nyuv2 import NYUv2
