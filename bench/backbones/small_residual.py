@@ -30,21 +30,21 @@ class SmallResidual:
     because tasks such as *left digit* need them.
 
     Attributes:
-        width: channels of the first block in multiples of four; the later ones have 2 and 4 times as many.
+        width: channels of the first block in multiples of four; the later ones have 2 and 3 times as many.
     """
 
-    width: Annotated[int, Ge(1)] = 4
+    width: Annotated[int, Ge(1)] = 6
     version: ClassVar[int] = 1
     dense: ClassVar[bool] = False
 
     def build(self, shape: Shape) -> tuple[nn.Module, int]:
-        """Return the encoder [b c h w] → [b 256·width] for images of any size, and its width."""
+        """Return the encoder [b c h w] → [b 192·width] for images of any size, and its width."""
         encoder = nn.Sequential(*self._layers(shape[0]))
         store_channels_last(encoder)
-        return encoder, 4 * GROUPS * self.width * GRID**2
+        return encoder, 3 * GROUPS * self.width * GRID**2
 
     def _layers(self, channels: int) -> Iterator[nn.Module]:
-        widths = [GROUPS * self.width * factor for factor in (1, 2, 4)]
+        widths = [GROUPS * self.width * factor for factor in (1, 2, 3)]
         yield nn.Conv2d(channels, widths[0], kernel_size=3, stride=2, padding=1)
         for before, width in zip((widths[0], *widths), widths, strict=False):
             yield _Block(before, width, stride=1 if before == width else 2)

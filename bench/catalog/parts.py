@@ -58,7 +58,6 @@ CATALOG: dict[str, dict[str, str]] = {
         "vit-b16": "bench.backbones.vit:ViTB16",
         "small": "bench.backbones.small:Small",
         "small-residual": "bench.backbones.small_residual:SmallResidual",
-        "small-attention": "bench.backbones.small_attention:SmallAttention",
         "dilated-resnet18": "bench.backbones.dense:DilatedResNet18",
         "dilated-resnet50": "bench.backbones.dense:DilatedResNet50",
         "dense-small": "bench.backbones.dense:DenseSmall",

@@ -90,7 +90,8 @@ class SVHN:
 
         contents = []
         for done, (name, checksum) in enumerate(MD5.items(), 1):
-            contents.append(loadmat(io.BytesIO(read_published_bytes(files[name], checksum))))
+            file = io.BytesIO(read_published_bytes(files[name], checksum))
+            contents.append(loadmat(file))  # type: ignore[arg-type]
             progress("reading", done, len(MD5))
         images = np.concatenate([content["X"].transpose(3, 2, 0, 1) for content in contents])
         labels = np.concatenate([content["y"][:, 0] for content in contents]).astype(np.int64) % 10

@@ -61,4 +61,5 @@ class _DualBalancer(StatelessBalancer):
         scales = (longest / lengths).where(known, 0)
         combined = (scales[:, None] * self._averages.where(known[:, None], 0)).sum(0)
         set_parameter_gradient(step, combined.to(gradients.dtype))
-        return (scales / losses.detach()).to(gradients.dtype)
+        weights: Tensor = (scales / losses.detach()).to(gradients.dtype)
+        return weights
