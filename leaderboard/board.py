@@ -12,6 +12,7 @@ from leaderboard.formatting import escape_markdown, format_count, join_blocks
 from leaderboard.frame import SelectedRecords, select_records, to_frame
 from leaderboard.scores import MIN_HEADROOM
 from leaderboard.sections.axes import render_axes
+from leaderboard.sections.budgets import render_budgets, rows_at_track_budgets
 from leaderboard.sections.costs import render_costs
 from leaderboard.sections.datasets import render_datasets
 from leaderboard.sections.defenses import render_defenses
@@ -47,13 +48,15 @@ def render_board(records: Iterable[Record], left_out: Sequence[str] = ()) -> str
         BenchError: if the records follow more than one protocol.
     """
     records = list(records)
-    selected, frame = select_records(records), to_frame(records)
+    selected, all_budgets = select_records(records), to_frame(records)
+    frame = rows_at_track_budgets(all_budgets)
     sections = (
         _render_head(selected, frame),
         render_rankings(frame),
         render_groups(frame),
         render_datasets(frame),
         render_variance(records),
+        render_budgets(all_budgets),
         render_tasks(frame),
         render_axes(frame),
         render_defenses(frame),

@@ -17,10 +17,12 @@ from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series, concat
 
 from bench.record import CLEAN, POISON_PHASES, Record, is_clean
+from leaderboard.budget_figure import draw_budgets
 from leaderboard.frame import to_frame
 from leaderboard.ranking import TRACK_MARKS, attack_order, rank_attacks, track_marker
 from leaderboard.rows import dataset_names, default_victim_rows
 from leaderboard.scores import TRACKS, mean_relative_score
+from leaderboard.sections.budgets import rows_at_track_budgets
 from leaderboard.sections.costs import cost_table
 
 WIDTH = 9.0
@@ -46,6 +48,8 @@ def draw_figures(records: Iterable[Record]) -> dict[str, bytes]:
         victim by epoch. Default victims with defense ``none``; the band is the range over the seeds.
     ``cost.png``
         seconds and peak memory of making a poison, by attack and dataset.
+    ``budgets.png``
+        protection by budget of the attacks that were run at several, by passes and by seconds.
 
     Raises:
         BenchError: if the records follow more than one protocol.
@@ -57,12 +61,14 @@ def draw_figures(records: Iterable[Record]) -> dict[str, bytes]:
         }
         curves[record.key] = Series(points, dtype=float)
         without_curves.append(replace(record, curve=[]))
-    frame = to_frame(without_curves)
+    all_budgets = to_frame(without_curves)
+    frame = rows_at_track_budgets(all_budgets)
     with rc_context({"text.parse_math": False}):  # names of parts may contain a dollar sign
         figures = {
             "protection.png": _draw_protection(frame),
             "curves.png": _draw_curves(frame, curves),
             "cost.png": _draw_costs(frame),
+            "budgets.png": draw_budgets(all_budgets, WIDTH),
         }
         return {name: _encode_png(figure) for name, figure in figures.items() if figure is not None}
 

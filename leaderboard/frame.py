@@ -48,7 +48,8 @@ TASK_COLUMNS = (
     *TASK_NOISE,
 )
 _CELL_COLUMNS = (
-    *(*AXES, "key", "victim", "poison", "suite", "track", "rate", "partial", "clean_part", "knows_backbone"),
+    *(*AXES, "key", "victim", "poison", "suite", "track", "epsilon", "rate", "partial"),
+    *("clean_part", "knows_backbone"),
     *(*NOISE, "peak_host_mb", "peak_device_mb"),
 )
 _TEXTS = frozenset({*AXES, "key", "victim", "poison", "suite", "track", "task", "kind", "headline", "scored"})
@@ -114,7 +115,8 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
 
     Columns:
         the axes, ``key``, ``victim``, ``poison``, ``suite``: of the cell;
-        ``track`` (see `leaderboard.scores.Track`), ``rate`` (share of the images that are perturbed),
+        ``track`` (see `leaderboard.scores.Track`), ``epsilon`` (its budget, in the unit of its norm),
+        ``rate`` (share of the images that are perturbed),
         ``partial`` (only some images or tasks are protected: not ranked), ``clean_part`` (the victim is
         trained only on the images that an attack at this rate does not perturb), ``knows_backbone`` (False
         if the surrogate is known to have another backbone than the victim, whatever their parameters);
@@ -234,6 +236,7 @@ def _cell_row(record: Record) -> dict[str, Any]:
         "poison": record.poison,
         "suite": record.suite,
         "track": track_of(record),
+        "epsilon": record.settings.get("epsilon"),
         "rate": rate,
         "partial": is_partial(record),
         "clean_part": rate < 1 and is_clean(str(record.cell["attack"])),
