@@ -165,25 +165,6 @@ def _add_clean_scores(frame: DataFrame) -> DataFrame:
     )
 
 
-def protection_by_task(record: Record, others: Iterable[Record]) -> dict[str, float]:
-    """Return task → protection of a finished cell, for the tasks where it is defined.
-
-    Args:
-        record: the cell.
-        others: records of the same run; those of the same setting and protocol count.
-    """
-    victim = [axis for axis in AXES if axis not in ("attack", "defense", "seed")]
-    same = [
-        other
-        for other in others
-        if other.protocol == record.protocol and all(other.cell[axis] == record.cell[axis] for axis in victim)
-    ]
-    rows = to_frame([*same, record])
-    rows = rows[(rows["key"] == record.key) & rows["defined"]]
-    names = rows["task"].str.removesuffix(DERIVED)
-    return dict(zip(names, rows["protection"], strict=True))
-
-
 def to_csv(frame: DataFrame) -> str:
     """Return the tidy table as CSV, missing values empty.
 

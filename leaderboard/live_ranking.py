@@ -1,4 +1,4 @@
-"""The leading attack while a suite is running, updated record by record."""
+"""What records say before there is a board: the leading attack of a run, and the protection of one cell."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -93,22 +93,57 @@ def _skills_of(record: Record) -> Skills:
     return {task: skill for task, skill in relative.items() if skill is not None}
 
 
+def protection_by_task(record: Record, others: Iterable[Record]) -> dict[str, float]:
+    """Return task → protection of a finished cell, for the tasks where it is defined.
+
+    Args:
+        record: the cell.
+        others: records of the same run; those of the same setting and protocol count.
+    """
+    setting: defaultdict[str, Cells] = defaultdict(dict)
+    for other in sorted([*others, record], key=lambda each: (each.finished, each.key)):
+        same = all(other.cell[axis] == record.cell[axis] for axis in SETTING_AXES)
+        if same and other.status == "done" and other.protocol == record.protocol:
+            place = str(other.cell["defense"]), int(other.cell["seed"])
+            setting[str(other.cell["attack"])][place] = _Cell(
+                other.finished, other.data, other.victim, _skills_of(other)
+            )
+    clean, cells = setting[CLEAN], setting[str(record.cell["attack"])]
+    references, place = _learned_skills(clean), (str(record.cell["defense"]), int(record.cell["seed"]))
+    if not references or place not in cells or not _is_pair(cells[place], clean.get(place)):
+        return {}
+    paired = {place for place, cell in cells.items() if _is_pair(cell, clean.get(place))}
+    most, skills = (
+        _best_clean_share({defense for defense, _ in paired}, clean, references),
+        _skills_of(record),
+    )
+    return {task: 1 - skills[task] / references[task] / most for task in skills if task in references}
+
+
 def _protection_in_setting(cells: Cells, clean: Cells) -> tuple[float, int] | None:
     """Return the protection of a setting and the number of cells, None if it is undefined."""
-    undefended = [cell.skills for (defense, _), cell in clean.items() if defense == NO_DEFENSE]
-    by_task = {
-        task: [skills[task] for skills in undefended if task in skills] for task in _all_tasks(undefended)
-    }
-    references = {task: fmean(skills) for task, skills in by_task.items() if is_clearly_positive(skills)}
+    references = _learned_skills(clean)
     paired = {place: cell for place, cell in cells.items() if _is_pair(cell, clean.get(place))}
     shares = _shares_by_defense(paired, references)
-    met = {*shares, NO_DEFENSE}
-    counterparts = {place: cell for place, cell in clean.items() if place[0] in met}
     if not shares:
         return None
-    most = max(fmean(values) for values in _shares_by_defense(counterparts, references).values())
+    most = _best_clean_share({defense for defense, _ in paired}, clean, references)
     left = max(fmean(values) for values in shares.values())
     return 1 - left / most, sum(map(len, shares.values()))
+
+
+def _learned_skills(clean: Cells) -> Skills:
+    """Return task → mean skill of the clean victims without a defense, where it is clearly above 0."""
+    undefended = [cell.skills for (defense, _), cell in clean.items() if defense == NO_DEFENSE]
+    tasks = _all_tasks(undefended)
+    by_task = {task: [skills[task] for skills in undefended if task in skills] for task in tasks}
+    return {task: fmean(skills) for task, skills in by_task.items() if is_clearly_positive(skills)}
+
+
+def _best_clean_share(met: set[str], clean: Cells, references: Skills) -> float:
+    """Return U(clean) over the defenses that an attack met, and none."""
+    allowed = {place: cell for place, cell in clean.items() if place[0] in {*met, NO_DEFENSE}}
+    return max(fmean(values) for values in _shares_by_defense(allowed, references).values())
 
 
 def _all_tasks(skills: Iterable[Skills]) -> list[str]:

@@ -4,10 +4,8 @@ Pandas is not imported: what works on a record must run while a suite is running
 """
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
 
 from bench.record import CLEAN, NO_DEFENSE, Record, Scores, TaskInfo, relative_score
 
@@ -77,8 +75,8 @@ def is_clearly_positive(values: Sequence[float]) -> bool:
         return len(values) == 1 and values[0] >= MIN_HEADROOM
     from scipy.special import stdtrit  # takes a tenth of a second, which `bench --help` does not wait for
 
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return float(np.mean(values) - stdtrit(len(values) - 1, CONFIDENCE) * error) > 0
+    error = stdev(values) / len(values) ** 0.5
+    return float(fmean(values) - stdtrit(len(values) - 1, CONFIDENCE) * error) > 0
 
 
 def add_protection(frame: "DataFrame", setting: Sequence[str] = SETTING_AXES) -> "DataFrame":

@@ -31,7 +31,7 @@ def explain(
         find_items,
         list_items,
     )
-    from leaderboard.frame import protection_by_task
+    from leaderboard.live_ranking import protection_by_task
 
     folder = find_run_folder(out)
     items = find_items(folder, cell)
