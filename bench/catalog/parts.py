@@ -57,6 +57,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "densenet121": "bench.backbones.densenet:DenseNet121",
         "vit-b16": "bench.backbones.vit:ViTB16",
         "small": "bench.backbones.small:Small",
+        "small-attention": "bench.backbones.small_attention:SmallAttention",
         "small-residual": "bench.backbones.small_residual:SmallResidual",
         "dilated-resnet18": "bench.backbones.dense:DilatedResNet18",
         "dilated-resnet50": "bench.backbones.dense:DilatedResNet50",

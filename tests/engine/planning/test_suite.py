@@ -350,7 +350,13 @@ def test_the_suite_that_watches_over_results_uses_every_part_of_the_smoke_suite(
     """What the smoke suite uses is in tests/golden/keys.json; parts added since may join later."""
     assert parts_of_suite("nightly", axis) >= parts_of_suite("smoke", axis)
     if axis == "backbone":  # the others take minutes on a CPU; tests/contract trains them
-        assert parts_of_suite("nightly", axis) == {"small", "small-residual", "resnet18", "dense-small"}
+        assert parts_of_suite("nightly", axis) == {
+            "small",
+            "small-attention",
+            "small-residual",
+            "resnet18",
+            "dense-small",
+        }
 
 
 @pytest.mark.parametrize("name", ["attacks", "attacks-faces", "full", "nightly"])
