@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,13 @@ def suite(**tables: Any) -> Suite:
 
 def plan(*only: str, **tables: Any) -> Plan:
     return expand_suite(suite(**tables), only)
+
+
+def plan_listed(**tables: Any) -> Plan:
+    """Return the plan without the clean victims that are added because no listed defense is ``none``."""
+    planned = plan(**tables)
+    defenses = suite(**tables).matrix["defense"]
+    return replace(planned, cells=tuple(cell for cell in planned.cells if cell.defense.label in defenses))
 
 
 def run_context(out: Path) -> RunContext:

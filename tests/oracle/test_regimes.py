@@ -196,7 +196,7 @@ def test_a_stitched_head_reads_its_own_task() -> None:
 @pytest.mark.parametrize(
     ("backbone", "ends"),
     [
-        (Small(width=2), ["MaxPool2d"] * 3 + ["_GridMeans"]),
+        (Small(width=2), ["MaxPool2d"] * 3 + ["GridMeans"]),
         (VGG16(), ["MaxPool2d"] * 4 + ["AdaptiveAvgPool2d"]),
         (ResNet18(), ["MaxPool2d"] + ["Sequential"] * 3 + ["AdaptiveAvgPool2d"]),
         (DenseNet121(), []),

@@ -407,7 +407,7 @@ def test_noise_that_is_none_is_refused_by_name(tmp_path: Path, way: str, words: 
 
 def test_the_budget_is_not_up_to_the_attack(tmp_path: Path) -> None:
     tiny.run(tiny.plan(matrix={"attack": ["greedy"]}, budget={"epsilon": 5}), tmp_path)
-    noise = tiny.records(tmp_path)[cell("greedy")].noise
+    noise = tiny.records(tmp_path)[cell("greedy(epsilon=5)")].noise
     assert noise["linf"] == 5
     assert noise["clamped"] == 1
 

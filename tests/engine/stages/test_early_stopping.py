@@ -26,7 +26,7 @@ LABELS = ("left", "right", "larger", "sum-odd")
 def run_one(out: Path, *defenses: str, **tables: Any) -> list[Record]:
     """Run the attack ``random`` under some defenses, and return the records in that order."""
     matrix = {"attack": ["random"], "defense": list(defenses)} | tables.pop("matrix", {})
-    plan = tiny.plan(matrix=matrix, **tables)
+    plan = tiny.plan_listed(matrix=matrix, **tables)
     ran = tiny.run(plan, out)
     assert not ran.counts[2], [item.error for item in ran.of("cells")]
     records = [r for r in tiny.records(out).values() if r.cell["attack"] != "clean"]
@@ -180,7 +180,7 @@ def test_another_seed_sets_other_images_aside(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize("share", [0.01, 0.99])
 def test_too_few_images_on_either_side_are_refused(defense: str, share: float, tmp_path: Path) -> None:
     spelled = f"{defense}(share={share})"
-    tiny.run(tiny.plan(matrix={"attack": ["clean"], "defense": [spelled]}), tmp_path)
+    tiny.run(tiny.plan_listed(matrix={"attack": ["clean"], "defense": [spelled]}), tmp_path)
     (record,) = tiny.records(tmp_path).values()
     assert record.error is not None
     assert record.error["type"] == "BenchError"
@@ -280,7 +280,7 @@ def test_a_probe_has_new_decoders_of_dense_tasks(monkeypatch: pytest.MonkeyPatch
 
 
 def test_progress_is_told_of_both_trainings(tmp_path: Path) -> None:
-    plan = tiny.plan(matrix={"attack": ["clean"], "defense": ["linear-probe"]})
+    plan = tiny.plan_listed(matrix={"attack": ["clean"], "defense": ["linear-probe"]})
     told: list[tuple[str, int, int]] = []
     craft.craft_poison(plan.cells[0].poison, tiny.run_context(tmp_path), lambda *_: None)
     evaluate.evaluate_cell(plan.cells[0], tiny.run_context(tmp_path), lambda *step: told.append(step))

@@ -83,7 +83,7 @@ def test_a_set_that_was_cleaned_ahead_is_taken_as_it_is(cleanings: list[Split], 
 def test_a_set_that_is_not_what_it_should_be_is_made_again(
     how: str, cleanings: list[Split], tmp_path: Path
 ) -> None:
-    (cell,) = tiny.plan(matrix={"attack": ["clean"], "defense": [LEARNED]}).cells
+    (cell,) = tiny.plan_listed(matrix={"attack": ["clean"], "defense": [LEARNED]}).cells
     purified, run_context = cell.purified, tiny.run_context(tmp_path)
     assert purified is not None
     craft_poison(cell.poison, run_context, ignore_progress)
@@ -135,6 +135,6 @@ def test_the_victims_seed_matters_where_the_poison_is_the_same() -> None:
 def test_a_composition_learns_if_a_part_does() -> None:
     assert build_part("defense", f"{LEARNED}+cutout").learned
     assert not build_part("defense", "jpeg+cutout").learned
-    cells = tiny.plan(matrix={"defense": [f"{LEARNED}+cutout"]}).cells
+    cells = tiny.plan_listed(matrix={"defense": [f"{LEARNED}+cutout"]}).cells
     assert all(cell.purified for cell in cells)
     assert cells[0].purified == replace(cells[0], rate=1.0).purified

@@ -22,7 +22,7 @@ DENSE = {"dataset": ["scenes(train=12, test=8)"], "backbone": ["dense-small(widt
 
 
 def one_cell(regime: str, **matrix: Any) -> Cell:
-    (cell,) = tiny.plan(
+    (cell,) = tiny.plan_listed(
         matrix={"attack": ["clean"], "regime": [regime], **matrix},
         recipe={"epochs": 1},
         surrogate={"backbone": ["small", "dense-small"]},
