@@ -40,7 +40,7 @@ def find_run_folder(out: Path | None) -> Path:
     folders = sorted(RUNS.glob("*/records"), key=lambda folder: folder.stat().st_mtime)
     if not folders:
         raise BenchError(
-            f"there is no run in {RUNS.absolute()}; give --out, or start with `bench run --suite smoke`"
+            f"there is no run in {RUNS.absolute()}; give --out, or start with `bench run --suite quick`"
         )
     return folders[-1].parent
 

@@ -538,7 +538,7 @@ RUN = ("run", "--suite", "SUITE", "--out", "new")
         (["run", "--suite", "SUITE", "--out", "FILE/new", *INLINE], ["cannot write", "FILE/new"]),
         (["run", "--suite", "SUITE", "--out", "FILE", *INLINE], ["cannot write", "FILE"]),
         (["plan", "--suite", "smok"], ["'smok'"]),
-        (["report"], ["no run in", "bench run --suite smoke"]),
+        (["report"], ["no run in", "bench run --suite quick"]),
         (["report", "--out", "nowhere"], ["nowhere", "not the folder of a run"]),
         (["report", "--out", "EMPTY"], ["EMPTY", "no record"]),
         (["report", "--out", "OUT", "-o", "FILE/report.md"], ["cannot write", "FILE/report.md"]),

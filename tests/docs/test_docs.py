@@ -25,7 +25,7 @@ def test_set_up_is_two_lines() -> None:
     lines = first.group(1).strip().splitlines()
     assert len(lines) == 2
     assert all("pip install -c constraints.txt" in line for line in lines)
-    assert lines[0].endswith("bench run --suite smoke")
+    assert lines[0].endswith("bench run --suite quick")
     assert lines[1].endswith("pytest")
 
 
