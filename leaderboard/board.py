@@ -9,7 +9,7 @@ from pandas import DataFrame
 
 from bench.record import PROTOCOL, Record
 from leaderboard.formatting import escape_markdown, format_count, join_blocks
-from leaderboard.frame import SelectedRecords, select_records, to_frame
+from leaderboard.frame import SelectedRecords, records_of_latest_protocol, select_records, to_frame
 from leaderboard.scores import MIN_HEADROOM
 from leaderboard.sections.axes import render_axes
 from leaderboard.sections.budgets import render_budgets, rows_at_track_budgets
@@ -41,11 +41,8 @@ def render_board(records: Iterable[Record], left_out: Sequence[str] = ()) -> str
     """Return the whole board in markdown.
 
     Args:
-        records: finished and failed records of one protocol, in any order.
+        records: finished and failed records, in any order.
         left_out: one sentence for each thing that is missing on the board, such as a damaged file.
-
-    Raises:
-        BenchError: if the records follow more than one protocol.
     """
     records = list(records)
     selected, all_budgets = select_records(records), to_frame(records)
@@ -55,7 +52,7 @@ def render_board(records: Iterable[Record], left_out: Sequence[str] = ()) -> str
         render_rankings(frame),
         render_groups(frame),
         render_datasets(frame),
-        render_variance(records),
+        render_variance(records_of_latest_protocol(records)),
         render_budgets(all_budgets),
         render_tasks(frame),
         render_axes(frame),

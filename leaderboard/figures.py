@@ -50,9 +50,6 @@ def draw_figures(records: Iterable[Record]) -> dict[str, bytes]:
         seconds and peak memory of making a poison, by attack and dataset.
     ``budgets.png``
         protection by budget of the attacks that were run at several, by passes and by seconds.
-
-    Raises:
-        BenchError: if the records follow more than one protocol.
     """
     without_curves, curves = [], {}
     for record in records:  # one at a time: most of a record is its curve

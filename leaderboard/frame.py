@@ -8,7 +8,6 @@ from typing import Any
 
 from pandas import DataFrame, concat
 
-from bench.errors import BenchError
 from bench.record import AXES, CLEAN, Record, is_clean, is_same_data
 from bench.text import to_one_line
 from leaderboard.scores import add_protection, is_partial, track_of
@@ -67,25 +66,33 @@ class SelectedRecords:
             settings.
         other_data: number of finished records left out because the newest record of the same dataset is of
             other data: its files have changed, or it is that of another data root.
+        other_protocol: number of finished records left out because others follow a later protocol.
     """
 
     done: tuple[Record, ...]
     failed: tuple[Record, ...]
     superseded: int
     other_data: int
+    other_protocol: int
+
+
+def records_of_latest_protocol(records: Iterable[Record]) -> list[Record]:
+    """Return the records that follow the latest protocol among them; those of others cannot be compared."""
+    records = list(records)
+    latest = max((record.protocol for record in records), default=None)
+    return [record for record in records if record.protocol == latest]
 
 
 def select_records(records: Iterable[Record]) -> SelectedRecords:
     """Select, from the records with the same seven axis labels, the one finished last.
 
     Of a dataset only the records of one state of its data are selected, that of the newest record: scores on
-    other data cannot be compared. The result is sorted by the labels and does not depend on the order of the
-    records.
-
-    Raises:
-        BenchError: if the selected records follow more than one protocol.
+    other data cannot be compared. Nor can those of another protocol: only the latest one's are selected. The
+    result is sorted by the labels and does not depend on the order of the records.
     """
-    oldest_first = sorted({record.key: record for record in records}.values(), key=_time_finished)
+    by_key = {record.key: record for record in records}
+    latest = records_of_latest_protocol(by_key.values())
+    oldest_first = sorted(latest, key=_time_finished)
     all_finished = [record for record in oldest_first if record.status == "done"]
     newest_data = {_dataset_settings(record): record.data for record in all_finished}
     finished = [
@@ -98,15 +105,12 @@ def select_records(records: Iterable[Record]) -> SelectedRecords:
         if record.status == "failed"
         and (_labels(record) not in done or _time_finished(done[_labels(record)]) < _time_finished(record))
     }
-    protocols = sorted({record.protocol for record in done.values()})
-    if len(protocols) > 1:
-        listed = " and ".join(str(protocol) for protocol in protocols)
-        raise BenchError(f"records of protocols {listed} cannot share a table; keep them in separate folders")
     return SelectedRecords(
         done=tuple(done[labels] for labels in sorted(done)),
         failed=tuple(failed[labels] for labels in sorted(failed)),
         superseded=len(finished) - len(done),
         other_data=len(all_finished) - len(finished),
+        other_protocol=sum(record.status == "done" for record in by_key.values()) - len(all_finished),
     )
 
 
@@ -136,9 +140,6 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     Protection is 1 if nothing was learned, 0 if the attack had no effect, above 1 if the victim was misled.
     It is NaN if it is undefined: the row is not paired, its score is missing, or the clean victims without a
     defense are not clearly above the floor (`leaderboard.scores.is_clearly_positive`).
-
-    Raises:
-        BenchError: if the records follow more than one protocol.
     """
     done = select_records(records).done
     phases = sorted({phase for record in done for phase in record.cost} - set(PHASES))

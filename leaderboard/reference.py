@@ -50,7 +50,7 @@ def summarize_records(records: Iterable[Record]) -> dict[str, Any]:
     seed → quantity → value, see `item_numbers`.
 
     Raises:
-        BenchError: if there is no finished record, if one failed, or if there is more than one protocol.
+        BenchError: if there is no finished record, or if one failed.
     """
     selected = select_records(records)
     if selected.failed:

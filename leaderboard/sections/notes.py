@@ -45,6 +45,9 @@ def render_notes(frame: DataFrame, selected: SelectedRecords, left_out: Sequence
     if selected.other_data:
         count = format_count(selected.other_data, "record")
         notes.append(f"{count} left out: the newest record of the same dataset is of other images or labels.")
+    if selected.other_protocol:
+        count = format_count(selected.other_protocol, "record")
+        notes.append(f"{count} left out: protocols cannot be mixed, and others follow a later one.")
     if selected.failed:
         notes.append(f"{format_count(len(selected.failed), 'cell')} failed.")
     if _cells_differ_by_attack(full_protection_rows(cells)):

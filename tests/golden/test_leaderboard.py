@@ -18,7 +18,7 @@ from pandas import DataFrame
 from pandas.testing import assert_frame_equal
 
 from bench.errors import BenchError
-from bench.record import PROTOCOL, Record, TaskInfo
+from bench.record import Record, TaskInfo
 from leaderboard.board import render_board
 from leaderboard.comparison import compare_labels, render_comparison
 from leaderboard.frame import select_records, to_csv, to_frame, to_json
@@ -477,9 +477,12 @@ def test_a_failure_stands_until_the_cell_is_finished() -> None:
 
 
 def test_two_protocols_never_share_a_table() -> None:
-    other = make_record({"a": 0.9}, changes={"protocol": 7}, seed=1)
-    with pytest.raises(BenchError, match=f"protocols {PROTOCOL} and 7"):
-        render_board([make_record({"a": 0.9}), other])
+    records = [make_record({"a": 0.9}, seed=seed) for seed in (0, 1)]
+    changes = {"protocol": 7, "key": "later", "finished": "2020-01-01T00:00:00+00:00"}
+    later = make_record({"a": 0.4}, changes=changes, seed=0)
+    selected = select_records([*records, later])
+    assert (selected.done, selected.other_protocol) == ((later,), 2)
+    assert "2 records left out: protocols cannot be mixed" in render_board([*records, later])
 
 
 def test_a_board_without_a_finished_cell_says_so() -> None:
