@@ -52,7 +52,7 @@ class Comparison:
             ``ties``, ``losses``, ``paired`` (`PairedDifferences`), ``adjusted`` (as in ``parts``).
         cells: number of pairs of cells; ``only_a`` and ``only_b`` are the numbers of cells without a
             counterpart.
-        unbounded: the side that is an attack of the unbounded track, if the other one is not.
+        budgets: what the budgets of two attacks are, if they differ.
     """
 
     axis: str
@@ -65,7 +65,7 @@ class Comparison:
     cells: int
     only_a: int
     only_b: int
-    unbounded: str | None
+    budgets: tuple[str, str] | None
 
     @property
     def verdict(self) -> str:
@@ -160,7 +160,7 @@ def compare_labels(frame: DataFrame, a: str, b: str, axis: str = "attack") -> Co
         cells=len(cells),
         only_a=sides[0]["key"].nunique() - pairs["key_a"].nunique(),
         only_b=sides[1]["key"].nunique() - pairs["key_b"].nunique(),
-        unbounded=_unbounded(frame, a, b) if axis == "attack" else None,
+        budgets=_different_budgets(frame, a, b) if axis == "attack" else None,
     )
 
 
@@ -200,10 +200,16 @@ def _adjust_p_values(table: DataFrame) -> DataFrame:
     return table.assign(adjusted=Series(adjusted, index=table.index, dtype=float))
 
 
-def _unbounded(frame: DataFrame, a: str, b: str) -> str | None:
-    tracks = {label: set(frame.loc[frame["attack"] == label, "track"]) for label in (a, b)}
-    unbounded = [label for label in (a, b) if "unbounded" in tracks[label]]
-    return unbounded[0] if len(unbounded) == 1 else None
+def _different_budgets(frame: DataFrame, a: str, b: str) -> tuple[str, str] | None:
+    """Return the budgets of two attacks in words; None if they are equal, or if one attack is clean."""
+    side_a, side_b = (_describe_budget(frame[frame["attack"] == label]) for label in (a, b))
+    return None if side_a == side_b or CLEAN in (a, b) else (side_a, side_b)
+
+
+def _describe_budget(rows: DataFrame) -> str:
+    units = {"linf": "{:g}/255", "l2": "l2 norm {:g}", "unbounded": "no budget"}
+    budgets = rows[["track", "epsilon"]].drop_duplicates().itertuples(index=False)
+    return " and ".join(sorted(units[track].format(epsilon) for track, epsilon in budgets))
 
 
 def _compare_tasks(pairs: DataFrame) -> DataFrame:
@@ -266,11 +272,9 @@ def render_comparison(comparison: Comparison) -> str:
             f" Exact sign-flip test over seeds, with the choice of the defense repeated: p = "
             f"{overall.p_value:.2g}. Every p of a table is corrected for all of its rows (Holm)."
         )
-    if comparison.unbounded is not None:
-        legend += (
-            f" {escape_markdown(comparison.unbounded)} has no budget and is ranked in a separate track: this "
-            "comparison is not a ranking."
-        )
+    if comparison.budgets is not None:
+        of_a, of_b = comparison.budgets
+        legend += f" Their budgets differ ({a}: {of_a}, {b}: {of_b}): this comparison is not a ranking."
     title, verdict = f"# {a} against {b}", escape_markdown(comparison.verdict)
     tables = (
         markdown_table(rows, drop_empty=True),

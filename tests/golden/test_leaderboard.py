@@ -269,14 +269,23 @@ def test_attacks_without_a_budget_come_last_and_marked_where_all_are_shown() -> 
     assert len(marked) == len(shown) - 1 == 7
 
 
-def test_a_comparison_across_the_tracks_says_that_it_ranks_nothing() -> None:
+def test_a_comparison_of_different_budgets_says_that_it_ranks_nothing() -> None:
     frame = to_frame(everything())
-    caveat = "cuda has no budget and is ranked in a separate track: this comparison is not a ranking."
-    for sides in (("em", "cuda"), ("cuda", "em")):
-        assert compare_labels(frame, *sides).unbounded == "cuda"
-        assert caveat in render_comparison(compare_labels(frame, *sides))
-    assert compare_labels(frame, "em", "mtl-ue-em").unbounded is None
-    assert compare_labels(frame, "none", "jpeg(quality=30)", axis="defense").unbounded is None
+    for (a, b), budgets in (
+        (("em", "cuda"), ("8/255", "no budget")),
+        (("cuda", "em"), ("no budget", "8/255")),
+    ):
+        compared = compare_labels(frame, a, b)
+        assert compared.budgets == budgets
+        caveat = (
+            f"Their budgets differ ({a}: {budgets[0]}, {b}: {budgets[1]}): this comparison is not a ranking."
+        )
+        assert caveat in render_comparison(compared)
+    frame.loc[frame["attack"] == "em", ["track", "epsilon"]] = "l2", 0.5
+    assert compare_labels(frame, "em", "mtl-ue-em").budgets == ("l2 norm 0.5", "8/255")
+    for sides in (("none", "jpeg(quality=30)", "defense"), ("clean", "em", "attack")):
+        assert compare_labels(frame, *sides).budgets is None
+    assert compare_labels(to_frame(everything()), "em", "mtl-ue-em").budgets is None
 
 
 def test_part_of_the_images_against_the_clean_part_alone_by_hand() -> None:
