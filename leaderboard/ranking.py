@@ -134,7 +134,7 @@ def _headline_columns(cells: DataFrame) -> DataFrame:
 def _most_frequent_pick(
     choices: "Series[float]", setting: Sequence[str], axes: Sequence[str]
 ) -> "Series[str]":
-    """Return, by attack, the labels of axes that are picked in most settings, of several the first."""
+    """Return, by attack, the labels of axes that are picked in most settings; the first of a tie."""
     picked = choices.loc[choices.groupby(level=["attack", *setting]).idxmin()].reset_index()
     counts = picked[["attack", *axes]].value_counts(sort=False).sort_index()
     most = counts.sort_values(ascending=False, kind="stable").reset_index().drop_duplicates("attack")

@@ -236,7 +236,7 @@ def _mean_error(
 
 
 def _mean_of_labeled(errors: Sequence[Tensor]) -> float:
-    """Return the mean over all samples of several batches that have labels; the error of others is NaN."""
+    """Return the mean error of the labeled samples of several batches; without labels an error is NaN."""
     known = torch.cat(list(errors))
     return float(known[~known.isnan()].mean())
 

@@ -20,14 +20,15 @@ from bench.values import DENSE, Kind, Precision, Shape
 class CrossStitch:
     """Cross-stitch network: one network per task, which read each other's activations between their stages.
 
-    Behind every stage stands a cross-stitch unit: what a task's network goes on with is a learned linear
+    A cross-stitch unit follows every stage. It gives the next stage of a task's network a learned linear
     combination of the activations of all tasks' networks, channel by channel. Stages end at poolings and at
     groups of layers (``layer1`` of a ResNet), and with the representation of 256 features. A network whose
     forward pass is more than the sequence of its layers, such as a transformer's, is one stage.
 
-    It takes as much time and memory as one network per task, all at once: with 40 tasks 40 encoders and the
-    activations of all of them. What weightings see as shared are all encoders and units, as in LibMTL. The
-    features of two tasks are different ones, so weightings that compare gradients of features are left out.
+    It needs the memory of one network per task at once: with 40 tasks 40 encoders and the activations of all
+    of them. On the embedded digits with four tasks, training `small` took 6.5 times as long as in `mtl`. What
+    weightings see as shared are all encoders and units, as in LibMTL. The features of two tasks are different
+    ones, so weightings that compare gradients of features are left out.
 
     Source: Misra et al., CVPR 2016, arXiv:1604.03539, Eq. 1; places and initial values as in sections 4 and
     5; one weight per channel also in the code of Vandenhende et al., TPAMI 2021, arXiv:2004.13379
@@ -97,7 +98,7 @@ class StitchedNet(MultiTaskNet):
 
 
 class StitchedEncoders(nn.Module):
-    """Encoders of one architecture, with a cross-stitch unit behind every stage."""
+    """Encoders of one architecture, with a cross-stitch unit after every stage."""
 
     def __init__(self, encoders: Sequence[nn.Module], shape: Shape, own: float) -> None:
         super().__init__()
@@ -135,5 +136,5 @@ class CrossStitchUnit(nn.Module):
         self.weights = nn.Parameter(start[:, :, None].repeat(1, 1, channels))
 
     def forward(self, activations: Float[Tensor, "b t c ..."]) -> Float[Tensor, "b t c ..."]:
-        """Return what every task's network goes on with."""
+        """Return the input of the next stage of every task's network."""
         return torch.einsum("toc,boc...->btc...", self.weights, activations)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class GroupedLinear(nn.Module):
-    """A linear layer for each of several groups of features, initialized as `torch.nn.Linear` is.
+    """One linear layer per group of features, initialized like `torch.nn.Linear`.
 
     The layers are one parameter, so that weightings which look at the last shared layer see all of them.
     """

@@ -36,7 +36,7 @@ def rows_at_track_budgets(frame: DataFrame) -> DataFrame:
     """Return the rows of the attacks that can be ranked together: at one budget in every track.
 
     It is that of the attacks whose label names none, the track's default budget. If all name one, it is that
-    of most attacks, of several the largest.
+    of most attacks; the largest of a tie.
     """
     is_left_out = Series(False, index=frame.index)
     for track in BUDGETS:

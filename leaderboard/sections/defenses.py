@@ -50,7 +50,7 @@ def scores_by_defense(frame: DataFrame, dataset: str) -> DataFrame:
         ``defense``; ``score`` (of the scored metric, NaN if tasks have different ones), a mean over tasks,
         then over cells; ``share`` (U(a, d), see `leaderboard.scores.add_protection`), ``protection`` and
         ``recovery``, means over seeds, then over settings; ``best``, whether no other defense leaves a
-        larger share (of several such defenses the first by name; ``none`` is not a choice among them).
+        larger share (the first by name of a tie; ``none`` does not count).
 
         Recovery is 1 - protection / protection without a defense, which is (U(a, d) - U(a, none)) /
         (U(clean) - U(a, none)). It is defined in the settings where the denominator is clearly above 0

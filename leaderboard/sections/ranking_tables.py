@@ -73,8 +73,8 @@ def _explain_columns(ranked: DataFrame) -> str:
         else ""
     )
     return (
-        "The exploiter picks the *defense* that leaves most; of several settings, the one picked most often "
-        "is shown. The interval is over seeds, and its resamples repeat the choice. *Undefended* is the "
+        "The exploiter picks the *defense* that leaves most, in every setting; the one picked most often is "
+        "shown. The interval is over seeds, and its resamples repeat the choice. *Undefended* is the "
         f"protection without a defense.{transfer}{too_few} Raw scores are without a defense if that was "
         "run: a better protected task has a lower score, but a higher error or angle."
     )
