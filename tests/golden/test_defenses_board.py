@@ -15,7 +15,7 @@ from bench.record import Record
 from leaderboard.board import render_board
 from leaderboard.comparison import compare_labels
 from leaderboard.frame import to_frame
-from leaderboard.sections.axes import protection_by_axis
+from leaderboard.heatmap_table import heatmap_table
 from leaderboard.sections.defenses import most_robust_attack, render_defenses, scores_by_defense
 from tests.golden.committed import expect
 from tests.records import make_record, make_room, matrix, task_info
@@ -274,7 +274,7 @@ def test_recovery_and_protection_tell_the_same() -> None:
     """With a clean victim that loses nothing, protection is what recovery leaves of it."""
     frame = to_frame(faces())
     found = scores_by_defense(frame, "faces")
-    protections = protection_by_axis(frame, "defense")
+    protections = heatmap_table(frame, "defense")
     for attack in ("em", "tap", "cuda"):
         for defense in ("jpeg(quality=30)", "blur|3", "mixup"):
             kept = 1 - value(found, "share", attack, defense)

@@ -22,9 +22,9 @@ from bench.record import Record, TaskInfo
 from leaderboard.board import render_board
 from leaderboard.comparison import compare_labels, render_comparison
 from leaderboard.frame import select_records, to_csv, to_frame, to_json
+from leaderboard.heatmap_table import heatmap_table
 from leaderboard.ranking import rank_attacks
 from leaderboard.rows import default_victim_rows
-from leaderboard.sections.axes import protection_by_axis
 from leaderboard.sections.costs import cost_table
 from leaderboard.sections.noise import noise_table
 from leaderboard.sections.partial import partial_images, partial_tasks
@@ -193,12 +193,8 @@ def test_worst_case_is_taken_where_the_other_axes_agree() -> None:
     assert (em["choices_min"], em["choices_max"]) == (1, 2)
     # Backbones are compared without a defense, where both were run, and defenses on small.
     frame = to_frame(records)
-    assert protection_by_axis(frame, "backbone").loc["em"].to_dict() == pytest.approx(
-        {"large": 0.8, "small": 1.0}
-    )
-    assert protection_by_axis(frame, "defense").loc["em"].to_dict() == pytest.approx(
-        {"jpeg": 0.4, "none": 1.0}
-    )
+    assert heatmap_table(frame, "backbone").loc["em"].to_dict() == pytest.approx({"large": 0.8, "small": 1.0})
+    assert heatmap_table(frame, "defense").loc["em"].to_dict() == pytest.approx({"jpeg": 0.4, "none": 1.0})
     assert set(default_victim_rows(frame, "digits")["defense"]) == {"none"}
 
 
@@ -262,7 +258,7 @@ def test_what_has_no_budget_is_never_ranked_with_what_has_one() -> None:
 def test_attacks_without_a_budget_come_last_and_marked_where_all_are_shown() -> None:
     frame = to_frame(everything())
     assert list(scores_by_task(frame, "digits").index)[-1] == "cuda"
-    assert list(protection_by_axis(frame, "defense").index)[-1] == "cuda"
+    assert list(heatmap_table(frame, "defense").index)[-1] == "cuda"
     shown = [line for line in render_board(everything()).split("## digits")[1].splitlines() if "cuda" in line]
     marked = [line for line in shown if "cuda †" in line]
     # Every table that is shared, those of costs apart: the attack's own noise, twice, and five tables.
@@ -346,7 +342,7 @@ def test_partial_attacks_change_no_other_table() -> None:
     for table in (rank_attacks, peak_and_last_scores):
         assert_frame_equal(table(some), table(all_))
     assert_frame_equal(scores_by_task(some, "digits"), scores_by_task(all_, "digits"))
-    assert_frame_equal(protection_by_axis(some, "defense"), protection_by_axis(all_, "defense"))
+    assert_frame_equal(heatmap_table(some, "defense"), heatmap_table(all_, "defense"))
     assert compare_labels(some, "none", "jpeg(quality=30)", axis="defense").overall == (
         compare_labels(all_, "none", "jpeg(quality=30)", axis="defense").overall
     )
