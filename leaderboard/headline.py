@@ -45,11 +45,14 @@ def headline_interval(rows: DataFrame, attack: str, setting: Sequence[str] = SET
         setting: the axes of a setting.
 
     Returns:
-        None if there are too few seeds, or if not all cells were run with the same ones.
+        None if there are too few seeds, if not all cells were run with the same ones, or if the rows lack the
+        undefended clean victims of a setting.
     """
     setting = list(setting)
     rows = rows[rows["defined"] & rows["attack"].isin([attack, CLEAN])]
     rows = rows.merge(rows.loc[rows["attack"] == attack, setting].drop_duplicates())
+    if not rows.groupby(setting)["is_reference"].any().all():
+        return None
     seeds = sorted(set(rows["seed"]))
     games = [_skills_of_sides(game, seeds) for _, game in rows.groupby(setting)]
     missing = (np.isnan(skills).all(axis=1).any() for game in games for skills in game)

@@ -300,6 +300,8 @@ def test_what_lasts_is_the_worst_case_over_the_defenses_that_all_met() -> None:
     # One that em did not meet says nothing of which is ahead.
     assert lasting({"em": em, "tap": tap | {"mixup": 0.1}}) == ("tap", pytest.approx(0.6), 2)
     assert lasting({"em": em | {"mixup": 0.9}, "tap": tap | {"mixup": 0.1}}) == ("em", pytest.approx(0.5), 3)
+    # Nor does the clean victim without a defense, if em was not run without one.
+    assert lasting({"em": {"jpeg": 0.5, "blur": 0.8}, "tap": tap}) == ("tap", pytest.approx(0.6), 2)
 
 
 def test_nothing_is_said_to_last_where_the_numbers_do_not_show_it() -> None:

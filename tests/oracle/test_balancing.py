@@ -77,7 +77,8 @@ def test_imtl_has_no_answer_for_opposite_gradients() -> None:
 
 
 def test_excess_mtl_weighs_as_torchjd() -> None:
-    ours, theirs = start("excess-mtl(warmup=1)", 3), aggregation.ExcessMTLWeighting(1.0, n_warmup_steps=4)
+    theirs = aggregation.ExcessMTLWeighting(1.0, n_warmup_steps=4)
+    ours = start("excess-mtl(step_size=1.0, warmup=1)", 3)
     generator = torch.Generator().manual_seed(0)
     for number in range(9):
         if number == 4:
@@ -90,7 +91,7 @@ def test_excess_mtl_weighs_as_torchjd() -> None:
 
 
 def test_excess_mtl_keeps_the_weight_of_a_task_without_a_gradient() -> None:
-    balancer = start("excess-mtl(warmup=1)", 3)
+    balancer = start("excess-mtl(step_size=1.0, warmup=1)", 3)
     zero = GRADIENTS * torch.tensor([1.0, 0.0, 1.0])[:, None]
     fixed(zero).run(balancer)
     balancer.finish_epoch(torch.ones(3))
