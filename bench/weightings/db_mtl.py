@@ -30,8 +30,8 @@ class DualBalancing:
     Attributes:
         beta: how much of the average is kept, β; ``decay`` makes it smaller from step to step. The paper
             chooses it for every dataset.
-        decay: see ``beta``. The default of the authors' code is 0; clean victims on the embedded digits learned
-            less with it.
+        decay: see ``beta``. The authors' code has 0 by default, with which clean victims of the embedded digits
+            learned less.
     """
 
     beta: Annotated[float, Ge(0), Lt(1)] = 0.9
