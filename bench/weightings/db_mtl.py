@@ -30,7 +30,7 @@ class DualBalancing:
     Attributes:
         beta: how much of the average is kept, β; ``decay`` makes it smaller from step to step. The paper
             chooses it for every dataset.
-        decay: see ``beta``. The authors' code has 0 by default, with which clean victims of the embedded digits
+        decay: see ``beta``. The authors' code has 0 by default, with which clean victims of the digits
             learned less.
     """
 
