@@ -50,10 +50,15 @@ def hash_json(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, flush: bool = True) -> None:
     """Write a temporary file and rename it, so that a reader sees either the old file or the new one.
 
     The new file has the permissions of the old one.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        flush: wait until it is on the disk; without, a power failure may leave an empty file.
 
     Raises:
         FolderInPlaceError: if a folder has its name.
@@ -67,8 +72,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):  # it does not exist if its folder is a file

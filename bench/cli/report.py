@@ -8,6 +8,7 @@ import typer
 
 from bench.cli import options
 from bench.cli.run_folder import find_run_folder, load_records, print_result, read_results, render_run_board
+from bench.cli.run_outputs import BOARD, BOARD_FILE
 from bench.errors import BenchError
 from bench.files import write_output
 from bench.record import Record
@@ -44,11 +45,12 @@ def _render_board(out: Path | None) -> str:
         from leaderboard.board import render_board
 
         return render_board(read_results(out))
-    from leaderboard.board_cache import hash_board_inputs, read_cached_board
+    from leaderboard.board_cache import hash_board_inputs, read_cached_output
 
     folder = find_run_folder(out)
     records = load_records(folder)
-    return read_cached_board(folder, hash_board_inputs(folder)) or render_run_board(folder, records)
+    cached = read_cached_output(folder, hash_board_inputs(folder), BOARD)
+    return cached[BOARD_FILE].decode() if cached else render_run_board(folder, records)
 
 
 def _render_rows(records: Sequence[Record], format_: Literal["csv", "json"]) -> str:

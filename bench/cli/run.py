@@ -5,19 +5,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bench.cli import options
-from bench.cli.run_folder import collect_artifacts, load_records, print_message, render_run_board
+from bench.cli.run_folder import print_message
+from bench.cli.run_outputs import update_outputs
 from bench.cli.run_setup import CLUSTERS, cluster_executor, local_executor, plan_run
-from bench.files import FolderInPlaceError
 
 if TYPE_CHECKING:
     from bench.engine.execution.events import Event
-    from bench.engine.tracking.listener import Tracker
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C."""
@@ -142,29 +140,11 @@ def run(
     if left := len(plan.cells) - finished.done - finished.cached - finished.failed:
         print_message(f"interrupted: {left} cells are left; the same command continues with them")
         sys.exit(INTERRUPTED)
-    print(update_board(context.out, tracker))
+    print(update_outputs(context.out, tracker))
     print_message(f"records and leaderboard.md are in {context.out}")
     if finished.failed:
         print_message(f"{finished.failed} cells failed; the same command tries them again")
         sys.exit(1)
-
-
-def update_board(folder: Path, tracker: "Tracker | None") -> str:
-    """Return the leaderboard of a run; if it has changed, write it and give it to the tracker."""
-    from leaderboard.board_cache import hash_board_inputs, read_cached_board, write_cached_board
-
-    inputs = hash_board_inputs(folder)
-    if (cached := read_cached_board(folder, inputs)) is not None:
-        return cached
-    records = load_records(folder)
-    board = render_run_board(folder, records)
-    try:
-        write_cached_board(folder, inputs, board)
-    except FolderInPlaceError as error:
-        print_message(f"note: {error}")
-    if tracker is not None:
-        tracker.finish_suite(records, lambda: collect_artifacts(folder, records, board))
-    return board
 
 
 @contextmanager

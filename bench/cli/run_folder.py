@@ -86,15 +86,3 @@ def render_run_board(folder: Path, records: Sequence[Record]) -> str:
     from leaderboard.board import render_board
 
     return render_board(records, left_out=read_left_out(folder))
-
-
-def collect_artifacts(folder: Path, records: Sequence[Record], board: str) -> dict[str, bytes]:
-    """Return the files that a tracker stores for a whole run: the board, its rows and its figures."""
-    from leaderboard.figures import draw_figures
-    from leaderboard.frame import to_csv, to_frame
-
-    texts = {"leaderboard.md": board, "leaderboard.csv": to_csv(to_frame(records))}
-    figures = draw_figures(read_curves(folder, records))
-    return {name: text.encode() for name, text in texts.items()} | {
-        f"figures/{name}": content for name, content in figures.items()
-    }

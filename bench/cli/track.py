@@ -1,13 +1,8 @@
 """``bench track``."""
 
 from bench.cli import options
-from bench.cli.run_folder import (
-    collect_artifacts,
-    find_run_folder,
-    load_records,
-    read_curves,
-    render_run_board,
-)
+from bench.cli.run_folder import find_run_folder, load_records, read_curves
+from bench.cli.run_outputs import collect_artifacts, read_outputs
 
 
 def track(out: options.RunFolderOption = None, tracking_uri: options.TrackingUriOption = None) -> None:
@@ -34,6 +29,6 @@ def track(out: options.RunFolderOption = None, tracking_uri: options.TrackingUri
             disable=not screen.is_terminal,
         ),
         folder / "mlartifacts",
-        lambda: collect_artifacts(folder, records, render_run_board(folder, records)),
+        lambda: collect_artifacts(records, read_outputs(folder, records)),
     )
     print(f"{uri}: {added} runs added, {replaced} replaced, {kept} kept")

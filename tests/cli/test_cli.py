@@ -23,6 +23,8 @@ from typer.main import get_command
 from bench import cli
 from bench.api import CraftContext, Norm
 from bench.catalog.parts import catalog_axes, catalog_entries
+from bench.cli import run_outputs
+from bench.record import Record
 from bench.suites import suite_names, suite_text
 from bench.values import Split
 from tests.added_parts import parts_in_catalog
@@ -103,6 +105,12 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
+@pytest.fixture(autouse=True)
+def _board_only(ran: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures, which take a second, in any run after the first one."""
+    monkeypatch.setattr(run_outputs, "OUTPUTS", {run_outputs.BOARD: run_outputs.OUTPUTS[run_outputs.BOARD]})
+
+
 @dataclass(frozen=True)
 class Breaks:
     """An attack that cannot be crafted."""
@@ -142,9 +150,27 @@ def test_run_writes_nothing_but_its_folder(ran: tuple[Path, Done]) -> None:
     out, _ = ran
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     expected = {"records", "poisons", "surrogates", "locks", "logs", "status", "run.json"}
-    expected |= {"leaderboard.md", "leaderboard.seal", ".mtlue-run"}
+    expected |= {"leaderboard.md", "leaderboard.seal", "figures", ".mtlue-run"}
     assert {path.name for path in out.iterdir()} == expected
+    assert (out / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_figure_that_cannot_be_drawn_is_told_and_costs_nothing_else(
+    suite: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path, records: Sequence[Record]) -> run_outputs.Files:
+        raise RuntimeError("no\x1bfont")
+
+    monkeypatch.setattr(run_outputs, "OUTPUTS", {**run_outputs.OUTPUTS, "figures": fail})
+    command = ("run", "--suite", suite, "--out", copy, *INLINE)
+    for done in (bench(*command), bench(*command)):  # the next run tries again
+        assert (done.code, done.out) == (0, (copy / "leaderboard.md").read_text() + "\n")
+        told = "note: figures cannot be drawn (RuntimeError: no font); the results are complete"
+        assert done.err.splitlines()[-2] == told
+    monkeypatch.setattr(run_outputs, "OUTPUTS", {**run_outputs.OUTPUTS, "figures": lambda *_: {"new": b"x"}})
+    assert bench(*command).code == 0
+    assert (copy / "new").read_bytes() == b"x"
 
 
 def test_run_again_has_nothing_to_do(suite: Path, copy: Path) -> None:

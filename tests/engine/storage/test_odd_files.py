@@ -23,7 +23,7 @@ from bench.files import NotAFileError, hash_file, require_file
 from bench.record import read_record
 from bench.run_summary import read_left_out
 from bench.values import ignore_progress
-from leaderboard.board_cache import hash_board_inputs, read_cached_board, write_cached_board
+from leaderboard.board_cache import hash_board_inputs, read_cached_output, write_cached_output
 from leaderboard.reference import read_reference
 from tests.engine import tiny
 
@@ -98,15 +98,18 @@ def test_nothing_else_waits_for_an_odd_file(odd: Path, kind: str, tmp_path: Path
         pass
 
 
+BOARD = {"leaderboard.md": b"board"}
+
+
 @pytest.mark.parametrize("file", ["leaderboard.md", "leaderboard.seal", "run.json"])
 def test_a_board_beside_an_odd_file_is_drawn_again(tmp_path: Path, kind: str, file: str) -> None:
     inputs = hash_board_inputs(tmp_path)
-    write_cached_board(tmp_path, inputs, "board")
-    assert read_cached_board(tmp_path, inputs) == "board"
+    write_cached_output(tmp_path, inputs, "board", BOARD)
+    assert read_cached_output(tmp_path, inputs, "board") == BOARD
     place(tmp_path / file, kind)
     place(tmp_path / "records" / "ab.json", kind)
     if file != "run.json":
-        assert read_cached_board(tmp_path, hash_board_inputs(tmp_path)) is None
+        assert read_cached_output(tmp_path, hash_board_inputs(tmp_path), "board") is None
 
 
 @pytest.fixture(scope="module")
