@@ -80,6 +80,10 @@ def run(
     ] = None,
     tracking_uri: options.TrackingUriOption = None,
     no_track: Annotated[bool, typer.Option("--no-track", help="Do not copy the records to MLflow.")] = False,
+    no_images: Annotated[
+        bool,
+        typer.Option("--no-images", help="Keep no example images of the dataset with new poisons."),
+    ] = False,
 ) -> None:
     """Run a suite, or what is left of it, and print its leaderboard.
 
@@ -112,6 +116,7 @@ def run(
         deterministic=deterministic,
         precision=precision,
         compile=compile_,
+        keep_images=not no_images,
     )
     context.store.prepare()
     write_run_summary(context.out, plan.suite, plan.left_out)

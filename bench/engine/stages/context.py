@@ -38,6 +38,7 @@ class RunContext:
         deterministic: whether CUDA must give the same bits every time; a CPU always does.
         precision: what networks multiply in.
         compile: whether the encoders of networks are compiled.
+        keep_images: whether a few images are kept with every poison, to be looked at.
     """
 
     out: Path
@@ -49,6 +50,7 @@ class RunContext:
     deterministic: bool = False
     precision: Precision = "float32"
     compile: bool = False
+    keep_images: bool = True
 
     @property
     def store(self) -> Store:

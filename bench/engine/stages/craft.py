@@ -19,6 +19,7 @@ from bench.engine.stages.context import (
 )
 from bench.engine.stages.cost import CostMeter
 from bench.engine.stages.device import explain_out_of_memory
+from bench.engine.stages.example_images import select_example_images
 from bench.engine.stages.loaded_data import fingerprint, load_dataset, reject_writes, require_same_data
 from bench.engine.stages.networks import build_network
 from bench.engine.stages.noise_report import noise_report
@@ -26,6 +27,7 @@ from bench.engine.stages.passes import CountingCheckpoint, PassCounter
 from bench.engine.stages.surrogate import load_snapshots
 from bench.engine.storage.store import POISONS
 from bench.errors import BenchError
+from bench.example_images import encode_example_images
 from bench.record import CLEAN, Cost
 from bench.training.net import MultiTaskNet
 from bench.values import CountPass, NoCheckpoint, Progress, ignore_pass
@@ -74,7 +76,11 @@ def craft_poison(poison: Poison, run_context: RunContext, progress: Progress) ->
     tensors = {"change": change} if statistics["linf"] else {}
     if isinstance(noise, Generative):
         tensors |= {f"noise/{name}": value for name, value in noise.state().items()}
-    run_context.store.save(POISONS, poison.key, tensors, about)
+    examples = None
+    if statistics["linf"] and run_context.keep_images:
+        selected = select_example_images(data.train.images, change, poison.budget, name)
+        examples = encode_example_images(selected)
+    run_context.store.save(POISONS, poison.key, tensors, about, examples)
     checkpoint.remove()
     return meter.costs()
 

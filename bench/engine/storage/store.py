@@ -1,7 +1,7 @@
 """The files of a run. No other module knows where they are; each file is complete or missing.
 
     DIR/records/KEY.json       one record per cell
-    DIR/poisons/KEY/           tensors.safetensors, about.json
+    DIR/poisons/KEY/           tensors.safetensors, about.json, and examples.safetensors: a few of its images
     DIR/surrogates/KEY/        tensors.safetensors, about.json
     DIR/purified/KEY/          tensors.safetensors, about.json
     DIR/checkpoints/KEY.pt     the state of an unfinished crafting, removed once the poison is stored
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.errors import BenchError
+from bench.example_images import EXAMPLES
 from bench.files import (
     flush_to_disk,
     hash_file,
@@ -43,6 +44,8 @@ POISONS: Final = "poisons"
 SURROGATES: Final = "surrogates"
 PURIFIED: Final = "purified"
 _TENSORS, _ABOUT = "tensors.safetensors", "about.json"
+_FILES = (_TENSORS, EXAMPLES, _ABOUT)
+"""Files in the folder of a poison, a surrogate or a purified set, in the order in which they are replaced."""
 
 _MARK = ".mtlue-run"
 
@@ -151,11 +154,25 @@ class Store:
         """Return the folder of a poison, a surrogate or a purified set."""
         return self.out / kind / _check_key(key)
 
-    def save(self, kind: str, key: str, tensors: "Mapping[str, Tensor]", about: dict[str, Any]) -> None:
+    def save(
+        self,
+        kind: str,
+        key: str,
+        tensors: "Mapping[str, Tensor]",
+        about: dict[str, Any],
+        examples: bytes | None = None,
+    ) -> None:
         """Store tensors and what is known about them, in place of an earlier version.
 
         The files are replaced one by one, so that other processes can always read them. The file about.json
         is replaced last, since it has the checksum of the tensors.
+
+        Args:
+            kind: what is stored.
+            key: its key.
+            tensors: name → tensor.
+            about: what is known about them.
+            examples: the content of `bench.example_images.EXAMPLES`; None: there is no such file.
 
         Raises:
             BenchError: when they cannot be written; no incomplete file is left.
@@ -170,13 +187,18 @@ class Store:
             temporary.mkdir(parents=True)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / _TENSORS)
             body = {**about, "key": key, "tensors_sha256": hash_file(temporary / _TENSORS)}
+            if examples is not None:
+                (temporary / EXAMPLES).write_bytes(examples)
             text = json.dumps({"schema": SCHEMA, "checksum": hash_json(body), "about": body}, indent=1)
             (temporary / _ABOUT).write_text(text, encoding="utf-8")
             for path in temporary.iterdir():
                 flush_to_disk(path)
             if target.is_dir():
-                for name in (_TENSORS, _ABOUT):
-                    (temporary / name).replace(target / name)
+                if examples is None:
+                    (target / EXAMPLES).unlink(missing_ok=True)
+                for name in _FILES:
+                    if (temporary / name).exists():
+                        (temporary / name).replace(target / name)
             else:
                 target.unlink(missing_ok=True)
                 temporary.rename(target)
@@ -245,7 +267,7 @@ class Store:
 
 def _remove_item(folder: Path) -> None:
     """Remove the folder of a poison, a surrogate or a purified set, unless it has other files too."""
-    remove_own_folder(folder, [folder / _TENSORS, folder / _ABOUT])
+    remove_own_folder(folder, [folder / name for name in _FILES])
 
 
 def _check_key(key: str) -> str:

@@ -99,6 +99,15 @@ def test_a_replacement_is_never_missing_and_the_note_comes_last(
     assert seen == [[*both, "tensors.safetensors"], [*both, "about.json"]]
 
 
+def test_example_images_are_those_of_the_last_one_saved(store: Store) -> None:
+    for examples in (b"first", None, b"second", b"third"):
+        store.save(POISONS, KEY, TENSORS, ABOUT, examples)
+        names = {"tensors.safetensors", "about.json"} | ({"examples.safetensors"} if examples else set())
+        assert {path.name for path in store.folder(POISONS, KEY).iterdir()} == names
+        assert store.verify(POISONS, KEY)
+    assert (store.folder(POISONS, KEY) / "examples.safetensors").read_bytes() == b"third"
+
+
 def test_a_stamp_changes_with_every_replacement(store: Store) -> None:
     record = Record(key=KEY, status="done", suite="tiny", cell={}, victim="v", poison="p", settings={})
     stamps: list[object] = [store.stamp(POISONS, KEY), store.stamp(RECORDS, KEY)]
