@@ -9,10 +9,10 @@ from pandas import DataFrame
 
 from bench.record import PROTOCOL, Record
 from leaderboard.formatting import escape_markdown, format_count, join_blocks
-from leaderboard.frame import SelectedRecords, records_of_latest_protocol, select_records, to_frame
+from leaderboard.frame import SelectedRecords
 from leaderboard.scores import MIN_HEADROOM
 from leaderboard.sections.axes import render_axes
-from leaderboard.sections.budgets import render_budgets, rows_at_track_budgets
+from leaderboard.sections.budgets import render_budgets
 from leaderboard.sections.costs import render_costs
 from leaderboard.sections.datasets import render_datasets
 from leaderboard.sections.defenses import render_defenses
@@ -27,6 +27,7 @@ from leaderboard.sections.regimes import render_regimes
 from leaderboard.sections.tasks import render_tasks
 from leaderboard.sections.variance import render_variance
 from leaderboard.seeds import DRAWS, varied_draws
+from leaderboard.summary import RankedBoard, rank_records
 
 PROTECTION = (
     "**Protection** is 1 - U(attack) / U(clean). U is what the exploiter has under the best of the defenses "
@@ -44,16 +45,19 @@ def render_board(records: Iterable[Record], left_out: Sequence[str] = ()) -> str
         records: finished and failed records, in any order.
         left_out: one sentence for each thing that is missing on the board, such as a damaged file.
     """
-    records = list(records)
-    selected, all_budgets = select_records(records), to_frame(records)
-    frame = rows_at_track_budgets(all_budgets)
+    return render_ranked_board(rank_records(records, left_out))
+
+
+def render_ranked_board(board: RankedBoard) -> str:
+    """Return the whole board in markdown."""
+    frame, selected = board.frame, board.selected
     sections = (
         _render_head(selected, frame),
-        render_rankings(frame),
-        render_groups(frame),
+        render_rankings(board.rankings, board.unfinished),
+        render_groups(board.orders),
         render_datasets(frame),
-        render_variance(records_of_latest_protocol(records)),
-        render_budgets(all_budgets),
+        render_variance(board.latest),
+        render_budgets(board.all_budgets),
         render_tasks(frame),
         render_axes(frame),
         render_defenses(frame),
@@ -64,7 +68,7 @@ def render_board(records: Iterable[Record], left_out: Sequence[str] = ()) -> str
         render_noise(frame),
         render_costs(frame),
         render_failures(selected.failed),
-        render_notes(frame, selected, left_out),
+        render_notes(board.notes, board.left_out),
     )
     return join_blocks(*sections) + "\n"
 

@@ -277,7 +277,7 @@ def render_comparison(comparison: Comparison) -> str:
         legend += f" Their budgets differ ({a}: {of_a}, {b}: {of_b}): this comparison is not a ranking."
     title, verdict = f"# {a} against {b}", escape_markdown(comparison.verdict)
     tables = (
-        markdown_table(rows, drop_empty=True),
+        markdown_table(rows),
         legend,
         _render_parts(comparison),
         render_cost_ratios(comparison.costs, a, b),
@@ -298,9 +298,7 @@ def _render_parts(comparison: Comparison) -> str:
     ]
     if not rows:
         return ""
-    return join_blocks(
-        "## By part", "Means over cells, without a choice.", markdown_table(rows, drop_empty=True)
-    )
+    return join_blocks("## By part", "Means over cells, without a choice.", markdown_table(rows))
 
 
 def _format_paired(paired: PairedDifferences) -> str:

@@ -1,5 +1,6 @@
 """How numbers, names and tables are written in markdown."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,24 @@ from typing import Any
 from tabulate import tabulate
 
 from bench.text import to_one_line
+from leaderboard.scores import Track
 
 NO_VALUE = "–"
 """Shown for a missing value."""
+
+
+TOO_FEW = "too few seeds"
+"""Shown instead of an interval."""
+
+UNFINISHED = "°"
+"""Marks an attack whose crafting may be unfinished."""
+
+RANKING_TITLES: dict[Track, str] = {
+    "linf": "Ranking",
+    "l2": "Ranking, l2 track",
+    "unbounded": "Ranking, unbounded track",
+}
+"""Track → title of its ranking."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +76,15 @@ def join_blocks(*blocks: str) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]], *, drop_empty: bool = False) -> str:
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows with the same keys as a markdown table: text is escaped, numbers are right-aligned.
+
+    Columns in which every value is missing are left out.
 
     Args:
         rows: column → text.
-        drop_empty: leave out the columns in which every value is missing.
     """
-    columns = [name for name in rows[0] if not drop_empty or any(row[name] != NO_VALUE for row in rows)]
+    columns = [name for name in rows[0] if any(row[name] != NO_VALUE for row in rows)]
     aligned = ["right" if all(_is_number(str(row[name])) for row in rows) else "left" for name in columns]
     body = [[_format_cell(row[column]) for column in columns] for row in rows]
     headers = [escape_markdown(column) for column in columns]
@@ -107,6 +124,24 @@ _MEANINGFUL = re.compile(
 def escape_markdown(text: str) -> str:
     """Return text as one printable line in which no character has a meaning in markdown."""
     return _MEANINGFUL.sub(r"\\\g<0>", " ".join(to_one_line(text).split()))
+
+
+def escape_formula(text: Any) -> Any:
+    """Return a text that no spreadsheet takes for a formula, on one line; other values as they are."""
+    if not isinstance(text, str):
+        return text
+    line = to_one_line(text)
+    return f"'{line}" if line.lstrip().startswith(("=", "+", "-", "@")) else line
+
+
+_CONTROLS = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
+"""Characters that JSON allows in texts, and that could control a terminal or cannot be written."""
+
+
+def encode_json(value: object) -> str:
+    """Return a value as JSON that is safe to print."""
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def format_protection(value: float | None, spread: float | None = None) -> str:

@@ -1,7 +1,6 @@
 """One tidy table made from records: a row per finished cell and task, with its protection."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from pandas import DataFrame, concat
 
 from bench.record import AXES, CLEAN, Record, is_clean, is_same_data
-from bench.text import to_one_line
+from leaderboard.formatting import encode_json, escape_formula
 from leaderboard.scores import add_protection, is_partial, track_of
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
@@ -171,28 +170,21 @@ def to_csv(frame: DataFrame) -> str:
 
     A text that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    safe = frame.rename(columns=_escape_formula)
+    safe = frame.rename(columns=escape_formula)
     for name in filter(_TEXTS.__contains__, safe.columns):
-        safe[name] = safe[name].map({text: _escape_formula(text) for text in safe[name].unique()})
+        safe[name] = safe[name].map({text: escape_formula(text) for text in safe[name].unique()})
     return safe.to_csv(index=False, lineterminator="\n")
-
-
-def _escape_formula(text: Any) -> Any:
-    if not isinstance(text, str):
-        return text
-    line = to_one_line(text)
-    return f"'{line}" if line.lstrip().startswith(("=", "+", "-", "@")) else line
-
-
-_CONTROLS = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
-"""Characters that JSON allows in texts, and that could control a terminal or cannot be written."""
 
 
 def to_json(frame: DataFrame) -> str:
     """Return the tidy table as a JSON list of rows, missing values null."""
+    return encode_json(list_rows(frame))
+
+
+def list_rows(frame: DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries, missing values None."""
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    text = json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False)
-    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def _time_finished(record: Record) -> tuple[str, str]:

@@ -116,6 +116,14 @@ def rank_attacks(frame: DataFrame, track: Track = "linf") -> DataFrame:
     return table
 
 
+def rank_tracks(frame: DataFrame) -> dict[Track, DataFrame]:
+    """Return the ranking of every track with attacks; without any, that of the first one with clean alone."""
+    rankings = {track: rank_attacks(frame, track) for track in TRACKS}
+    present = {track: table for track, table in rankings.items() if (table["attack"] != CLEAN).any()}
+    first = TRACKS[0]
+    return present or ({first: rankings[first]} if len(rankings[first]) else {})
+
+
 def _headline_columns(cells: DataFrame) -> DataFrame:
     choices = protection_by_choice(cells)
     groups = choices.groupby(level=["attack", *SETTING_AXES])

@@ -124,7 +124,7 @@ def render_budgets(frame: DataFrame) -> str:
         "or backward: while the noise was crafted, and to train the surrogates. Seconds are of both; a "
         "surrogate that several attacks share counts for each of them."
     )
-    tables = (*filter(None, by_budget), legend, markdown_table(costs, drop_empty=True), costs_legend)
+    tables = (*filter(None, by_budget), legend, markdown_table(costs), costs_legend)
     return join_blocks("## Budgets", *tables)
 
 

@@ -78,7 +78,7 @@ def render_costs(frame: DataFrame) -> str:
         "Means over all measurements: one per poison for surrogate and craft, one per cell for the others. "
         "Memory is the peak of the phase."
     )
-    return join_blocks("## Costs", markdown_table(rows, drop_empty=True), legend)
+    return join_blocks("## Costs", markdown_table(rows), legend)
 
 
 def _mean_costs(cells: DataFrame, phase: str, axis: str) -> DataFrame:

@@ -5,7 +5,8 @@ from pandas import DataFrame
 from scipy.special import chdtrc, ndtr
 
 from leaderboard.formatting import escape_markdown, format_protection, join_blocks, markdown_table
-from leaderboard.sections.groups import game_protections, render_tracks
+from leaderboard.scores import TRACKS
+from leaderboard.sections.groups import game_protections, join_tracks
 
 ALPHA = 0.05
 """Level of the test of mean ranks."""
@@ -73,7 +74,8 @@ def studentized_range(groups: int, alpha: float) -> float:
 
 def render_datasets(frame: DataFrame) -> str:
     """Return the rankings over datasets in markdown, empty with one dataset or one attack."""
-    return render_tracks("## Over datasets", frame, _render_ranking_of_track)
+    texts = {track: _render_ranking_of_track(frame[frame["track"] == track]) for track in TRACKS}
+    return join_tracks("## Over datasets", texts)
 
 
 def _render_ranking_of_track(frame: DataFrame) -> str:

@@ -1,6 +1,7 @@
 """Which attacks of a ranking the seeds can order, and which they cannot."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -78,9 +79,48 @@ def unordered_groups(
     return [list(attacks[start:end]) for start, end in runs if start == 0 or ends[start - 1] < end]
 
 
-def render_groups(frame: DataFrame) -> str:
+@dataclass(frozen=True)
+class SeedOrder:
+    """What the seeds of one track can order.
+
+    Attributes:
+        attacks: in the order of the ranking.
+        seeds: number of seeds.
+        intervals: from `pairwise_intervals`, None with too few seeds for any.
+    """
+
+    attacks: list[str]
+    seeds: int
+    intervals: dict[tuple[str, str], Interval | None] | None
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """The attacks that cannot be ordered, see `unordered_groups`; all of them with too few seeds."""
+        return [self.attacks] if self.intervals is None else unordered_groups(self.attacks, self.intervals)
+
+
+def seed_orders(frame: DataFrame) -> dict[Track, SeedOrder]:
+    """Return what the seeds can order in each track with at least two attacks."""
+    orders = {track: _seed_order(frame[frame["track"] == track]) for track in TRACKS}
+    return {track: order for track, order in orders.items() if order is not None}
+
+
+def _seed_order(frame: DataFrame) -> SeedOrder | None:
+    headlines = game_protections(frame).groupby(level="attack").mean()
+    attacks = [str(attack) for attack in headlines.sort_values(ascending=False, kind="stable").index]
+    if len(attacks) < 2:
+        return None
+    cells = cell_rows(full_protection_rows(frame[frame["attack"].isin(attacks)]))
+    cells = cells[cells["protection"].notna()]
+    seeds = cells["seed"].nunique()
+    enough = seeds >= MIN_INTERVAL_SEEDS
+    return SeedOrder(attacks, seeds, pairwise_intervals(cells, attacks) if enough else None)
+
+
+def render_groups(orders: Mapping[Track, SeedOrder]) -> str:
     """Return, in markdown, which attacks of each ranking cannot be ordered; empty with fewer than two."""
-    return render_tracks("## What the seeds can order", frame, _render_groups_of_track)
+    texts = {track: _render_groups_of_track(order) for track, order in orders.items()}
+    return join_tracks("## What the seeds can order", texts)
 
 
 TRACK_TITLES: dict[Track, str] = {
@@ -91,35 +131,25 @@ TRACK_TITLES: dict[Track, str] = {
 """Track → what its text begins with."""
 
 
-def render_tracks(heading: str, frame: DataFrame, render: Callable[[DataFrame], str]) -> str:
+def join_tracks(heading: str, texts: Mapping[Track, str]) -> str:
     """Return a section with a text per track, empty without any; only attacks of one track are comparable."""
-    texts = {track: render(frame[frame["track"] == track]) for track in TRACKS}
     titled = [f"{TRACK_TITLES[track]}{text}" for track, text in texts.items() if text]
     return join_blocks(heading, *titled) if titled else ""
 
 
-def _render_groups_of_track(frame: DataFrame) -> str:
-    headlines = game_protections(frame).groupby(level="attack").mean()
-    attacks = [str(attack) for attack in headlines.sort_values(ascending=False, kind="stable").index]
-    if len(attacks) < 2:
-        return ""
-    cells = cell_rows(full_protection_rows(frame[frame["attack"].isin(attacks)]))
-    cells = cells[cells["protection"].notna()]
-    seeds = cells["seed"].nunique()
-    if seeds < MIN_INTERVAL_SEEDS:
-        return f"{format_count(seeds, 'seed')} cannot order any two attacks: too few for an interval."
-    intervals = pairwise_intervals(cells, attacks)
-    widths = [(each.high - each.low) / 2 for each in intervals.values() if each is not None]
+def _render_groups_of_track(order: SeedOrder) -> str:
+    if order.intervals is None:
+        return f"{format_count(order.seeds, 'seed')} cannot order any two attacks: too few for an interval."
+    widths = [(each.high - each.low) / 2 for each in order.intervals.values() if each is not None]
     resolved = (
         f" Half of the pairs can only be ordered if they differ by over {np.median(widths):.2f}."
         if widths
         else ""
     )
-    head = f"What {seeds} seeds can order, if noise is normal ({LEVEL:.0%} for all pairs, Bonferroni)"
-    groups = unordered_groups(attacks, intervals)
-    if not groups:
+    head = f"What {order.seeds} seeds can order, if noise is normal ({LEVEL:.0%} for all pairs, Bonferroni)"
+    if not order.groups:
         return f"{head}: every attack is better than the next one.{resolved}"
-    listed = "\n".join(f"- {', '.join(map(escape_markdown, group))}" for group in groups)
+    listed = "\n".join(f"- {', '.join(map(escape_markdown, group))}" for group in order.groups)
     return join_blocks(f"{head}: attacks of one line cannot be ordered.{resolved}", listed)
 
 

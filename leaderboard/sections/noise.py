@@ -70,7 +70,7 @@ def render_noise(frame: DataFrame) -> str:
     if table["scaled"].notna().any():
         legend += " *Scaled* is the share of images whose δ was longer than the budget for its norm."
     by_task = [_render_task_noise(str(dataset), group) for dataset, group in table.groupby("dataset")]
-    return join_blocks("## Noise", markdown_table(rows, drop_empty=True), legend, *flags, *by_task)
+    return join_blocks("## Noise", markdown_table(rows), legend, *flags, *by_task)
 
 
 def unfinished_attacks(frame: DataFrame) -> set[str]:

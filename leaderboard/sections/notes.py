@@ -22,8 +22,8 @@ def render_failures(failed: Sequence[Record]) -> str:
     return f"## Failed cells\n\n{markdown_table(rows)}"
 
 
-def render_notes(frame: DataFrame, selected: SelectedRecords, left_out: Sequence[str]) -> str:
-    """Return what was left out, failed or cannot be compared in markdown, empty if there is nothing."""
+def list_notes(frame: DataFrame, selected: SelectedRecords) -> list[str]:
+    """Return what was left out of the board, failed or cannot be compared, in sentences."""
     cells = cell_rows(frame)
     undefined, unpaired = int(cells["undefined"].sum()), int(cells["unpaired"].sum())
     notes = []
@@ -52,8 +52,18 @@ def render_notes(frame: DataFrame, selected: SelectedRecords, left_out: Sequence
         notes.append(f"{format_count(len(selected.failed), 'cell')} failed.")
     if _cells_differ_by_attack(full_protection_rows(cells)):
         notes.append("Not all attacks were run on the same cells; `bench compare` compares paired cells.")
-    notes += [escape_markdown(sentence) for sentence in left_out]
-    return "## Notes\n\n" + "\n".join(f"- {note}" for note in notes) if notes else ""
+    return notes
+
+
+def render_notes(notes: Sequence[str], left_out: Sequence[str]) -> str:
+    """Return notes in markdown, empty if there is none.
+
+    Args:
+        notes: of `list_notes`.
+        left_out: one sentence for each thing that is missing, which may have any characters.
+    """
+    lines = [f"- {note}" for note in (*notes, *map(escape_markdown, left_out))]
+    return "## Notes\n\n" + "\n".join(lines) if lines else ""
 
 
 def _cells_differ_by_attack(cells: DataFrame) -> bool:

@@ -1,6 +1,6 @@
 """The tables of the ranking, one per track."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from pandas import DataFrame, isna
@@ -8,6 +8,9 @@ from pandas import DataFrame, isna
 from bench.record import CLEAN
 from leaderboard.formatting import (
     NO_VALUE,
+    RANKING_TITLES,
+    TOO_FEW,
+    UNFINISHED,
     format_protection,
     format_score,
     is_missing,
@@ -16,16 +19,9 @@ from leaderboard.formatting import (
     metric_label,
     metric_order,
 )
-from leaderboard.ranking import RAW, TRACK_MARKS, rank_attacks
-from leaderboard.scores import TRACKS, Track
-from leaderboard.sections.noise import MIN_HIT_RATE, unfinished_attacks
-
-TITLES: dict[Track, str] = {
-    "linf": "Ranking",
-    "l2": "Ranking, l2 track",
-    "unbounded": "Ranking, unbounded track",
-}
-"""Track → title of its ranking."""
+from leaderboard.ranking import RAW, TRACK_MARKS
+from leaderboard.scores import Track
+from leaderboard.sections.noise import MIN_HIT_RATE
 
 LEGENDS: dict[Track, str] = {
     "linf": "",
@@ -34,29 +30,23 @@ LEGENDS: dict[Track, str] = {
 }
 """Track → what sets its attacks apart."""
 
-TOO_FEW = "too few seeds"
-"""Shown instead of an interval."""
 
-UNFINISHED = "°"
-"""Marks an attack whose crafting may be unfinished."""
+def render_rankings(rankings: Mapping[Track, DataFrame], unfinished: Collection[str]) -> str:
+    """Return the rankings in markdown, empty if there is nothing to rank.
 
-
-def render_rankings(frame: DataFrame) -> str:
-    """Return the ranking of every track that has attacks in markdown, empty if there is nothing to rank."""
-    ranked = {track: rank_attacks(frame, track) for track in TRACKS}
-    present = [track for track in TRACKS if (ranked[track]["attack"] != CLEAN).any()]
-    unfinished = unfinished_attacks(frame)
+    Args:
+        rankings: from `leaderboard.ranking.rank_tracks`.
+        unfinished: attacks whose crafting may be unfinished.
+    """
     blocks: list[str] = []
-    for track in present or [track for track in TRACKS[:1] if len(ranked[track])]:
-        legend = " ".join(filter(None, (LEGENDS[track], "" if blocks else _explain_columns(ranked[track]))))
+    for track, ranked in rankings.items():
+        legend = " ".join(filter(None, (LEGENDS[track], "" if blocks else _explain_columns(ranked))))
         if TRACK_MARKS[track]:
             legend += f" {TRACK_MARKS[track].strip()} marks them in the tables that show several tracks."
-        if shown := unfinished & set(ranked[track]["attack"]):
+        if shown := set(unfinished) & set(ranked["attack"]):
             legend += _explain_unfinished(len(shown))
-        table = _ranking_table(
-            ranked[track], lambda name: f"{name} {UNFINISHED}" if name in unfinished else name
-        )
-        blocks.append(join_blocks(f"## {TITLES[track]}", table, legend.strip()))
+        table = _ranking_table(ranked, lambda name: f"{name} {UNFINISHED}" if name in unfinished else name)
+        blocks.append(join_blocks(f"## {RANKING_TITLES[track]}", table, legend.strip()))
     return join_blocks(*blocks)
 
 
@@ -92,7 +82,7 @@ def _ranking_table(ranked: DataFrame, mark: Callable[[str], str]) -> str:
     names = [str(column) for column in ranked if str(column).startswith(RAW)]
     metrics = sorted((name.removeprefix(RAW) for name in names), key=metric_order)
     rows = [_ranking_row(row, metrics, mark) for row in ranked.to_dict("records")]
-    return markdown_table(rows, drop_empty=True)
+    return markdown_table(rows)
 
 
 def _ranking_row(

@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.record import Record, TaskInfo
 from leaderboard.board import render_board
 from leaderboard.comparison import compare_labels, render_comparison
+from leaderboard.formatting import NO_VALUE, markdown_table
 from leaderboard.frame import select_records, to_csv, to_frame, to_json
 from leaderboard.heatmap_table import heatmap_table
 from leaderboard.ranking import rank_attacks
@@ -113,6 +114,13 @@ def value(frame: DataFrame, column: str, **labels: str | int) -> float:
 
 def test_board_is_the_committed_one() -> None:
     expect("leaderboard.md", render_board(everything(), ["records/3f.json is damaged | and left out"]))
+
+
+def test_a_column_without_any_value_is_left_out_of_a_table() -> None:
+    table = markdown_table(
+        [{"attack": "em", "a": NO_VALUE, "b": "1"}, {"attack": "tap", "a": NO_VALUE, "b": NO_VALUE}]
+    )
+    assert table.splitlines()[0].split() == ["|", "attack", "|", "b", "|"]
 
 
 def test_comparison_is_the_committed_one() -> None:
