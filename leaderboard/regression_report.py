@@ -4,14 +4,18 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from xml.etree import ElementTree
 
+from bench.table import format_table
 from bench.text import to_printable
 from leaderboard.formatting import NO_VALUE, format_count, format_number, markdown_table
 from leaderboard.reference import COSTS
 from leaderboard.regression import Change
 
 
-def render_changes(changes: Iterable[Change]) -> str:
-    """Return the numbers that changed as a markdown table, and how many are exactly as in the reference."""
+def render_changes(changes: Iterable[Change], width: int | None = None) -> str:
+    """Return the numbers that changed as a table, and how many are exactly as in the reference.
+
+    The table is markdown, or fits a terminal of a width.
+    """
     changes = list(changes)
     rows = [
         {
@@ -31,7 +35,11 @@ def render_changes(changes: Iterable[Change]) -> str:
     if not rows:
         return f"No changes: {len(changes)} numbers are as in the reference.\n{exact}"
     same = len(changes) - len(rows)
-    return f"{markdown_table(rows)}\n\n{len(rows)} changed, {same} as in the reference.\n{exact}"
+    if width is None:
+        table = markdown_table(rows)
+    else:
+        table = format_table([list(row.values()) for row in rows], list(rows[0]), width, right=(2, 3, 4))
+    return f"{table}\n\n{len(rows)} changed, {same} as in the reference.\n{exact}"
 
 
 def _format_tolerance(change: Change) -> str:

@@ -9,8 +9,11 @@ import typer
 from bench.catalog.choice import Choice
 from bench.catalog.parts import catalog_axes, catalog_entries
 from bench.cli import completion
-from bench.cli.options import DataRootOption
+from bench.cli.json_output import print_json
+from bench.cli.options import DataRootOption, JsonOption
+from bench.cli.run_folder import print_result
 from bench.errors import unknown_name_error
+from bench.table import terminal_width
 
 
 def conform(
@@ -34,6 +37,7 @@ def conform(
         ),
     ] = None,
     data_root: DataRootOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Run the contract tests on a part, also on one from your own package, and show what fails.
 
@@ -43,7 +47,7 @@ def conform(
         axis, name = find_axis(axis), axis
     elif axis not in catalog_axes():
         raise unknown_name_error("axis", axis, catalog_axes())
-    if not part_conforms(axis, name, data_root):
+    if not part_conforms(axis, name, data_root, json_):
         sys.exit(1)
 
 
@@ -55,7 +59,7 @@ def find_axis(name: str) -> str:
     return next((axis for axis in axes if first in catalog_entries(axis)), "attack")
 
 
-def part_conforms(axis: str, name: str, data_root: Path | None) -> bool:
+def part_conforms(axis: str, name: str, data_root: Path | None, as_json: bool = False) -> bool:
     """Run the checks, print the verdicts, and return whether the part passes."""
     import torch
     from rich.console import Console
@@ -73,5 +77,9 @@ def part_conforms(axis: str, name: str, data_root: Path | None) -> bool:
         for verdict in run_checks(tested, contract.checks):
             verdicts.append(verdict)
             progress.update(bar, advance=1, description=verdict.check)
-    print(render_verdicts(tested, verdicts, contract.case_name))
-    return not any(verdict.failure for verdict in verdicts)
+    passed = not any(verdict.failure for verdict in verdicts)
+    if as_json:
+        print_json({"axis": axis, "part": tested.choice.label, "passed": passed, "verdicts": verdicts})
+    else:
+        print_result(render_verdicts(tested, verdicts, contract.case_name, terminal_width()))
+    return passed

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli import options
+from bench.cli.json_output import print_json
 from bench.cli.run_folder import print_result
 from bench.cli.run_setup import resolve_cache, resolve_data_root
 from bench.errors import name_foreign_errors
 from bench.files import write_output
+from bench.table import fill_paragraphs, terminal_width
 from bench.text import format_duration
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def check_dataset(
     name: options.DatasetArgument,
     data_root: options.DataRootOption = None,
     cache: options.CacheOption = None,
+    json_: options.JsonOption = False,
 ) -> None:
     """Load a dataset and describe it: counts, rates, floors, missing labels, leaks."""
     from dataclasses import asdict
@@ -36,9 +39,15 @@ def check_dataset(
     from bench.dataset_report.text import render_text
 
     label, dataset, _ = load_with_progress(name, data_root, resolve_cache(cache))
-    print_result(render_text(compute_statistics(label, dataset)))
+    statistics = compute_statistics(label, dataset)
     recipe = asdict(load_part_class("dataset", Choice.parse(name).name).recipe)
-    print_result("\nrecipe: " + ", ".join(f"{key} = {value}" for key, value in recipe.items() if value))
+    if json_:
+        print_json({**asdict(statistics), "recipe": recipe})
+        return
+    width = terminal_width()
+    print_result(render_text(statistics, width))
+    entries = ", ".join(f"{key} = {value}" for key, value in recipe.items() if value)
+    print_result("\n" + fill_paragraphs(f"recipe: {entries}", width))
 
 
 @app.command("prepare")
@@ -46,6 +55,7 @@ def prepare_dataset(
     name: options.DatasetArgument,
     data_root: options.DataRootOption = None,
     cache: options.CacheOption = None,
+    json_: options.JsonOption = False,
 ) -> None:
     """Decode the images of a dataset once, so that no run has to wait for it."""
     folder = resolve_cache(cache)
@@ -54,11 +64,18 @@ def prepare_dataset(
     new = sorted(path for path, _ in decoded_folders(folder) - before)
     splits = (dataset.train, dataset.test)
     size = sum(tensor.nbytes for split in splits for tensor in (split.images, *split.targets.values()))
+    images = sum(map(len, splits))
+    if json_:
+        print_json(
+            {"dataset": label, "images": images, "bytes": size, "written": map(str, new), "seconds": seconds}
+        )
+        return
     result = f"written to {', '.join(map(str, new))}" if new else "nothing was left to decode"
-    print_result(
-        f"{label}: {sum(map(len, splits)):,} images, {size / 1e6:,.1f} MB with their labels; {result} "
+    sentence = (
+        f"{label}: {images:,} images, {size / 1e6:,.1f} MB with their labels; {result} "
         f"({format_duration(seconds)})"
     )
+    print_result(fill_paragraphs(sentence, terminal_width()))
 
 
 @app.command("show")
@@ -67,6 +84,7 @@ def show_dataset(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")],
     data_root: options.DataRootOption = None,
     cache: options.CacheOption = None,
+    json_: options.JsonOption = False,
 ) -> None:
     """Write a web page with images of a dataset, their labels and all counts, in one file."""
     from bench.catalog.choice import Choice
@@ -77,7 +95,10 @@ def show_dataset(
     label, dataset, _ = load_with_progress(name, data_root, resolve_cache(cache))
     description = describe_part("dataset", Choice.parse(name).name)
     write_output(output, render_page(compute_statistics(label, dataset), dataset, description))
-    print_result(f"wrote {output}")
+    if json_:
+        print_json({"dataset": label, "written": output})
+    else:
+        print_result(f"wrote {output}")
 
 
 def load_with_progress(

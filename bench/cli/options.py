@@ -136,6 +136,10 @@ OutputOption = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="The file to write.", show_default="standard output"),
 ]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document instead; docs/json.md has its keys."),
+]
 DatasetArgument = Annotated[
     str,
     typer.Argument(

@@ -1,13 +1,16 @@
 """``bench scaling``."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli import options
+from bench.cli.json_output import print_json
 from bench.cli.run_folder import print_message, print_result
 from bench.cli.run_setup import resolve_device
+from bench.table import format_table, terminal_width
 
 if TYPE_CHECKING:
     from bench.conformance.scaling import Scaling
@@ -25,6 +28,7 @@ def scaling(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="The picture to draw, such as scaling.png.")
     ] = None,
+    json_: options.JsonOption = False,
 ) -> None:
     """Measure how time grows with images, tasks, pixels and checkpoints, and fit a power law to each.
 
@@ -32,7 +36,6 @@ def scaling(
     growth.
     """
     import torch
-    from tabulate import tabulate
 
     from bench.conformance.scaling import AXES_OF_COST, measure_scaling
 
@@ -42,17 +45,29 @@ def scaling(
     for name, axis in AXES_OF_COST.items():
         print_message(f"timing {axis.what} by {name}")
         measured.append(measure_scaling(name, axis.sizes(doublings), rounds, chosen))
-    rows = []
-    for each in measured:
-        exponent, low, high = each.exponent()
-        times = ", ".join(
-            f"{size}: {seconds:.3g}" for size, seconds in zip(each.sizes, each.seconds, strict=True)
-        )
-        what = AXES_OF_COST[each.axis].what
-        rows.append((each.axis, what, times, f"{exponent:.2f} ({low:.2f} to {high:.2f})"))
-    print_result(tabulate(rows, ("size", "cost", "seconds by size", "exponent (95 %)"), "github"))
+    facts = [describe_scaling(each, AXES_OF_COST[each.axis].what) for each in measured]
+    if json_:
+        print_json({"device": str(chosen), "sizes": facts})
+    else:
+        headers = ("size", "cost", "seconds by size", "exponent (95 %)")
+        print_result(format_table(list(map(scaling_row, facts)), headers, terminal_width()))
     if plot is not None:
         draw_scalings(measured, plot)
+
+
+def describe_scaling(measured: "Scaling", what: str) -> dict[str, Any]:
+    """Return the times of one axis and the fitted exponent, as JSON has them."""
+    exponent, low, high = measured.exponent()
+    times = dict(zip(measured.sizes, measured.seconds, strict=True))
+    names = {"size": measured.axis, "cost": what}
+    return {**names, "seconds": times, "exponent": exponent, "low": low, "high": high}
+
+
+def scaling_row(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a row of the table for people."""
+    times = ", ".join(f"{size}: {seconds:.3g}" for size, seconds in facts["seconds"].items())
+    exponent = f"{facts['exponent']:.2f} ({facts['low']:.2f} to {facts['high']:.2f})"
+    return facts["size"], facts["cost"], times, exponent
 
 
 def draw_scalings(measured: "list[Scaling]", file: Path) -> None:

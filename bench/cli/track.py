@@ -1,11 +1,16 @@
 """``bench track``."""
 
 from bench.cli import options
+from bench.cli.json_output import print_json
 from bench.cli.run_folder import find_run_folder, load_records, read_curves
 from bench.cli.run_outputs import collect_artifacts, read_outputs
 
 
-def track(out: options.RunFolderOption = None, tracking_uri: options.TrackingUriOption = None) -> None:
+def track(
+    out: options.RunFolderOption = None,
+    tracking_uri: options.TrackingUriOption = None,
+    json_: options.JsonOption = False,
+) -> None:
     """Copy the records of a run to MLflow again. Nothing is stored twice."""
     from rich.console import Console
     from rich.progress import track as show_bar
@@ -31,4 +36,7 @@ def track(out: options.RunFolderOption = None, tracking_uri: options.TrackingUri
         folder / "mlartifacts",
         lambda: collect_artifacts(records, read_outputs(folder, records)),
     )
+    if json_:
+        print_json({"uri": uri, "added": added, "replaced": replaced, "kept": kept})
+        return
     print(f"{uri}: {added} runs added, {replaced} replaced, {kept} kept")

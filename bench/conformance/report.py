@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.conformance.part import Check, NoResultError, PartUnderTest
+from bench.table import fill_paragraphs, format_table
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,13 @@ def _run_check(tested: PartUnderTest, check: Check, case: str) -> Verdict:
             return Verdict(check.name, case, failure=tested.describe_error(error))
 
 
-def render_verdicts(tested: PartUnderTest, verdicts: Sequence[Verdict], case_name: str) -> str:
-    """Return a table of the checks, the reasons why some do not apply, every failure, and a summary."""
-    from tabulate import tabulate
+def render_verdicts(
+    tested: PartUnderTest, verdicts: Sequence[Verdict], case_name: str, width: int | None = None
+) -> str:
+    """Return a table of the checks, the reasons why some do not apply, every failure, and a summary.
 
+    They fit a terminal of a width; None: lines of any length.
+    """
     by_check: defaultdict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         by_check[verdict.check].append(verdict)
@@ -59,11 +63,11 @@ def render_verdicts(tested: PartUnderTest, verdicts: Sequence[Verdict], case_nam
     failed = sum(verdict.failure is not None for verdict in verdicts)
     applied = sum(verdict.not_applicable is None for verdict in verdicts)
     summary = f"{failed} of {applied} checks failed" if failed else f"all {applied} checks passed"
-    table = tabulate(rows, ("check", case_name, "result"), "github", colalign=("left", "right", "left"))
+    table = format_table(rows, ("check", case_name, "result"), width, right=(1,))
     return "\n\n".join(
         [
             table,
-            *_notes(tested, verdicts),
+            *(fill_paragraphs(note, width) for note in _notes(tested, verdicts)),
             *_failures(verdicts, case_name),
             f"{tested.choice.label}: {summary}",
         ]

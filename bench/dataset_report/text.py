@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tabulate import tabulate
-
 from bench.dataset_report.statistics import QUANTILES, DatasetStatistics, LabelCounts, TaskStatistics
+from bench.table import fill_paragraphs, format_table
 
 METRIC_NAMES = {
     "auroc": "AUROC",
@@ -14,15 +13,15 @@ METRIC_NAMES = {
 }
 
 
-def render_text(statistics: DatasetStatistics) -> str:
-    """Return the report as text for a terminal."""
+def render_text(statistics: DatasetStatistics, width: int | None = None) -> str:
+    """Return the report as text for a terminal of a width; None: lines of any length."""
     facts = [(f"{heading}:", fact) for heading, fact in statistics.facts]
-    lines = [statistics.name, "", tabulate(facts, tablefmt="plain")]
+    lines = [statistics.name, "", format_table(facts, (), width, style="plain")]
     if binary := [task for task in statistics.tasks if task.is_binary]:
-        lines += ["", _binary_table(binary)]
+        lines += ["", _binary_table(binary, width)]
     for task in statistics.tasks:
         if not task.is_binary:
-            lines += ["", *_task_lines(task)]
+            lines += ["", *_task_lines(task, width)]
     notes = [f"{task.name}: {remark}" for task in statistics.tasks for remark in task.remarks]
     notes += statistics.notes
     if statistics.leaks:
@@ -30,19 +29,28 @@ def render_text(statistics: DatasetStatistics) -> str:
             f"leak: {statistics.leaks:,} of {statistics.test_images:,} test images are pixel-identical to a"
             " training image"
         )
-    return "\n".join([*lines, "", *(f"note: {note}" for note in notes)]).rstrip("\n")
+    return "\n".join([*lines, "", *(fill_paragraphs(f"note: {note}", width) for note in notes)]).rstrip("\n")
 
 
 def format_floor(floor: Mapping[str, float | None]) -> str:
     """Return floors as ``accuracy 0.812, balanced accuracy 0.500``."""
     return ", ".join(
-        f"{METRIC_NAMES.get(metric, metric.replace('_', ' '))} "
-        + ("undefined" if value is None else f"{value:.3f}")
+        f"{_metric_name(metric)} " + ("undefined" if value is None else _format_score(value))
         for metric, value in floor.items()
     )
 
 
-def _binary_table(tasks: Sequence[TaskStatistics]) -> str:
+def _metric_name(metric: str) -> str:
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def _format_score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _binary_table(tasks: Sequence[TaskStatistics], width: int | None) -> str:
+    """Return a row per task; where the width is limited, metrics are named once, in the head."""
+    metrics = list(dict.fromkeys(metric for task in tasks for metric in task.floor)) if width else []
     rows = [
         (
             task.name,
@@ -50,20 +58,22 @@ def _binary_table(tasks: Sequence[TaskStatistics]) -> str:
             *_count_and_percent(task.train, 1),
             *_count_and_percent(task.test, 1),
             f"{task.train.missing:,} + {task.test.missing:,}",
-            format_floor(task.floor),
+            *([_format_score(task.floor.get(metric)) for metric in metrics] or [format_floor(task.floor)]),
         )
         for task in tasks
     ]
-    headers = ("task", "class", "train", "%", "test", "%", "without label", "floor")
-    return tabulate(rows, headers, disable_numparse=True, colalign=("left", "left", *["right"] * 5, "left"))
+    floors = [f"floor: {_metric_name(metric)}" for metric in metrics] or ["floor"]
+    headers = ("task", "class", "train", "%", "test", "%", "no label" if width else "without label", *floors)
+    return format_table(rows, headers, width, right=range(2, 7), style="simple")
 
 
 def _count_and_percent(counts: LabelCounts, label: int) -> tuple[str, str]:
     return f"{counts.per_class[label]:,}", f"{100 * counts.shares[label]:.1f}"
 
 
-def _task_lines(task: TaskStatistics) -> Iterator[str]:
-    yield f"{task.name}: {', '.join(task.details)}; floor: {format_floor(task.floor)}"
+def _task_lines(task: TaskStatistics, width: int | None) -> Iterator[str]:
+    head = f"{task.name}: {', '.join(task.details)}; floor: {format_floor(task.floor)}"
+    yield fill_paragraphs(head, width)
     rows = [
         (name, *_count_and_percent(task.train, label), *_count_and_percent(task.test, label))
         for label, name in enumerate(task.class_names)
@@ -73,9 +83,9 @@ def _task_lines(task: TaskStatistics) -> Iterator[str]:
     ]
     rows.append(("without label", *missing[0], *missing[1]))
     headers = (f"{task.unit} with", "train", "%", "test", "%")
-    yield tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 4))
+    yield format_table(rows, headers, width, right=range(1, 5), style="simple")
     for split, values in task.quantiles.items():
         quantiles = ", ".join(
             f"{100 * q:g} % {value:.2f}" for q, value in zip(QUANTILES, values, strict=True)
         )
-        yield f"quantiles of {split} in meters: {quantiles}"
+        yield fill_paragraphs(f"quantiles of {split} in meters: {quantiles}", width)

@@ -37,6 +37,7 @@ from bench.engine.executors.base import Executor, Outcome, Work, describe_failur
 from bench.engine.planning.cell import AnyItem, Cell, ItemKind, Poison
 from bench.engine.planning.durations import measured_seconds
 from bench.engine.planning.expand import Plan
+from bench.engine.planning.omissions import summarize_omissions
 from bench.engine.planning.present_data import PresentData
 from bench.engine.planning.remaining_work import RerunPolicy, find_remaining_work
 from bench.engine.stages.context import RunContext, describe_environment
@@ -138,7 +139,12 @@ class _Run:
             kinds = [kind for kind in WORK if kind != "purified" or self.plan.purified]
             counts = {kind: (len(getattr(work, kind)), work.cached[kind]) for kind in kinds}
             self._emit(RunStarted(self.plan.suite, str(self.run_context.out), counts))
-            for message in (*self.plan.left_out, *self.plan.warnings, *work.notices, *noted):
+            for message in (
+                *summarize_omissions(self.plan.omissions),
+                *self.plan.warnings,
+                *work.notices,
+                *noted,
+            ):
                 self._emit(Notice(message))
             self._make([item for kind in kinds for item in getattr(work, kind)])
             finished = RunFinished(

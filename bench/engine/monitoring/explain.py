@@ -8,20 +8,22 @@ from pathlib import Path
 from textwrap import TextWrapper, indent
 from typing import Any
 
-from tabulate import tabulate
-
 from bench.engine.storage.item_logs import log_path, read_tail
 from bench.engine.storage.store import POISONS, PURIFIED, SURROGATES, Store
 from bench.errors import BenchError, unknown_name_error
 from bench.files import require_file
 from bench.record import AXES, CLEAN, Record, is_same_data, read_record, read_records
+from bench.table import fill_paragraphs, format_table
 from bench.text import format_duration, to_printable
 
 SHARED_KINDS = {SURROGATES: "surrogate", POISONS: "poison", PURIFIED: "purified set"}
 """Folder of items that cells share → what kind of item is in it."""
 
 MAX_COLUMNS = 98
-"""Values are wrapped at this width."""
+"""Values are wrapped at this width, or at that of a narrower terminal."""
+
+INDENT = "  "
+"""Of everything below the title of a section."""
 
 MAX_LISTED = 20
 """Most items that are listed if several match."""
@@ -106,17 +108,23 @@ def find_clean_record(out: Path, record: Record) -> Record | None:
     return clean
 
 
-def list_items(items: Sequence[FoundItem]) -> str:
-    """Return one line for each of the first items."""
+def list_items(items: Sequence[FoundItem], width: int | None = None) -> str:
+    """Return a row for each of the first items, for a terminal of a width."""
     rows = [
         (item.key, item.record.status, item.record.label) if item.record else (item.key, item.kind, "")
         for item in items[:MAX_LISTED]
     ]
     more = f"\nand {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
-    return to_printable(tabulate(rows, (), "plain", disable_numparse=True) + more)
+    return to_printable(format_table(rows, (), width, style="plain") + more)
 
 
-def explain_cell(record: Record, out: Path, clean: Record | None, protections: Mapping[str, float]) -> str:
+def explain_cell(
+    record: Record,
+    out: Path,
+    clean: Record | None,
+    protections: Mapping[str, float],
+    width: int | None = None,
+) -> str:
     """Return everything that is known about a cell.
 
     Args:
@@ -124,7 +132,9 @@ def explain_cell(record: Record, out: Path, clean: Record | None, protections: M
         out: its run's folder.
         clean: its clean counterpart, if there is one.
         protections: task → protection, for the tasks in which it is defined.
+        width: of the terminal that the text fits; None: `MAX_COLUMNS`, and tables as wide as they are.
     """
+    inner = width and width - len(INDENT)
     poison = out / POISONS / record.poison
     environment = dict(record.environment)
     purified, data = environment.pop("purified", None), environment.pop("data", None)
@@ -142,55 +152,78 @@ def explain_cell(record: Record, out: Path, clean: Record | None, protections: M
     }
     error = record.error
     return _join_sections(
-        f"{record.label}\n{record.status} {record.finished}, suite {record.suite}",
+        fill_paragraphs(record.label, width) + f"\n{record.status} {record.finished}, suite {record.suite}",
         {
             "error": f"{error['type']}: {error['message']}\n{error['traceback']}".rstrip() if error else "",
-            "scores": _scores_table(record, clean, protections) if record.scores else "",
-            "configuration": _settings_lines(record.settings),
-            "provenance": _aligned_lines(provenance),
-            "costs": _costs_table(record.cost),
+            "scores": _scores_table(record, clean, protections, inner) if record.scores else "",
+            "configuration": _settings_lines(record.settings, inner),
+            "provenance": _aligned_lines(provenance, inner),
+            "costs": _costs_table(record.cost, inner),
             "log": _log_tail(out, record.key),
             "log of its poison": _log_tail(out, record.poison) if error else "",
         },
     )
 
 
-def explain_shared(item: FoundItem, out: Path) -> str:
+def explain_shared(item: FoundItem, out: Path, width: int | None = None) -> str:
     """Return everything that is known about an item that cells share, or about an unfinished one."""
+    inner = width and width - len(INDENT)
     about = _read_about(out, item.folder) if item.folder else {}
     settings, costs = about.pop("settings", {}), about.pop("cost", {})
     folder = {"folder": str(item.folder)} if item.folder else {}
     return _join_sections(
         f"{item.kind} {item.key}",
         {
-            "configuration": _settings_lines(settings),
-            "provenance": _aligned_lines({**folder, **about}),
-            "costs": _costs_table(costs),
+            "configuration": _settings_lines(settings, inner),
+            "provenance": _aligned_lines({**folder, **about}, inner),
+            "costs": _costs_table(costs, inner),
             "log": _log_tail(out, item.key),
         },
     )
 
 
+def explain_as_mapping(
+    item: FoundItem, out: Path, clean: Record | None, protections: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return what is known about an item, as JSON has it; arguments as for `explain_cell`."""
+    record, log = item.record, log_path(out, item.key)
+    return {
+        "kind": item.kind,
+        "key": item.key,
+        "label": record.label if record else None,
+        "record": record,
+        "clean": clean.key if clean else None,
+        "protection": dict(protections),
+        "surrogate": _find_surrogate(out, record.settings.get("surrogate")) if record else None,
+        "folder": item.folder,
+        "about": _read_about(out, item.folder) if item.folder else None,
+        "log": read_tail(log, LOG_LINES) if log.exists() else [],
+    }
+
+
 def _join_sections(head: str, sections: Mapping[str, str]) -> str:
-    texts = [f"{title}\n{indent(text, '  ')}" for title, text in sections.items() if text]
+    texts = [f"{title}\n{indent(text, INDENT)}" for title, text in sections.items() if text]
     return to_printable("\n\n".join([head, *texts]))
 
 
-def _aligned_lines(values: Mapping[str, Any]) -> str:
+def _aligned_lines(values: Mapping[str, Any], width: int | None) -> str:
     """Return a line per value; a long one continues in its column, with paths and names in one piece."""
     texts = {name: _format_value(value) for name, value in values.items() if value not in (None, "", {}, [])}
-    width = max(map(len, texts), default=0) + 2
+    column = max(map(len, texts), default=0) + 2
     wrapper = TextWrapper(
-        MAX_COLUMNS, subsequent_indent=" " * width, break_long_words=False, break_on_hyphens=False
+        min(width or MAX_COLUMNS, MAX_COLUMNS),
+        subsequent_indent=" " * column,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
     lines = []
     for name, text in texts.items():
-        wrapper.initial_indent = name.ljust(width)
+        wrapper.initial_indent = name.ljust(column)
         lines.append(wrapper.fill(text))
     return "\n".join(lines)
 
 
-def _settings_lines(settings: Mapping[str, Any]) -> str:
+def _settings_lines(settings: Mapping[str, Any], width: int | None) -> str:
     names = [*(axis for axis in AXES if axis in settings), *sorted(set(settings) - set(AXES))]
     named = {name.replace("_", " "): settings[name] for name in names}
     if "epsilon" in named:
@@ -201,7 +234,7 @@ def _settings_lines(settings: Mapping[str, Any]) -> str:
         named["rate"] = "all images" if named["rate"] == 1 else f"{named['rate']:.4g} of the images"
     if "protected" in named:
         named["protected"] = named["protected"] or "all tasks"
-    return _aligned_lines(named)
+    return _aligned_lines(named, width)
 
 
 def _format_value(value: Any) -> str:
@@ -227,7 +260,9 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, Mapping) and {"name", "version", "params"} <= set(value)
 
 
-def _scores_table(record: Record, clean: Record | None, protections: Mapping[str, float]) -> str:
+def _scores_table(
+    record: Record, clean: Record | None, protections: Mapping[str, float], width: int | None
+) -> str:
     """Return two rows per task: the metric that protection is computed from, and the headline metric."""
     rows = []
     for task, info in record.tasks.items():
@@ -239,23 +274,21 @@ def _scores_table(record: Record, clean: Record | None, protections: Mapping[str
                 record.peak.get(task, {}).get(metric),
                 protections.get(task) if metric == info["scored"] else None,
             ]
-            rows.append((task, metric, *values))
+            rows.append((task, metric, *("-" if value is None else f"{value:.3f}" for value in values)))
     headers = ("task", "metric", "score", "clean", "floor", "best epoch", "protection")
-    align = ("left", "left", *["right"] * 5)
-    return tabulate(rows, headers, "plain", floatfmt=".3f", missingval="-", colalign=align)
+    return format_table(rows, headers, width, right=range(2, 7), style="plain")
 
 
-def _costs_table(costs: Mapping[str, Mapping[str, Any]]) -> str:
+def _costs_table(costs: Mapping[str, Mapping[str, Any]], width: int | None) -> str:
     if not costs:
         return ""
     rows = []
     for phase, cost in costs.items():
         numbers = (cost[name] for name in ("images_per_s", "peak_host_mb", "peak_device_mb"))
-        counts = (None if number is None else f"{number:,.0f}" for number in numbers)
+        counts = ("-" if number is None else f"{number:,.0f}" for number in numbers)
         rows.append((phase, format_duration(cost["seconds"]), *counts))
     headers = ("phase", "time", "images/s", "host MiB", "device MiB")
-    align = ("left", *["right"] * 4)
-    return tabulate(rows, headers, "plain", missingval="-", disable_numparse=True, colalign=align)
+    return format_table(rows, headers, width, right=range(1, 5), style="plain")
 
 
 def _log_tail(out: Path, key: str) -> str:

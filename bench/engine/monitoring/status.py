@@ -167,13 +167,17 @@ def render_status(found: FoundStatus, out: Path, width: int) -> RenderableType:
 def explain_absence(dead: Sequence[FoundStatus], out: Path) -> str:
     """Return a sentence on a folder without an active run; ``dead`` are the runs that were killed there."""
     if not dead:
-        count = sum(1 for _ in (out / "records").glob("*.json"))
-        return f"no run is active in {out}; {count} cells have a record"
+        return f"no run is active in {out}; {count_records(out)} cells have a record"
     status, age = dead[-1].status, max(0.0, dead[-1].age_s)
     return to_one_line(
         f"no run is active in {out}; {_cell_count(status.progress)}. Repeat the same command to continue "
         f"(process {status.pid} on {status.host} last reported {format_duration(age)} ago)"
     )
+
+
+def count_records(out: Path) -> int:
+    """Return the number of records in a run's folder, without reading them."""
+    return sum(1 for _ in (out / "records").glob("*.json"))
 
 
 def _cell_count(progress: ProgressSnapshot) -> str:

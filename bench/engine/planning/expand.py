@@ -11,6 +11,7 @@ from bench.catalog.build import build_part, build_validated, compose_parts
 from bench.catalog.choice import Choice
 from bench.engine.planning.cell import Cell, ChosenPart, Poison, Purified, Surrogate
 from bench.engine.planning.combinations import VICTIM_AXES, Combination, list_combinations
+from bench.engine.planning.omissions import Omission
 from bench.engine.planning.partial_protection import (
     COMMON_PARAMETERS,
     PartialProtection,
@@ -28,11 +29,16 @@ DENSE_AXES = ("attack", "backbone", "defense")
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite's cells in order, and one sentence for each thing that is left out."""
+    """A suite's cells in order, and what is left out."""
 
     suite: str
     cells: tuple[Cell, ...]
-    left_out: tuple[str, ...]
+    omissions: tuple[Omission, ...]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """One sentence for each thing that is left out."""
+        return tuple(omission.sentence for omission in self.omissions)
 
     @property
     def poisons(self) -> tuple[Poison, ...]:
@@ -86,15 +92,19 @@ def expand_suite(suite: Suite, only: Sequence[str] = (), data_root: Path | None 
     present = [combination for combination in combinations if combination.dataset not in missing]
     if missing and not (suite.skip_missing_data and present):
         raise BenchError(next(iter(missing.values())))
+    absent = [
+        Omission("datasets are left out, since their files are missing", dataset.label, escape_bytes(why))
+        for dataset, why in missing.items()
+    ]
     misfits = list(map(builder.explain_misfit, present))
     fitting = [combination for combination, misfit in zip(present, misfits, strict=True) if not misfit]
-    left_out = (*map(escape_bytes, missing.values()), *dict.fromkeys(filter(None, misfits)))
+    omissions = (*absent, *dict.fromkeys(filter(None, misfits)))
     if not fitting:
-        raise BenchError(f"suite {suite.name!r} has no cell left: {left_out[0]}")
+        raise BenchError(f"suite {suite.name!r} has no cell left: {omissions[0].sentence}")
     clean = dict.fromkeys(each for combination in fitting for each in builder.clean_counterparts(combination))
     attacked = (combination for combination in fitting if combination not in clean)
     cells = {cell.key: cell for cell in map(builder.build_cell, (*clean, *attacked))}
-    return Plan(suite.name, tuple(cells.values()), left_out)
+    return Plan(suite.name, tuple(cells.values()), omissions)
 
 
 class _CellBuilder:
@@ -149,27 +159,29 @@ class _CellBuilder:
         """Return whether a part can work with the tasks of a dataset."""
         return self._part_misfit(axis, choice, dataset) is None
 
-    def explain_misfit(self, combination: Combination) -> str | None:
+    def explain_misfit(self, combination: Combination) -> Omission | None:
         """Return why a part cannot work with the tasks of the dataset, None if all can."""
-        sentences = (
+        misfits = (
             self._part_misfit(axis, getattr(combination, axis), combination.dataset) for axis in DENSE_AXES
         )
-        return next(filter(None, sentences), None) or self._regime_misfit(
+        return next(filter(None, misfits), None) or self._regime_misfit(
             combination.regime, combination.backbone, combination.weighting, combination.dataset
         )
 
-    def _explain_part_misfit(self, axis: str, choice: Choice, dataset: Choice) -> str | None:
+    def _explain_part_misfit(self, axis: str, choice: Choice, dataset: Choice) -> Omission | None:
         dense = self._part("dataset", dataset).part.kinds & DENSE
         if not dense or axis not in DENSE_AXES or self._part(axis, choice).part.dense:
             return None
-        return (
+        return Omission(
+            "parts are left out on a dataset, since they cannot work with dense tasks",
+            f"{axis} {choice.label} on {dataset.label}",
             f"{axis} {choice.label!r} cannot work with dense tasks ({', '.join(sorted(dense))}) "
-            f"and is left out on {dataset.label!r}"
+            f"and is left out on {dataset.label!r}",
         )
 
     def _explain_regime_misfit(
         self, regime: Choice, backbone: Choice, weighting: Choice, dataset: Choice
-    ) -> str | None:
+    ) -> Omission | None:
         part = self._part("regime", regime).part
         if not isinstance(part, BuildingRegime):
             return None
@@ -178,9 +190,13 @@ class _CellBuilder:
             misfit = part.explain_misfit(
                 self._part("backbone", backbone).part, self._part("weighting", weighting).part, kinds
             )
-        return misfit and (
+        if not misfit:
+            return None
+        return Omission(
+            f"combinations are left out, since the regime {misfit}",
+            f"{regime.label} on {dataset.label} with {backbone.label} and {weighting.label}",
             f"regime {regime.label!r} {misfit}: it is left out on {dataset.label!r} with backbone "
-            f"{backbone.label!r} and weighting {weighting.label!r}"
+            f"{backbone.label!r} and weighting {weighting.label!r}",
         )
 
     def _build_chosen(self, axis: str, choice: Choice) -> ChosenPart[Any]:
@@ -239,8 +255,9 @@ class _CellBuilder:
         choices = self._surrogate_backbones
         backbone = next((choice for choice in choices if self.fits("backbone", choice, dataset.choice)), None)
         if backbone is None:
+            misfit = self._part_misfit("backbone", choices[0], dataset.choice)
             raise BenchError(
-                f"suite {self._suite.name!r}: {self._part_misfit('backbone', choices[0], dataset.choice)}; "
+                f"suite {self._suite.name!r}: {misfit and misfit.sentence}; "
                 "name one more under surrogate.backbone, as a list"
             )
         recipe = override_recipe(self._recipe(dataset.choice), self._suite.surrogate.recipe)
