@@ -35,7 +35,7 @@ def render_text(statistics: DatasetStatistics, width: int | None = None) -> str:
 def format_floor(floor: Mapping[str, float | None]) -> str:
     """Return floors as ``accuracy 0.812, balanced accuracy 0.500``."""
     return ", ".join(
-        f"{_metric_name(metric)} " + ("undefined" if value is None else _format_score(value))
+        f"{_metric_name(metric)} " + ("undefined" if value is None else _format_floor_value(value))
         for metric, value in floor.items()
     )
 
@@ -44,7 +44,7 @@ def _metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
-def _format_score(value: float | None) -> str:
+def _format_floor_value(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -58,7 +58,10 @@ def _binary_table(tasks: Sequence[TaskStatistics], width: int | None) -> str:
             *_count_and_percent(task.train, 1),
             *_count_and_percent(task.test, 1),
             f"{task.train.missing:,} + {task.test.missing:,}",
-            *([_format_score(task.floor.get(metric)) for metric in metrics] or [format_floor(task.floor)]),
+            *(
+                [_format_floor_value(task.floor.get(metric)) for metric in metrics]
+                or [format_floor(task.floor)]
+            ),
         )
         for task in tasks
     ]
