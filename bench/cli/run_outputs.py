@@ -42,6 +42,7 @@ OUTPUTS: Mapping[str, Callable[[Path, Sequence[Record]], Files]] = {
 
 def update_outputs(folder: Path, tracker: "Tracker | None") -> str:
     """Draw and write the outputs that are out of date, give all of them to the tracker, return the board."""
+    from bench.engine.monitoring.console import show_activity
     from leaderboard.board_cache import hash_board_inputs, read_cached_output, write_cached_output
 
     inputs = hash_board_inputs(folder)
@@ -50,7 +51,8 @@ def update_outputs(folder: Path, tracker: "Tracker | None") -> str:
     if outdated:
         records = load_records(folder)
         for name in outdated:
-            outputs[name] = files = draw_output(name, folder, records)
+            with show_activity(f"drawing the {name}"):
+                outputs[name] = files = draw_output(name, folder, records)
             try:
                 if files is not None:
                     write_cached_output(folder, inputs, name, files)

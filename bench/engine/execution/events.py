@@ -1,7 +1,7 @@
 """The events of a run. The runner knows no display and no tracker: it only emits events to listeners."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bench.record import Record
@@ -12,11 +12,19 @@ if TYPE_CHECKING:  # importing cells imports torch, which commands that only sho
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run begins; ``out`` is its folder, ``counts`` the items of each kind (to do, already made)."""
+    """A run begins.
+
+    Attributes:
+        suite: its name.
+        out: the run's folder.
+        counts: items of each kind (to do, already made).
+        labels: of the items to do, of each kind.
+    """
 
     suite: str
     out: str
     counts: "dict[ItemKind, tuple[int, int]]"
+    labels: "Mapping[ItemKind, Sequence[str]]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

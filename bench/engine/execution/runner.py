@@ -138,7 +138,8 @@ class _Run:
             # Only few suites have sets to purify; the others do not show that kind.
             kinds = [kind for kind in WORK if kind != "purified" or self.plan.purified]
             counts = {kind: (len(getattr(work, kind)), work.cached[kind]) for kind in kinds}
-            self._emit(RunStarted(self.plan.suite, str(self.run_context.out), counts))
+            labels = {kind: [item.label for item in getattr(work, kind)] for kind in kinds}
+            self._emit(RunStarted(self.plan.suite, str(self.run_context.out), counts, labels))
             for message in (
                 *summarize_omissions(self.plan.omissions),
                 *self.plan.warnings,

@@ -58,6 +58,19 @@ def show_progress(progress: RunProgress, stream: TextIO | None = None) -> Iterat
         yield _LineReporter(lambda text, style: console.print(Text(text, style)), progress, every_item=False)
 
 
+@contextmanager
+def show_activity(what: str, stream: TextIO | None = None) -> Iterator[None]:
+    """Say on standard error what is going on within the block; on a terminal only until it ends."""
+    stream = stream or sys.stderr
+    console = Console(file=stream, highlight=False, force_terminal=stream.isatty() or None)
+    if stream.isatty() and not console.is_dumb_terminal:
+        with console.status(Text(to_one_line(what))):
+            yield
+    else:
+        print(to_one_line(what), file=stream, flush=True)
+        yield
+
+
 def render_snapshot(snapshot: ProgressSnapshot, width: int) -> RenderableType:
     """Return what is left to make, its speed and the items in progress; an empty text if nothing is left."""
     kinds = [kind for kind in snapshot.kinds if not kind.ended]
@@ -113,8 +126,8 @@ def _kind_count(kind: KindSnapshot) -> str:
 
 
 def _time_left(seconds: float | None) -> str:
-    """Return an estimate no finer than it is known."""
-    if not seconds:
+    """Return an estimate no finer than it is known; nothing if it is used up while the work goes on."""
+    if seconds is None or seconds < 1:
         return ""
     rounded = f"{math.ceil(seconds)} s" if seconds < 60 else format_duration(60 * round(seconds / 60))
     return f"~{rounded} left"
@@ -147,9 +160,13 @@ def _summary_lines(snapshot: ProgressSnapshot, kinds: Sequence[KindSnapshot]) ->
 
 
 def _kind_speed(kind: KindSnapshot) -> str:
-    per_minute = kind.per_minute or 0.0
-    count, unit = (per_minute, "min") if per_minute >= 1 else (60 * per_minute, "h")
-    return f"{count:,.1f} {to_one_line(kind.name)}/{unit}"
+    """Return how long one item takes, or how many are made per second if that is shorter."""
+    per_second = (kind.per_minute or 0.0) / 60
+    if per_second > 1:
+        return f"{per_second:,.1f} {to_one_line(kind.name)}/s"
+    seconds, item = 1 / per_second, {"purified": "purified set"}.get(kind.name, kind.name.removesuffix("s"))
+    duration = format_duration(seconds) if seconds < 9.95 or seconds >= 59.5 else f"{seconds:.0f} s"
+    return f"one {to_one_line(item)} every {duration}"
 
 
 class _LineReporter:
@@ -172,9 +189,12 @@ class _LineReporter:
         match event:
             case events.RunStarted():
                 yield f"suite {event.suite}, results in {event.out}", "bold"
-                if self._every_item:
-                    for kind, (todo, cached) in event.counts.items():
-                        yield f"{kind}: {todo} to do, {cached} cached", ""
+                for kind, (todo, cached) in event.counts.items():
+                    common = str(self._progress.short_labels(kind))
+                    if self._every_item:
+                        yield f"{kind}: {todo} to do, {cached} cached" + (common and f"; all: {common}"), ""
+                    elif common:
+                        yield f"all {kind}: {common}", "dim"
             case events.ItemProgress() if self._every_item:
                 yield from self._step_lines(event, self._progress.snapshot())
             case events.ItemFinished():
@@ -193,7 +213,8 @@ class _LineReporter:
         if now - self._last_line_s.setdefault(event.key, now) >= STEP_LINE_EVERY_S:
             self._last_line_s[event.key] = now
             step = f"{event.what} {event.done}/{event.total}"
-            yield _columns(_kind_count(kind), event.label, step, _time_left(kind.left_s)), ""
+            label = self._progress.short_labels(event.kind).shorten(event.label)
+            yield _columns(_kind_count(kind), label, step, _time_left(kind.left_s)), ""
             yield from self._summary(snapshot)
 
     def _item_lines(self, event: ItemFinished, snapshot: ProgressSnapshot) -> Iterator[StyledLine]:
@@ -201,12 +222,13 @@ class _LineReporter:
         self._last_line_s.pop(event.key, None)
         if kind is None:
             return
+        label = self._progress.short_labels(event.kind).shorten(event.label)
         if event.error is not None:
-            yield _columns(_kind_count(kind), f"FAILED {event.label}: {event.error}"), "bold red"
+            yield _columns(_kind_count(kind), f"FAILED {label}: {event.error}"), "bold red"
         elif self._every_item:
             left = "" if kind.ended else _time_left(kind.left_s)
             took = format_duration(event.seconds) if event.seconds else "made by another run"
-            yield _columns(_kind_count(kind), event.label, took, left), ""
+            yield _columns(_kind_count(kind), label, took, left), ""
         if kind.ended:
             yield from self._end_lines(kind, snapshot)
         else:

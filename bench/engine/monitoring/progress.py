@@ -14,7 +14,11 @@ from bench.engine.execution.events import (
     ItemProgress,
     RunStarted,
 )
+from bench.engine.monitoring.short_labels import ShortLabels
 from bench.record import Record
+
+KNOWN_ITEMS, KNOWN_S = 3, 30.0
+"""Items that are made, and seconds that have passed, before the speed of unfinished work is known."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class ItemSnapshot:
 
     Attributes:
         key: its key.
-        label: what it is, for people.
+        label: what it is, for people, without what all items of its kind have in common.
         what: what it does now, such as ``epoch``, at step ``done`` of ``total``.
         done: steps done.
         total: steps in all.
@@ -53,7 +57,7 @@ class KindSnapshot:
         seconds: from the start of the first item until now, or until the end of the last one.
         left_s: seconds until the last one ends if all workers make only these; None until some item has shown
             how long it takes.
-        per_minute: items made by this run, per minute; None before the first.
+        per_minute: items made by this run, per minute; None until it is known, see `KNOWN_ITEMS`.
         images_per_s: training images per second of all workers together, from the cells that are finished;
             None if unknown.
     """
@@ -138,6 +142,7 @@ class RunProgress:
         self._started = clock()
         self._cells_todo, self._cells_cached, self._cells_done, self._cells_failed = 0, 0, 0, 0
         self._kinds: dict[str, _KindProgress] = {}
+        self._labels: dict[str, ShortLabels] = {}
         self._parallel = 1  # most items that have run at once
 
     def __call__(self, event: Event) -> None:
@@ -150,6 +155,7 @@ class RunProgress:
                     self._suite, self._started = event.suite, now
                     self._cells_todo, self._cells_cached = event.counts.get("cells", (0, 0))
                     self._kinds = {name: _KindProgress(name, *count) for name, count in event.counts.items()}
+                    self._labels = {kind: ShortLabels.of(labels) for kind, labels in event.labels.items()}
                 case ItemProgress() if self._expects(event):
                     self._kinds[event.kind].update_item(event, now)
                     running = sum(len(kind.running) for kind in self._kinds.values())
@@ -158,6 +164,10 @@ class RunProgress:
                     self._kinds[event.kind].finish_item(event, now)
                     if event.kind == "cells":
                         self._count_cell(event)
+
+    def short_labels(self, kind: str) -> ShortLabels:
+        """Return how the labels of a kind are shortened."""
+        return self._labels.get(kind, ShortLabels())
 
     def add_earlier_record(self, record: Record) -> None:
         """Add the record of a cell that an earlier run finished."""
@@ -178,7 +188,9 @@ class RunProgress:
                 cells=self._cells_todo + self._cells_cached,
                 kinds=tuple(kind.snapshot(now, self._parallel) for kind in self._kinds.values()),
                 items=tuple(
-                    item.snapshot(now) for kind in self._kinds.values() for item in kind.running.values()
+                    item.snapshot(now, self.short_labels(kind.name).shorten(item.label))
+                    for kind in self._kinds.values()
+                    for item in kind.running.values()
                 ),
                 memory_mib=self.memory_mib,
                 best=self._ranking.best() if self._ranking is not None else None,
@@ -225,9 +237,9 @@ class _ItemProgress:
         pace = self.pace()
         return None if pace is None else max(0.0, pace * (self.total - self.done) - (now - self.updated))
 
-    def snapshot(self, now: float) -> ItemSnapshot:
+    def snapshot(self, now: float, label: str) -> ItemSnapshot:
         return ItemSnapshot(
-            self.key, self.label, self.what, self.done, self.total, self.pace(), self.seconds_left(now)
+            self.key, label, self.what, self.done, self.total, self.pace(), self.seconds_left(now)
         )
 
 
@@ -290,6 +302,7 @@ class _KindProgress:
     def snapshot(self, now: float, parallel: int) -> KindSnapshot:
         now = now if self.ended is None else self.ended
         seconds = 0.0 if self.started is None else now - self.started
+        is_known = self.ended is not None or (self.made >= KNOWN_ITEMS and seconds >= KNOWN_S)
         return KindSnapshot(
             name=self.name,
             todo=self.todo,
@@ -298,6 +311,6 @@ class _KindProgress:
             failed=self.failed,
             seconds=seconds,
             left_s=self.seconds_left(now, parallel),
-            per_minute=60 * self.made / seconds if self.made and seconds > 0 else None,
+            per_minute=60 * self.made / seconds if is_known and self.made and seconds > 0 else None,
             images_per_s=self.images / seconds if self.images and seconds > 0 else None,
         )

@@ -18,8 +18,9 @@ from bench.engine.execution.events import (
     RunFinished,
     RunStarted,
 )
-from bench.engine.monitoring.console import render_snapshot, show_progress
+from bench.engine.monitoring.console import render_snapshot, show_activity, show_progress
 from bench.engine.monitoring.progress import RunProgress
+from bench.engine.monitoring.short_labels import ShortLabels
 from bench.engine.planning.cell import ItemKind
 from bench.record import Record
 from tests.records import make_record
@@ -92,7 +93,7 @@ def test_a_run_in_plain_lines() -> None:
         "cells 2/3  FAILED em · b: ValueError: no",
         "note: a damaged record is rebuilt",
         "cells 3/3  em · c  31.2 s",
-        "1.0 cells/min",
+        "one cell every 1 min",
         "cells: 2 done, 2 cached, 1 failed in 4 min 10 s",
     ]
 
@@ -122,7 +123,7 @@ def test_an_item_that_another_run_has_made_is_said_to_be() -> None:
     assert stream.getvalue().splitlines()[2:] == [
         "cells 1/2  em · a  made by another run",
         "cells 2/2  em · b  1 min",
-        "1.0 cells/min",
+        "one cell every 1 min",
     ]
 
 
@@ -180,10 +181,10 @@ def test_plain_lines_sum_up_now_and_then_and_at_the_end_of_a_kind() -> None:
         "cells 1/4  em · a  2 min 20 s  ~7 min left",
         "cells 2/4  em · b  2 min 20 s  ~5 min left",
         "cells 3/4  em · c  2 min 20 s  ~2 min left",
-        "25.7 cells/h · 214 images/s · 2 workers, 800 to 912 MiB each",
+        "one cell every 2 min 20 s · 214 images/s · 2 workers, 800 to 912 MiB each",
         "best so far: em, protection 0.50 (3 cells)",
         "cells 4/4  em · d  2 min 20 s",
-        "25.7 cells/h · 214 images/s · 2 workers, 800 to 912 MiB each",
+        "one cell every 2 min 20 s · 214 images/s · 2 workers, 800 to 912 MiB each",
         "best so far: em, protection 0.50 (4 cells)",
     ]
 
@@ -214,7 +215,7 @@ def test_what_is_shown_on_80_and_on_120_columns() -> None:
     progress.memory_mib = (812.0,)
     assert drawn(progress, 80) == [
         "cells 2/12  ━━━━━                           5 cached  1 failed  ~6 min left",
-        "  1.0 cells/min · 500 images/s · 812 MiB in one process",
+        "  500 images/s · 812 MiB in one process",
         "  best so far: mtl-ue-em, protection 0.50 (1 cell)",
         "  digits · em · small · ew · grayscale · mtl · see…  epoch 3/12      ~3 min left",
         "  em · b                                             round 206/600   ~2 min left",
@@ -243,6 +244,112 @@ def test_kinds_in_progress_have_a_line_each() -> None:
         ["em · a", "epoch 0/12"],
     ]
     assert [line.index("cached") for line in drawn(progress, 80)[:2]] == [48, 48]
+
+
+@pytest.mark.parametrize(
+    ("made", "seconds", "speed"),
+    [
+        (2, 300, ""),
+        (60, 29, ""),
+        (3, 30, "one cell every 10 s"),
+        (4, 240, "one cell every 1 min"),
+        (3, 2 * 3600, "one cell every 40 min"),
+        (50, 100, "one cell every 2.0 s"),
+        (90, 30, "3.0 cells/s"),
+    ],
+)
+def test_a_speed_has_the_unit_that_suits_it_and_is_not_shown_until_it_is_known(
+    made: int, seconds: float, speed: str
+) -> None:
+    clock = Clock()
+    progress = RunProgress(clock=clock)
+    progress(started(cells=(1000, 0)))
+    progress(step("running", 0))
+    clock.now += seconds
+    for number in range(made):
+        progress(finished(str(number), 0.1))
+    assert [line.strip() for line in drawn(progress, 80)[1:-1]] == [speed][: bool(speed)]
+
+
+def test_an_estimate_that_is_used_up_is_not_shown_while_the_work_goes_on() -> None:
+    clock = Clock()
+    progress = RunProgress(clock=clock)
+    progress(started(cells=(1, 0)))
+    progress(step("a", 0))
+    clock.now += 60
+    progress(step("a", 6))
+    assert "~1 min left" in drawn(progress, 80)[1]
+    clock.now += 59.5
+    assert [line.split() for line in drawn(progress, 80)] == [
+        ["cells", "0/1", "0", "cached"],
+        ["em", "·", "a", "epoch", "6/12"],
+    ]
+
+
+CELLS = [
+    f"utkface · {attack} · small · ew · jpeg · mtl · seed {seed}"
+    for attack in ("em", "ar")
+    for seed in (0, 1)
+]
+
+
+def test_labels_name_what_differs_and_the_rest_is_said_once() -> None:
+    start = RunStarted(
+        "faces", "out", {"poisons": (1, 0), "cells": (4, 0)}, {"cells": CELLS, "poisons": ["em · x"]}
+    )
+    stream = io.StringIO()
+    progress = RunProgress(clock=Clock())
+    with listening(progress, stream) as tell:
+        tell(start)
+        tell(ItemProgress("cells", "b", CELLS[1], "epoch", 3, 12))
+        tell(ItemFinished("cells", "a", CELLS[0], 3))
+        tell(ItemFinished("poisons", "p", "em · x", 3))
+        tell(ItemFinished("cells", "c", CELLS[2], 3, error="no"))
+    assert stream.getvalue().splitlines() == [
+        "suite faces, results in out",
+        "poisons: 1 to do, 0 cached",
+        "cells: 4 to do, 0 cached; all: utkface · small · ew · jpeg · mtl",
+        "cells 1/4  em · seed 0  3.0 s  ~9 s left",
+        "poisons 1/1  em · x  3.0 s",
+        "one poison every 3.0 s",
+        "cells 2/4  FAILED ar · seed 0: no",
+    ]
+    assert drawn(progress, 80)[-1].split() == ["em", "·", "seed", "1", "epoch", "3/12"]
+    terminal = Terminal()
+    with listening(RunProgress(), terminal) as tell:
+        tell(start)
+    assert "all cells: utkface · small · ew · jpeg · mtl" in plain(terminal.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("labels", "label", "short"),
+    [
+        (["a · b · 1", "a · c · 1"], "a · c · 1", "c"),
+        (["a · b", "a · b"], "a · b", "a · b"),
+        (["a · b"], "a · b", "a · b"),
+        (["a · b", "a · b · c"], "a · b", "a · b"),
+        (["a · b", "a · c"], "a · x · c", "a · x · c"),
+        ([], "a", "a"),
+    ],
+)
+def test_a_label_is_shortened_only_where_all_have_the_same_parts(
+    labels: list[str], label: str, short: str
+) -> None:
+    assert ShortLabels.of(labels).shorten(label) == short
+
+
+def test_what_goes_on_is_a_line_or_is_shown_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    file, terminal = io.StringIO(), Terminal()
+    with show_activity("drawing the\nboard", file):
+        assert file.getvalue() == "drawing the board\n"
+    with show_activity("drawing the board", terminal):
+        wait_for(terminal, "drawing the board")
+    assert terminal.getvalue().rindex("\x1b[2K") > terminal.getvalue().rindex("drawing"), "it is gone again"
+    monkeypatch.setenv("TERM", "dumb")
+    dumb = Terminal()
+    with show_activity("drawing the board", dumb):
+        pass
+    assert dumb.getvalue() == "drawing the board\n"
 
 
 def test_plain_lines_hold_no_control_characters_and_stay_lines() -> None:
