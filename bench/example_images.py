@@ -5,12 +5,13 @@ With them a figure or a page shows what an attack does, without the dataset and 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final
 
 from bench.files import require_file
+
+if TYPE_CHECKING:  # the store imports the file's name, and `bench explain` the store
+    import numpy as np
+    from numpy.typing import NDArray
 
 EXAMPLES: Final = "examples.safetensors"
 """Name of the file in the folder of a poison."""
@@ -29,9 +30,9 @@ class ExampleImages:
             their changes: the difference of the two is smaller than the change that was released.
     """
 
-    rows: NDArray[np.int64]
-    clean: NDArray[np.uint8]
-    released: NDArray[np.uint8]
+    rows: "NDArray[np.int64]"
+    clean: "NDArray[np.uint8]"
+    released: "NDArray[np.uint8]"
     side: int
 
     @property
@@ -42,6 +43,7 @@ class ExampleImages:
 
 def encode_example_images(examples: ExampleImages) -> bytes:
     """Return the content of the file; the same images give the same bytes."""
+    import numpy as np
     from safetensors.numpy import save
 
     side = np.array([examples.side])
@@ -63,7 +65,7 @@ def read_example_images(run: Path, poison: str) -> ExampleImages | None:
     try:
         tensors = load(require_file(run / "poisons" / poison / EXAMPLES).read_bytes())
         rows, clean, released, side = (tensors[name] for name in ("rows", "clean", "released", "side"))
-        is_valid = clean.dtype == released.dtype == np.uint8 and clean.shape == released.shape
+        is_valid = clean.dtype == released.dtype == "uint8" and clean.shape == released.shape
         if not is_valid or clean.ndim != 4 or not clean.size or rows.shape != clean.shape[:1]:
             return None
         return ExampleImages(rows, clean, released, side.item())
