@@ -8,9 +8,12 @@ from pandas import DataFrame, Series
 
 from bench.record import CLEAN
 from leaderboard.scores import SETTING_AXES
-from leaderboard.statistics import Interval, Weights, seed_interval
+from leaderboard.statistics import MIN_INTERVAL_SEEDS, Interval, Weights, seed_interval
 
 Array = NDArray[np.float64]
+
+_GAME_COLUMNS = ("attack", "backbone", "defense", "seed", "task", "skill", "is_reference")
+"""Columns that an interval depends on, besides those of the setting."""
 
 
 def protection_by_choice(cells: DataFrame, setting: Sequence[str] = SETTING_AXES) -> "Series[float]":
@@ -49,7 +52,10 @@ def headline_interval(rows: DataFrame, attack: str, setting: Sequence[str] = SET
         undefended clean victims of a setting.
     """
     setting = list(setting)
-    rows = rows[rows["defined"] & rows["attack"].isin([attack, CLEAN])]
+    is_needed = rows["defined"] & rows["attack"].isin([attack, CLEAN])
+    rows = rows.loc[is_needed, [*dict.fromkeys([*setting, *_GAME_COLUMNS])]]
+    if rows["seed"].nunique() < MIN_INTERVAL_SEEDS:
+        return None
     rows = rows.merge(rows.loc[rows["attack"] == attack, setting].drop_duplicates())
     if not rows.groupby(setting)["is_reference"].any().all():
         return None

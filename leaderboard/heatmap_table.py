@@ -1,5 +1,7 @@
 """Protection of every attack by the value of another axis: the numbers of a heat map."""
 
+from collections.abc import Sequence
+
 from pandas import DataFrame
 
 from bench.errors import unknown_name_error
@@ -13,7 +15,7 @@ HEATMAP_AXES = tuple(axis for axis in AXES if axis not in ("attack", "seed"))
 """The axes that attacks can be shown against."""
 
 
-def heatmap_table(frame: DataFrame, axis: str) -> DataFrame:
+def heatmap_table(frame: DataFrame, axis: str, order: Sequence[str] | None = None) -> DataFrame:
     """Return protection per attack (rows, best first) and value of an axis (columns), a mean over settings.
 
     The exploiter picks the defense, as in the ranking; by defense, it is the protection under each of them.
@@ -23,6 +25,7 @@ def heatmap_table(frame: DataFrame, axis: str) -> DataFrame:
     Args:
         frame: from `leaderboard.frame.to_frame`.
         axis: one of `HEATMAP_AXES`.
+        order: the attacks in the order of the rows, by default that of the rankings.
 
     Returns:
         A row per attack but ``clean``, a column per label, sorted, defense ``none`` first; NaN where there is
@@ -38,6 +41,7 @@ def heatmap_table(frame: DataFrame, axis: str) -> DataFrame:
     if axis != "defense":
         choices = choices.groupby(level=["attack", *SETTING_AXES]).min()
     table = choices.groupby(level=["attack", axis]).mean().unstack(axis)
-    attacks = [attack for attack in attack_order(frame) if attack != CLEAN]
+    known = set(frame.loc[~frame["partial"], "attack"]) - {CLEAN}
+    attacks = [attack for attack in order or attack_order(frame) if attack in known]
     labels = sorted(set(cells[axis]), key=lambda label: (axis == "defense" and label != NO_DEFENSE, label))
     return table.reindex(index=attacks, columns=labels)

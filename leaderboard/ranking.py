@@ -14,7 +14,7 @@ from leaderboard.scores import SCORE_COLUMNS, SETTING_AXES, TRACKS, TRANSFER_AXE
 TRACK_MARKS: dict[Track, str] = {"linf": "", "l2": " ‡", "unbounded": " †"}
 """Track → what marks its attacks in tables that show several tracks."""
 
-_COLUMNS = [*AXES, "key", "track", "partial", *SCORE_COLUMNS]
+RANKING_COLUMNS = (*AXES, "key", "track", "partial", *SCORE_COLUMNS)
 """Columns of a tidy table that the order of the attacks depends on."""
 
 
@@ -32,7 +32,7 @@ def sort_attacks(by_attack: DataFrame) -> DataFrame:
 
 def attack_order(frame: DataFrame) -> list[str]:
     """Return the attacks in the order of the rankings: ``clean``, then track by track."""
-    cells = cell_rows(full_protection_rows(frame[_COLUMNS]))
+    cells = cell_rows(full_protection_rows(frame[list(RANKING_COLUMNS)]))
     order = [CLEAN] if (cells["attack"] == CLEAN).any() else []
     for track in TRACKS:
         ranked = cells[(cells["track"] == track) & (cells["attack"] != CLEAN)]

@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 import typer
 
 from bench.cli import options
-from bench.cli.run_folder import find_run_folder, load_records, print_result, read_results, render_run_board
+from bench.cli.run_folder import (
+    find_run_folder,
+    load_records,
+    print_result,
+    read_results,
+    render_run_board,
+    render_run_page,
+)
 from bench.cli.run_outputs import BOARD, BOARD_FILE
 from bench.errors import BenchError
 from bench.files import write_output
@@ -18,16 +25,20 @@ from bench.record_archive import encode_archive
 def report(
     out: options.ResultsOption = None,
     format_: Annotated[
-        Literal["markdown", "csv", "json", "archive"],
+        Literal["markdown", "csv", "json", "html", "archive"],
         typer.Option("--format", help="The format of the output."),
     ] = "markdown",
     output: options.OutputOption = None,
 ) -> None:
     """Print the leaderboard of a run, or its scores as CSV or JSON with one row per cell and task.
 
-    An archive is one file with all records, but without their learning curves. report, compare and check
-    read it in place of the run's folder.
+    html is a web page: --output names a folder, whose index.html opens from disk. An archive is one file with
+    all records, but without their learning curves. report, compare and check read it in place of the run's
+    folder.
     """
+    if format_ == "html":
+        _write_page(out, output)
+        return
     if format_ == "archive":
         if output is None:
             raise BenchError("an archive is not text: name its file with --output, such as results.jsonl.gz")
@@ -38,6 +49,20 @@ def report(
         print_result(text)
     else:
         write_output(output, text)
+
+
+def _write_page(out: Path | None, output: Path | None) -> None:
+    from leaderboard.page.build import render_web_page
+    from leaderboard.page.folder import write_page
+    from leaderboard.summary import rank_records
+
+    if output is None:
+        raise BenchError("a page is a folder, not text: name it with --output, such as --output page")
+    if out is not None and out.is_file():
+        write_page(output, render_web_page(rank_records(read_results(out))))
+        return
+    folder = find_run_folder(out)
+    write_page(output, render_run_page(folder, load_records(folder)))
 
 
 def _render_board(out: Path | None) -> str:

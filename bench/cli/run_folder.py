@@ -3,6 +3,7 @@
 import gc
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -86,3 +87,13 @@ def render_run_board(folder: Path, records: Sequence[Record]) -> str:
     from leaderboard.board import render_board
 
     return render_board(records, left_out=read_left_out(folder))
+
+
+def render_run_page(folder: Path, records: Sequence[Record]) -> dict[str, bytes]:
+    """Return the web page of a run: path in the page's folder → content."""
+    from bench.example_images import read_example_images
+    from leaderboard.page.build import render_web_page
+    from leaderboard.summary import rank_records
+
+    curves, examples = read_curves(folder, records), partial(read_example_images, folder)
+    return render_web_page(rank_records(records, read_left_out(folder)), curves, examples)

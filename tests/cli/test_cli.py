@@ -150,9 +150,10 @@ def test_run_writes_nothing_but_its_folder(ran: tuple[Path, Done]) -> None:
     out, _ = ran
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     expected = {"records", "poisons", "surrogates", "locks", "logs", "status", "run.json"}
-    expected |= {"leaderboard.md", "leaderboard.seal", "figures", ".mtlue-run"}
+    expected |= {"leaderboard.md", "leaderboard.seal", "figures", "page", ".mtlue-run"}
     assert {path.name for path in out.iterdir()} == expected
     assert (out / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<title>Leaderboard: tiny</title>" in (out / "page" / "index.html").read_bytes()
     assert list(Path.cwd().iterdir()) == []
 
 

@@ -1,1 +1,1 @@
-"""What shows the records elsewhere: MLflow, TensorBoard or W&B."""
+"""The MLflow mirror of the records."""
