@@ -35,7 +35,7 @@ def explain(
         find_items,
         list_items,
     )
-    from leaderboard.live_ranking import protection_by_task
+    from leaderboard.cell_protection import protection_by_task
 
     folder, width = find_run_folder(out), terminal_width()
     items = find_items(folder, cell)

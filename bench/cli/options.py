@@ -123,6 +123,15 @@ RerunOption = Annotated[
     Literal["failed", "all", "none"],
     typer.Option("--rerun", help="Which of the cells that have a record to run again."),
 ]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="mlflow",
+        help="Where to show the records, besides the leaderboard. Can be repeated.",
+        show_default="mlflow",
+    ),
+]
 TrackingUriOption = Annotated[
     str | None,
     typer.Option(

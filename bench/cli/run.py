@@ -78,8 +78,9 @@ def run(
             show_default="none",
         ),
     ] = None,
+    track: options.TrackOption = None,
     tracking_uri: options.TrackingUriOption = None,
-    no_track: Annotated[bool, typer.Option("--no-track", help="Do not copy the records to MLflow.")] = False,
+    no_track: Annotated[bool, typer.Option("--no-track", help="Do not copy the records anywhere.")] = False,
     no_images: Annotated[
         bool,
         typer.Option("--no-images", help="Keep no example images of the dataset with new poisons."),
@@ -97,9 +98,10 @@ def run(
     from bench.engine.monitoring.observer import observe_run
     from bench.engine.monitoring.progress import RunProgress
     from bench.engine.monitoring.status import publish_status
+    from bench.engine.tracking.destinations import find_destinations
     from bench.engine.tracking.listener import Tracker
-    from bench.engine.tracking.mlflow_store import default_uri
     from bench.run_summary import write_run_summary
+    from leaderboard.cell_protection import CellProtections
     from leaderboard.live_ranking import LiveRanking
 
     on_cluster = executor in CLUSTERS
@@ -118,6 +120,7 @@ def run(
         compile=compile_,
         keep_images=not no_images,
     )
+    destinations = [] if no_track else find_destinations(track, context.out, tracking_uri)
     context.store.prepare()
     write_run_summary(context.out, plan.suite, plan.left_out)
     with ExitStack() as stack:
@@ -129,12 +132,8 @@ def run(
         def notify(message: str) -> None:
             display(Notice(message))
 
-        listeners: list[Callable[[Event], None]] = [progress, display]
-        tracker = None
-        if not no_track:
-            uri = tracking_uri or default_uri(context.out)
-            tracker = stack.enter_context(Tracker(uri, plan.suite, context.out / "mlartifacts", notify))
-            listeners.append(tracker)
+        trackers = [Tracker(each, plan.suite, CellProtections().add, notify) for each in destinations]
+        listeners: list[Callable[[Event], None]] = [progress, display, *map(stack.enter_context, trackers)]
         interrupted = stack.enter_context(catch_interrupt(notify))
         workers = stack.enter_context(
             cluster_executor(executor, jobs, context, time_limit, address, gpus, slurm or ())
@@ -145,7 +144,7 @@ def run(
     if left := len(plan.cells) - finished.done - finished.cached - finished.failed:
         print_message(f"interrupted: {left} cells are left; the same command continues with them")
         sys.exit(INTERRUPTED)
-    print(update_outputs(context.out, tracker))
+    print(update_outputs(context.out, trackers))
     print_message(f"records and leaderboard.md are in {context.out}")
     if finished.failed:
         print_message(f"{finished.failed} cells failed; the same command tries them again")

@@ -1,23 +1,28 @@
 """What the folder of a run shows besides its records: each output draws its files from them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.run_folder import load_records, print_message, read_curves, render_run_board, render_run_page
 from bench.errors import BenchError
 from bench.files import FolderInPlaceError
-from bench.record import Record
+from bench.record import CLEAN, Record
 from bench.text import to_one_line
 
 if TYPE_CHECKING:
     from bench.engine.tracking.listener import Tracker
+    from bench.engine.tracking.sink import TrackedBoard
 
 Files = dict[str, bytes]
 """Path in the folder of a run → content."""
 
 BOARD, BOARD_FILE = "board", "leaderboard.md"
 """The output that no run goes without, and its file."""
+
+ATTACK_NUMBERS = ("protection", "low", "high", "undefended", "craft_s")
+"""Columns of the ranking that trackers show."""
 
 
 def draw_board_files(folder: Path, records: Sequence[Record]) -> Files:
@@ -46,8 +51,8 @@ OUTPUTS: Mapping[str, Callable[[Path, Sequence[Record]], Files]] = {
 """Name → function that draws the files from the records (without curves) of a run's folder."""
 
 
-def update_outputs(folder: Path, tracker: "Tracker | None") -> str:
-    """Draw and write the outputs that are out of date, give all of them to the tracker, return the board."""
+def update_outputs(folder: Path, trackers: "Sequence[Tracker]") -> str:
+    """Draw and write the outputs that are out of date, give all of them to the trackers, return the board."""
     from bench.engine.monitoring.console import show_activity
     from leaderboard.board_cache import hash_board_inputs, read_cached_output, write_cached_output
 
@@ -66,8 +71,9 @@ def update_outputs(folder: Path, tracker: "Tracker | None") -> str:
                 if name == BOARD and not isinstance(error, FolderInPlaceError):
                     raise
                 print_message(f"note: {error}")
-        if tracker is not None:
-            tracker.finish_suite(records, lambda: collect_artifacts(records, outputs))
+        make_board = cache(lambda: collect_board(records, outputs))
+        for tracker in trackers:
+            tracker.finish_suite(records, make_board)
     return (outputs[BOARD] or {})[BOARD_FILE].decode()
 
 
@@ -95,11 +101,20 @@ def read_outputs(folder: Path, records: Sequence[Record]) -> dict[str, Files | N
     }
 
 
-def collect_artifacts(records: Sequence[Record], outputs: Mapping[str, Files | None]) -> Files:
-    """Return the files that a tracker stores for a whole run: its outputs, and the rows of its board."""
-    from leaderboard.frame import to_csv, to_frame
+def collect_board(records: Sequence[Record], outputs: Mapping[str, Files | None]) -> "TrackedBoard":
+    """Return what a tracker shows of a whole run: its outputs, the rows of its board, and protections."""
+    from bench.engine.tracking.sink import TrackedBoard
+    from leaderboard.cell_protection import CellProtections
+    from leaderboard.frame import to_csv
+    from leaderboard.summary import rank_records, summarize_board
 
-    files: Files = {"leaderboard.csv": to_csv(to_frame(records)).encode()}
+    board = rank_records(records)
+    files: Files = {"leaderboard.csv": to_csv(board.all_budgets).encode()}
     for output in outputs.values():
         files |= output or {}
-    return files
+    attacks = {
+        row["attack"]: {name: row[name] for name in ATTACK_NUMBERS if row.get(name) is not None}
+        for row in summarize_board(board)["ranking"]
+        if row["attack"] != CLEAN
+    }
+    return TrackedBoard(files, attacks, CellProtections(board.selected.done).by_cell())

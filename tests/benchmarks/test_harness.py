@@ -19,9 +19,10 @@ from bench.engine.monitoring.progress import RunProgress
 from bench.engine.monitoring.status import publish_status
 from bench.engine.planning.durations import TimingLabels, timing_labels
 from bench.engine.stages.loaded_data import _checksum_split, _hash_content
+from bench.engine.tracking.destinations import find_destinations
 from bench.engine.tracking.listener import Tracker
-from bench.engine.tracking.mlflow_store import default_uri
 from bench.values import Split
+from leaderboard.cell_protection import CellProtections
 from leaderboard.live_ranking import LiveRanking
 from tests import large
 from tests.benchmarks.side_by_side import SideBySide
@@ -51,11 +52,12 @@ def test_a_run_of_cells_that_do_nothing(
     planned = large.plan(**(FEW if request.config.getoption("benchmark_enable") else FEWER))
     progress, context = RunProgress(LiveRanking()), tiny.run_context(tmp_path)
     context.store.prepare()
+    [mlflow] = find_destinations(["mlflow"], tmp_path)
     with (
         show_progress(progress, io.StringIO()) as show,
         observe_run(progress, tmp_path),
         publish_status(progress, tmp_path),
-        Tracker(default_uri(tmp_path), planned.suite, None, pytest.fail) as tracker,
+        Tracker(mlflow, planned.suite, CellProtections().add, pytest.fail) as tracker,
         Inline() as executor,
     ):
         start = time.perf_counter()

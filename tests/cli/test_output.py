@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(listener, "rebuild_mirror", lambda *_: (2, 1, 0))
+    monkeypatch.setattr(listener, "rebuild_mirror", lambda *_: Counter(added=2, kept=1))
     monkeypatch.setattr(scaling, "measure_scaling", lambda axis, *_: scaling.Scaling(axis, (8, 16), (1, 2)))
 
 

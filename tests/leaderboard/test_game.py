@@ -8,8 +8,8 @@ import pytest
 
 from bench.record import Record
 from leaderboard.board import render_board
+from leaderboard.cell_protection import protection_by_task
 from leaderboard.frame import to_frame
-from leaderboard.live_ranking import protection_by_task
 from leaderboard.ranking import rank_attacks
 from leaderboard.seeds import varied_draws
 from tests.records import make_record, matrix

@@ -1,1 +1,1 @@
-"""The MLflow mirror of the records."""
+"""What shows the records elsewhere: MLflow, TensorBoard or W&B."""

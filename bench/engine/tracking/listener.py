@@ -1,25 +1,28 @@
-"""The listener that copies records to MLflow, and the rebuild of that copy from the records."""
+"""The listener that shows records in a sink, and the rebuild of what it shows from the records."""
 
+import re
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
 from typing import Self
 
 from bench.engine.execution.events import Event, ItemFinished, RunFinished, RunStarted
-from bench.engine.tracking.mlflow_store import (
-    ArtifactFiles,
+from bench.engine.tracking.record_values import time_span, truncate
+from bench.engine.tracking.sink import (
     CellCounts,
-    MLflowStore,
-    StoredRun,
-    failure_reason,
+    Destination,
+    LogResult,
+    Sink,
+    SuiteStatus,
+    TaskProtections,
+    TrackedBoard,
 )
-from bench.engine.tracking.record_to_mlflow import time_span
 from bench.errors import BenchError
-from bench.record import Record
+from bench.record import Record, read_record, read_records
 
 USUAL_S = 1.0
 """Time that logging one thing may take."""
@@ -31,28 +34,34 @@ THREAD_NAME = "tracking"
 
 
 class Tracker:
-    """A listener that logs every finished cell, and never stops the run.
+    """A listener that shows every finished cell in a sink, and never stops the run.
 
-    If MLflow or its store fails, or delays the run by more than `MAX_DELAY_S`, the user gets one message and
-    nothing more is logged. The run waits while something is logged: timed work has the machine to itself.
+    If the sink fails, or delays the run by more than `MAX_DELAY_S`, the user gets one message and nothing
+    more is logged. The run waits while something is logged: timed work has the machine to itself.
 
     Args:
-        uri: MLflow's tracking URI.
-        suite: name of the suite, which is also that of the experiment.
-        artifact_folder: for the artifacts, if the store is a database; by default ``mlartifacts`` next to an
-            SQLite file.
+        destination: where to show the records.
+        suite: its name.
+        add_record: is given every record, also those of earlier runs; returns, by key, the protections of
+            the cells that have one now and had none before.
         notify: called with the message for the user.
     """
 
     def __init__(
-        self, uri: str, suite: str, artifact_folder: Path | None, notify: Callable[[str], None]
+        self,
+        destination: Destination,
+        suite: str,
+        add_record: Callable[[Record], Mapping[str, TaskProtections]],
+        notify: Callable[[str], None],
     ) -> None:
-        self._uri = uri
+        self._destination = destination
         self._suite = suite
-        self._artifact_folder = artifact_folder
+        self._add_record = add_record
         self._notify = notify
-        self._store: MLflowStore | None = None
+        self._sink: Sink | None = None
+        self._folder: Path | None = None
         self._cells = 0
+        self._logged: dict[str, TaskProtections] = {}
         self._delay_left_s = MAX_DELAY_S
         self._gave_up = False
 
@@ -63,47 +72,69 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Mark the suite's run as killed if the block was left with an error."""
-        if kind is not None and self._store is not None:
-            self._try(lambda store: store.set_suite_status(self._suite, "KILLED"))
+        if kind is not None and self._sink is not None:
+            self._set_status("KILLED")
 
     def __call__(self, event: Event) -> None:
         """Log each finished cell, and keep the status of the suite's run; without cells to do, do nothing."""
         match event:
             case RunStarted(counts=counts) if counts.get("cells", (0, 0))[0]:
                 self._cells = sum(counts["cells"])
-                self._try(lambda store: store.set_suite_status(self._suite, "RUNNING"))
+                self._folder = Path(event.out, "records")
+                self._set_status("RUNNING")
+                if counts["cells"][1] and not self._gave_up:
+                    for record in read_records(self._folder, curve=False):
+                        if isinstance(record, Record):
+                            self._add_record(record)
             case RunFinished() if event.done + event.cached + event.failed < self._cells:
-                self._try(lambda store: store.set_suite_status(self._suite, "KILLED"))
-            case ItemFinished(kind="cells", record=Record() as record):
-                self._try(lambda store: store.log_record(record, store.find_runs(record)))
+                self._set_status("KILLED")
+            case ItemFinished(kind="cells", record=Record() as record) if not self._gave_up:
+                protections = dict(self._add_record(record))
+                self._log(record, protections.pop(record.key, {}))
+                for key, by_task in protections.items():
+                    self._log_again(key, by_task)
 
-    def finish_suite(self, records: Iterable[Record], make_files: Callable[[], ArtifactFiles]) -> None:
-        """End the suite's run, with files about the whole suite.
+    def finish_suite(self, records: Iterable[Record], make_board: Callable[[], TrackedBoard]) -> None:
+        """Show the board of the suite, and every protection that has changed since it was logged.
 
         Args:
             records: all of the folder, of any suite, with or without their curves.
-            make_files: returns the files; not called if nothing was logged.
+            make_board: returns the board; not called if nothing was logged.
         """
-        if self._store is None or self._gave_up:
+        if self._sink is None or self._gave_up:
             return
-        cells = CellCounts()
-        for record in records:
-            if record.suite == self._suite:
-                cells.add(record)
-        files = make_files()
-        self._try(lambda store: store.finish_suite(self._suite, cells, files))
+        own = [record for record in records if record.suite == self._suite]
+        board, cells = make_board(), CellCounts.of(own)
+        for record in own:
+            by_task = board.cells.get(record.key, {})
+            if self._logged.get(record.key) != by_task:
+                self._log_again(record.key, by_task)
+        self._try(lambda sink: sink.finish_suite(self._suite, cells, board))
 
-    def _try(self, action: Callable[[MLflowStore], object]) -> None:
+    def _set_status(self, status: SuiteStatus) -> None:
+        self._try(lambda sink: sink.set_suite_status(self._suite, status))
+
+    def _log(self, record: Record, protections: TaskProtections) -> None:
+        self._logged[record.key] = protections
+        self._try(lambda sink: sink.log_record(record, protections))
+
+    def _log_again(self, key: str, protections: TaskProtections) -> None:
+        """Log a record of the folder whose protections have changed."""
+        if self._folder is not None and not self._gave_up:
+            with suppress(BenchError):  # a damaged record: the next run makes it again
+                self._log(read_record(self._folder / f"{key}.json"), protections)
+
+    def _try(self, action: Callable[[Sink], object]) -> None:
         if self._gave_up:
             return
         try:
-            store = self._store = self._store or MLflowStore(self._uri, self._artifact_folder)
-            seconds = _run_with_timeout(lambda: action(store), USUAL_S + self._delay_left_s)
+            sink = self._sink = self._sink or self._destination.connect()
+            seconds = _run_with_timeout(lambda: action(sink), USUAL_S + self._delay_left_s)
             self._delay_left_s -= max(0.0, seconds - USUAL_S)
-        except Exception as error:  # a store raises whatever its driver raises
+        except Exception as error:  # a sink raises whatever its library raises
             self._gave_up = True
-            reason = failure_reason(self._uri, error)
-            self._notify(f"MLflow at {reason}; nothing more is logged. Run `bench track` later to catch up")
+            reason = failure_reason(self._destination, error)
+            self._notify(f"{reason}; nothing more is logged. Run `bench track` later to catch up")
 
 
 def _run_with_timeout(action: Callable[[], object], timeout_s: float) -> float:
@@ -132,51 +163,58 @@ def _run_with_timeout(action: Callable[[], object], timeout_s: float) -> float:
 
 
 def rebuild_mirror(
-    uri: str,
+    destination: Destination,
     records: Iterable[Record],
-    artifact_folder: Path | None = None,
-    make_files: Callable[[], ArtifactFiles] = dict,
-) -> tuple[int, int, int]:
-    """Make MLflow show these records, each once.
+    board: TrackedBoard = TrackedBoard(),  # noqa: B008 - immutable
+) -> Counter[LogResult]:
+    """Make a sink show these records, each once.
 
-    The complete run of an unchanged record is kept; incomplete and outdated runs are replaced.
+    What is shown of an unchanged record is kept if it is complete, and replaced if not.
 
     Args:
-        uri: MLflow's tracking URI.
+        destination: where to show the records.
         records: what to show, of any suite; they are read one after the other.
-        artifact_folder: as for `Tracker`.
-        make_files: as for `Tracker.finish_suite`; the run of each suite gets the files.
+        board: what is shown of every suite, and the protections of the records.
 
     Returns:
-        How many runs of cells were added, kept and replaced.
+        How many cells were added, kept and replaced.
 
     Raises:
-        BenchError: if MLflow or its store fails.
+        BenchError: if the sink fails.
     """
-    results: Counter[str] = Counter()
-    runs: dict[str, dict[str, list[StoredRun]]] = {}
-    cells: dict[str, CellCounts] = defaultdict(CellCounts)
-    with _store_errors(uri):
-        store = MLflowStore(uri, artifact_folder)
+    results: Counter[LogResult] = Counter()
+    cells: dict[str, CellCounts] = {}
+    with _sink_errors(destination):
+        sink = destination.connect()
         for record in records:
             suite = record.suite
-            if suite not in runs:
-                runs[suite] = store.collect_runs(suite, start=time_span(record)[0])
-            results[store.log_record(record, runs[suite].get(record.key, []))] += 1
+            if suite not in cells:
+                sink.prepare_suite(suite, time_span(record)[0])
+                cells[suite] = CellCounts()
+            results[sink.log_record(record, board.cells.get(record.key, {}))] += 1
             cells[suite].add(record)
-    files = make_files()
-    with _store_errors(uri):
         for suite, counts in cells.items():
-            store.finish_suite(suite, counts, files)
-    return results["added"], results["kept"], results["replaced"]
+            sink.finish_suite(suite, counts, board)
+    return results
 
 
 @contextmanager
-def _store_errors(uri: str) -> Iterator[None]:
-    """Turn any error of a store into one sentence that names it."""
+def _sink_errors(destination: Destination) -> Iterator[None]:
+    """Turn any error of a sink into one sentence that names it."""
     try:
         yield
     except BenchError:
         raise
-    except Exception as error:  # a store raises whatever its driver raises
-        raise BenchError(f"cannot track: {failure_reason(uri, error)}") from error
+    except Exception as error:  # a sink raises whatever its library raises
+        raise BenchError(f"cannot track: {failure_reason(destination, error)}") from error
+
+
+def failure_reason(destination: Destination, error: BaseException) -> str:
+    """Return in one line which sink failed and why, without the user and password of a URI."""
+    cause, step = error, error.__cause__ or error.__context__
+    while step is not None:  # "connection refused" lies below several layers of a client
+        cause, step = step if isinstance(step, OSError) else cause, step.__cause__ or step.__context__
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    text = truncate(lines[0], 200)
+    advice = "".join(f"; {what}" for part, what in destination.advice.items() if part in text)
+    return re.sub(r"//[^/@\s]+@", "//", f"{destination.name} failed: {text}{advice}")

@@ -1,10 +1,17 @@
 """Records to track, and what a tracking store shows of them."""
 
 import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from bench.engine.tracking.record_to_mlflow import SUITE_TAG
+from bench.engine.tracking.destinations import find_destinations
+from bench.engine.tracking.listener import Tracker, rebuild_mirror
+from bench.engine.tracking.mlflow_store import MLflowStore
+from bench.engine.tracking.record_to_mlflow import ATTACK_TAG, SUITE_TAG
+from bench.engine.tracking.sink import Destination, TrackedBoard
 from bench.record import AXES, Epoch, Record
+from leaderboard.cell_protection import CellProtections
 
 FINISHED = "2026-03-01T12:00:00+00:00"
 
@@ -69,13 +76,37 @@ def make_failed(key: str, suite: str = "smoke") -> Record:
     )
 
 
+def mlflow(uri: str, artifact_folder: Path | None = None) -> Destination:
+    [destination] = find_destinations(["mlflow"], Path("nowhere"), uri)
+    return dataclasses.replace(destination, connect=lambda: MLflowStore(uri, artifact_folder))
+
+
+def make_tracker(uri: str, suite: str, folder: Path | None, notify: Callable[[str], None]) -> Tracker:
+    return Tracker(mlflow(uri, folder), suite, CellProtections().add, notify)
+
+
+def rebuild(
+    uri: str,
+    records: Iterable[Record],
+    folder: Path | None = None,
+    files: Mapping[str, bytes] | None = None,
+    **board: Any,
+) -> tuple[int, int, int]:
+    """Return how many runs of cells were added, kept and replaced."""
+    cells = rebuild_mirror(mlflow(uri, folder), records, TrackedBoard(files or {}, **board))
+    return cells["added"], cells["kept"], cells["replaced"]
+
+
 def runs_of(uri: str, suite: str) -> list[Any]:
-    """Return the runs of a suite's cells; each is nested in the suite's one run."""
+    """Return the runs of a suite's cells, nested in the one run of their attack, beside the suite's."""
     runs = all_runs(uri, suite)
     parents = [run for run in runs if SUITE_TAG in run.data.tags]
     cells = [run for run in runs if run not in parents]
-    assert {run.data.tags["mlflow.parentRunId"] for run in cells} <= {run.info.run_id for run in parents}
-    assert len(parents) == bool(runs)
+    attacks = {run.info.run_id: run.data.tags.get(ATTACK_TAG) for run in parents}
+    for cell in cells:
+        assert attacks[cell.data.tags["mlflow.parentRunId"]] == cell.data.tags["attack"]
+    assert len(set(attacks.values())) == len(parents)
+    assert [None] * bool(runs) == [attack for attack in attacks.values() if attack is None]
     return cells
 
 

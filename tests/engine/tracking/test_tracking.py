@@ -15,31 +15,33 @@ from urllib.request import url2pathname
 import pytest
 
 from bench.engine.execution.events import ItemFinished, Notice, RunFinished, RunStarted
-from bench.engine.tracking import listener, mlflow_store
-from bench.engine.tracking.listener import Tracker, rebuild_mirror
-from bench.engine.tracking.mlflow_store import default_uri
-from bench.engine.tracking.record_to_mlflow import CHECKSUM_TAG, KEY_TAG, SUITE_TAG
+from bench.engine.tracking import mlflow_database
+from bench.engine.tracking.listener import Tracker
+from bench.engine.tracking.mlflow_database import default_uri
+from bench.engine.tracking.record_to_mlflow import ATTACK_TAG, CHECKSUM_TAG, KEY_TAG, SUITE_TAG
+from bench.engine.tracking.sink import TrackedBoard
 from bench.errors import BenchError
 from bench.files import hash_json
 from bench.record import AXES, Epoch, Record, write_record
-from tests.engine.tracking.mirror import all_runs, history, make_failed, make_record, runs_of
+from tests.engine.tracking.mirror import (
+    all_runs,
+    history,
+    make_failed,
+    make_record,
+    make_tracker,
+    rebuild,
+    runs_of,
+)
 
 # MLflow's own use of SQLAlchemy; warned about once, when the first store is opened.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no slow store."""
-    monkeypatch.setattr(listener, "MAX_DELAY_S", 300.0)
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A store that the tests share, each with a suite of its own; the working directory stays empty."""
+@pytest.fixture(autouse=True, scope="module")
+def _working_folder_stays_empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("working"))
-        yield default_uri(tmp_path_factory.mktemp("out"))
+        yield
         assert list(Path.cwd().iterdir()) == []
 
 
@@ -57,7 +59,7 @@ def test_a_finished_cell_becomes_a_run(uri: str, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     record = make_record(suite="one cell")
-    with Tracker(uri, "one cell", tmp_path / "files", pytest.fail) as tracker:
+    with make_tracker(uri, "one cell", tmp_path / "files", pytest.fail) as tracker:
         tracker(RunStarted("one cell", "out", {"cells": (1, 0)}))
         tracker(ItemFinished("poisons", "p", "a poison", 1.0))
         tracker(ItemFinished("cells", record.key, record.label, 20.5, record))
@@ -129,7 +131,7 @@ def test_a_run_names_the_data_and_the_poison_it_was_trained_on(uri: str) -> None
         make_record("b2", "inputs", cell={**cell, **clean}),
         make_failed("c3", "inputs"),
     ]
-    rebuild_mirror(uri, records)
+    rebuild(uri, records)
     inputs = {
         run.data.tags[KEY_TAG]: {
             (one.dataset.name, one.dataset.digest, one.tags[0].key, one.tags[0].value)
@@ -157,11 +159,11 @@ def test_two_runs_that_name_new_data_at_the_same_moment_are_both_whole(uri: str)
         # MLflow has looked whether it knows the data, and is about to add them.
         if not came and any(isinstance(row, SqlDataset) for row in session.new):
             came.append(other)
-            rebuild_mirror(uri, came)
+            rebuild(uri, came)
 
     event.listen(Session, "before_flush", come_in_between)
     try:
-        assert rebuild_mirror(uri, [one]) == (1, 0, 0)
+        assert rebuild(uri, [one]) == (1, 0, 0)
     finally:
         event.remove(Session, "before_flush", come_in_between)
     used = {
@@ -185,15 +187,17 @@ def test_a_store_that_is_away_is_not_asked_for_the_data_twice(
 
     monkeypatch.setattr(MlflowClient, "log_inputs", away)
     with pytest.raises(BenchError, match="connection refused"):
-        rebuild_mirror(uri, [make_record(suite="away")])
+        rebuild(uri, [make_record(suite="away")])
     assert len(asked) == 1
 
 
 BOARD = {"board.md": b"# Board", "figures/one.png": b"picture"}
 
 
-def parent_of(uri: str, suite: str) -> Any:
-    [parent] = [run for run in all_runs(uri, suite) if SUITE_TAG in run.data.tags]
+def parent_of(uri: str, suite: str, attack: str | None = None) -> Any:
+    """Return the run of a suite, or of an attack in it."""
+    parents = (run for run in all_runs(uri, suite) if SUITE_TAG in run.data.tags)
+    [parent] = [run for run in parents if run.data.tags.get(ATTACK_TAG) == attack]
     return parent
 
 
@@ -204,13 +208,13 @@ def files_of(run: Any) -> dict[str, bytes]:
 
 def test_the_run_above_the_cells_has_the_board(uri: str) -> None:
     records = [make_record("a1", "above"), make_record("b2", "above"), make_record("c3", "aside")]
-    tracker = Tracker(uri, "above", None, pytest.fail)
+    tracker = make_tracker(uri, "above", None, pytest.fail)
     tracker(RunStarted("above", "out", {"cells": (2, 0)}))
     assert parent_of(uri, "above").info.status == "RUNNING"
     for record in (*records[:2], records[0]):
         tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
     tracker(RunFinished(done=2, cached=0, failed=0, seconds=1.0))
-    tracker.finish_suite(records, lambda: BOARD)
+    tracker.finish_suite(records, lambda: TrackedBoard(BOARD))
 
     parent = parent_of(uri, "above")
     assert (parent.info.run_name, parent.info.status) == ("above", "FINISHED")
@@ -218,12 +222,12 @@ def test_the_run_above_the_cells_has_the_board(uri: str) -> None:
     assert parent.data.metrics == {"cells/done": 2, "cells/failed": 0}
     assert files_of(parent) == BOARD
 
-    assert rebuild_mirror(uri, records, make_files=lambda: BOARD) == (1, 2, 0)
+    assert rebuild(uri, records, files=BOARD) == (1, 2, 0)
     assert parent_of(uri, "above").to_dictionary() == parent.to_dictionary(), "there was nothing to add"
     assert files_of(parent_of(uri, "aside")) == BOARD
 
     failed = [*records[:2], make_failed("d4", "above")]
-    rebuild_mirror(uri, failed, make_files=lambda: {**BOARD, "board.md": b"# New"})
+    rebuild(uri, failed, files={**BOARD, "board.md": b"# New"})
     parent = parent_of(uri, "above")
     assert parent.info.status == "FAILED"
     assert parent.data.metrics == {"cells/done": 2, "cells/failed": 1}
@@ -234,7 +238,7 @@ def test_the_run_of_a_suite_that_was_stopped_says_so_and_the_next_goes_on_with_i
     records = [make_record("a1", "stopped"), make_record("b2", "stopped")]
 
     def start(cells: tuple[int, int]) -> Tracker:
-        tracker = Tracker(uri, "stopped", None, pytest.fail)
+        tracker = make_tracker(uri, "stopped", None, pytest.fail)
         tracker(RunStarted("stopped", "out", {"cells": cells}))
         return tracker
 
@@ -252,7 +256,7 @@ def test_the_run_of_a_suite_that_was_stopped_says_so_and_the_next_goes_on_with_i
     with start((1, 1)) as tracker:
         tracker(ItemFinished("cells", "b2", "label", 1.0, records[1]))
         tracker(RunFinished(done=1, cached=1, failed=0, seconds=1.0))
-    tracker.finish_suite(records, dict)
+    tracker.finish_suite(records, TrackedBoard)
     parent = parent_of(uri, "stopped")
     assert (parent.info.run_id, parent.info.status) == (killed.info.run_id, "FINISHED")
 
@@ -261,40 +265,33 @@ def test_of_two_runs_above_the_cells_one_remains_with_all_of_them(uri: str) -> N
     from mlflow import MlflowClient
 
     records = [make_record(key, "two above") for key in ("a1", "b2", "c3")]
-    rebuild_mirror(uri, records)
-    first = parent_of(uri, "two above")
+    rebuild(uri, records)
+    first, of_attack = parent_of(uri, "two above"), parent_of(uri, "two above", "em")
     client = MlflowClient(tracking_uri=uri)
     second = client.create_run(first.info.experiment_id, tags={SUITE_TAG: "two above"})
+    client.create_run(first.info.experiment_id, tags={SUITE_TAG: "two above", ATTACK_TAG: "em"})
     one, other, _ = (run for run in all_runs(uri, "two above") if KEY_TAG in run.data.tags)
     client.set_tag(one.info.run_id, "mlflow.parentRunId", second.info.run_id)
     client.delete_tag(other.info.run_id, "mlflow.parentRunId")
     client.create_run(first.info.experiment_id, run_name="someone else's")
 
-    assert rebuild_mirror(uri, records) == (0, 3, 0)
+    assert rebuild(uri, records) == (0, 3, 0)
     assert parent_of(uri, "two above").info.run_id == first.info.run_id
     names = [run.info.run_name for run in all_runs(uri, "two above")]
-    assert sorted(names) == sorted([*(record.label for record in records), "two above", "someone else's"])
+    expected = [*(record.label for record in records), "two above", "em", "someone else's"]
+    assert sorted(names) == sorted(expected)
     runs = [run for run in all_runs(uri, "two above") if KEY_TAG in run.data.tags]
-    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {first.info.run_id}
-
-
-def test_a_fault_of_the_board_is_not_said_of_the_store(uri: str) -> None:
-    def fail() -> dict[str, bytes]:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        rebuild_mirror(uri, [make_record(suite="faulty board")], make_files=fail)
-    assert len(runs_of(uri, "faulty board")) == 1
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {of_attack.info.run_id}
 
 
 def test_a_failed_cell_becomes_a_failed_run(uri: str) -> None:
-    assert rebuild_mirror(uri, [make_record("a1", "failing"), make_failed("b2", "failing")]) == (2, 0, 0)
+    assert rebuild(uri, [make_record("a1", "failing"), make_failed("b2", "failing")]) == (2, 0, 0)
     statuses = {run.data.tags[KEY_TAG]: run.info.status for run in runs_of(uri, "failing")}
     assert statuses == {"a1": "FINISHED", "b2": "FAILED"}
     [failed] = [run for run in runs_of(uri, "failing") if run.data.tags[KEY_TAG] == "b2"]
     assert failed.data.tags["status"] == "failed"
     assert failed.data.tags["error"].startswith("ValueError: no éé")
-    assert rebuild_mirror(uri, [make_failed("b2", "failing")]) == (0, 1, 0)
+    assert rebuild(uri, [make_failed("b2", "failing")]) == (0, 1, 0)
 
 
 def test_a_curve_longer_than_mlflows_largest_batch_is_whole(uri: str) -> None:
@@ -304,7 +301,7 @@ def test_a_curve_longer_than_mlflows_largest_batch_is_whole(uri: str) -> None:
         for e in range(1, 61)
     ]
     settings = {"recipe": {f"setting {i}": i for i in range(230)}}
-    rebuild_mirror(uri, [make_record(suite="long", curve=curve, settings=settings)])
+    rebuild(uri, [make_record(suite="long", curve=curve, settings=settings)])
     [run] = runs_of(uri, "long")
     steps = list(range(1, 61))
     assert [step for step, _ in history(uri, run, "train/loss")] == steps
@@ -315,7 +312,7 @@ def test_a_curve_longer_than_mlflows_largest_batch_is_whole(uri: str) -> None:
 def test_names_that_mlflow_refuses_stay_apart(uri: str) -> None:
     names = ["a?b", "a*b", "a_b", "/lead", "../up", "a//b", "é" * 300, "é" * 301, "tail/", "."]
     scores: Any = {name: {"accuracy": index / 10} for index, name in enumerate(names)}
-    rebuild_mirror(uri, [make_record(suite="names", scores=scores)])
+    rebuild(uri, [make_record(suite="names", scores=scores)])
     [run] = runs_of(uri, "names")
     final = {name: value for name, value in run.data.metrics.items() if name.startswith("final/")}
     assert sorted(final.values()) == [index / 10 for index in range(len(names))]
@@ -327,9 +324,9 @@ def test_rebuilding_twice_adds_nothing(uri: str, page: int, monkeypatch: pytest.
     monkeypatch.setattr("bench.engine.tracking.mlflow_store.RUNS_PER_CALL", page)
     suite = f"twice, {page} a page"
     records = [make_record("a1", suite), make_record("b2", suite), make_record("a1", f"other {suite}")]
-    assert rebuild_mirror(uri, records) == (3, 0, 0)
+    assert rebuild(uri, records) == (3, 0, 0)
     before = [run.info.run_id for run in runs_of(uri, suite)]
-    assert rebuild_mirror(uri, records) == (0, 3, 0)
+    assert rebuild(uri, records) == (0, 3, 0)
     assert [run.info.run_id for run in runs_of(uri, suite)] == before
     assert len(runs_of(uri, f"other {suite}")) == 1
 
@@ -338,32 +335,32 @@ def test_a_run_that_was_cut_off_is_replaced(uri: str) -> None:
     from mlflow import MlflowClient
 
     record = make_record("a1", "cut off")
-    rebuild_mirror(uri, [record])
+    rebuild(uri, [record])
     client = MlflowClient(tracking_uri=uri)
     [run] = runs_of(uri, "cut off")
     client.delete_run(run.info.run_id)
     tags = {KEY_TAG: record.key, CHECKSUM_TAG: hash_json(dataclasses.asdict(record))}
     client.create_run(run.info.experiment_id, tags=tags)
 
-    assert rebuild_mirror(uri, [record]) == (0, 0, 1)
+    assert rebuild(uri, [record]) == (0, 0, 1)
     [run] = runs_of(uri, "cut off")
     assert run.data.metrics["final/accuracy.age"] == 0.3
 
     client.update_run(run.info.run_id, status="RUNNING")
-    assert rebuild_mirror(uri, [record]) == (0, 0, 1)
+    assert rebuild(uri, [record]) == (0, 0, 1)
     [run] = runs_of(uri, "cut off")
     assert run.info.status == "FINISHED"
 
 
 def test_a_changed_record_is_replaced_by_listener_and_rebuild_alike(uri: str) -> None:
     record = make_record("a1", "changed")
-    rebuild_mirror(uri, [record, make_record("b2", "changed")])
+    rebuild(uri, [record, make_record("b2", "changed")])
     changed = dataclasses.replace(record, noise={"linf": 4.0})
-    assert rebuild_mirror(uri, [changed]) == (0, 0, 1)
+    assert rebuild(uri, [changed]) == (0, 0, 1)
     assert sorted(run.data.metrics["noise/linf"] for run in runs_of(uri, "changed")) == [4.0, 8.0]
 
     again = dataclasses.replace(record, noise={"linf": 2.0})
-    Tracker(uri, "changed", None, pytest.fail)(ItemFinished("cells", "a1", "label", 1.0, again))
+    make_tracker(uri, "changed", None, pytest.fail)(ItemFinished("cells", "a1", "label", 1.0, again))
     assert sorted(run.data.metrics["noise/linf"] for run in runs_of(uri, "changed")) == [2.0, 8.0]
 
 
@@ -371,16 +368,16 @@ def test_of_several_runs_of_a_record_one_is_kept(uri: str) -> None:
     from mlflow import MlflowClient
 
     record = make_record("a1", "several")
-    rebuild_mirror(uri, [record])
+    rebuild(uri, [record])
     [good] = runs_of(uri, "several")
     client = MlflowClient(tracking_uri=uri)
     client.create_run(good.info.experiment_id, tags={KEY_TAG: record.key})
-    assert rebuild_mirror(uri, [record]) == (0, 1, 0)
+    assert rebuild(uri, [record]) == (0, 1, 0)
     assert [run.info.run_id for run in runs_of(uri, "several")] == [good.info.run_id]
 
     twin = client.create_run(good.info.experiment_id, tags=good.data.tags)
     client.set_terminated(twin.info.run_id)
-    assert rebuild_mirror(uri, [record]) == (0, 1, 0)
+    assert rebuild(uri, [record]) == (0, 1, 0)
     assert len(runs_of(uri, "several")) == 1
 
 
@@ -388,12 +385,12 @@ def test_a_deleted_experiment_is_restored(uri: str) -> None:
     from mlflow import MlflowClient
 
     record = make_record("a1", "deleted")
-    rebuild_mirror(uri, [record])
+    rebuild(uri, [record])
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("deleted")
     assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
-    rebuild_mirror(uri, [record])
+    rebuild(uri, [record])
     assert [run.data.tags[KEY_TAG] for run in runs_of(uri, "deleted")] == ["a1"]
 
 
@@ -403,19 +400,20 @@ def test_a_deleted_store_is_rebuilt_without_a_word(tmp_path: Path) -> None:
     records = [make_record("a1"), make_record("b2", epochs=1)]
     for record in records:
         write_record(out / "records", record)
-    assert rebuild_mirror(default_uri(out), records) == (2, 0, 0)
+    assert rebuild(default_uri(out), records) == (2, 0, 0)
     (out / "mlflow.db").unlink()
 
     # In a process of its own, since this one holds the deleted file open.
     code = (
         "import sys, pathlib; from bench.record import read_records\n"
-        "from bench.engine.tracking.listener import *; from bench.engine.tracking.mlflow_store import *\n"
+        "from bench.engine.tracking.listener import *; from bench.engine.tracking.destinations import *\n"
         "out = pathlib.Path(sys.argv[1]); records = list(read_records(out / 'records'))\n"
-        "print(rebuild_mirror(default_uri(out), records), rebuild_mirror(default_uri(out), records))"
+        "[mlflow] = find_destinations(None, out)\n"
+        "print(*(dict(rebuild_mirror(mlflow, records)) for _ in range(2)))"
     )
     command = [sys.executable, "-c", code, str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=working)
-    assert (done.stdout, done.stderr) == ("(2, 0, 0) (0, 2, 0)\n", "")
+    assert (done.stdout, done.stderr) == ("{'added': 2} {'kept': 2}\n", "")
     assert list(working.iterdir()) == []
 
 
@@ -429,7 +427,7 @@ def broken(tmp_path: Path) -> str:
 def test_a_broken_store_is_told_once_and_the_run_goes_on(broken: str) -> None:
     messages: list[str] = []
     record = make_record()
-    with Tracker(broken, "smoke", None, messages.append) as tracker:
+    with make_tracker(broken, "smoke", None, messages.append) as tracker:
         tracker(RunStarted("smoke", "out", {"cells": (2, 0)}))
         tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
         tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
@@ -444,7 +442,7 @@ def test_a_store_that_breaks_during_the_run_is_told_once(uri: str, monkeypatch: 
 
     messages: list[str] = []
     records = [make_record(key, "breaking") for key in ("a1", "b2", "c3")]
-    tracker = Tracker(uri, "breaking", None, messages.append)
+    tracker = make_tracker(uri, "breaking", None, messages.append)
     tracker(ItemFinished("cells", "a1", "label", 1.0, records[0]))
 
     def locked(*_: object, **__: object) -> None:
@@ -456,11 +454,11 @@ def test_a_store_that_breaks_during_the_run_is_told_once(uri: str, monkeypatch: 
     tracker(ItemFinished("cells", "c3", "label", 1.0, records[2]))
     assert len(messages) == 1
     assert "database is locked" in messages[0]
-    assert rebuild_mirror(uri, records) == (1, 1, 1)
+    assert rebuild(uri, records) == (1, 1, 1)
 
 
 def test_a_run_with_nothing_to_do_opens_no_store(broken: str) -> None:
-    tracker = Tracker(broken, "smoke", None, pytest.fail)
+    tracker = make_tracker(broken, "smoke", None, pytest.fail)
     tracker(RunStarted("smoke", "out", {"cells": (0, 4)}))
     tracker(Notice("all is cached"))
     tracker(ItemFinished("poisons", "p", "a poison", 1.0))
@@ -468,9 +466,10 @@ def test_a_run_with_nothing_to_do_opens_no_store(broken: str) -> None:
 
 def test_a_rebuild_in_a_broken_store_is_one_clear_sentence(broken: str) -> None:
     with pytest.raises(
-        BenchError, match=r"^cannot track: sqlite:.*mlflow\.db failed: .* not a database; move the file away$"
+        BenchError,
+        match=r"^cannot track: MLflow at sqlite:.*mlflow\.db failed: .* not a database; move the file away$",
     ):
-        rebuild_mirror(broken, [make_record()])
+        rebuild(broken, [make_record()])
 
 
 def test_a_server_that_is_away_is_given_up_soon_and_no_password_is_told(
@@ -481,9 +480,9 @@ def test_a_server_that_is_away_is_given_up_soon_and_no_password_is_told(
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_DISABLE_TELEMETRY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
-        BenchError, match=r"^cannot track: http://127\.0\.0\.1:9 failed: .*Connection refused$"
+        BenchError, match=r"^cannot track: MLflow at http://127\.0\.0\.1:9 failed: .*Connection refused$"
     ):
-        rebuild_mirror("http://someone:secret@127.0.0.1:9", [make_record()])
+        rebuild("http://someone:secret@127.0.0.1:9", [make_record()])
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7", "what the user sets stays"
@@ -497,19 +496,19 @@ def test_the_broken_database_of_a_run_is_made_again(tmp_path: Path, damage: str)
     else:  # as a disk leaves it that was full when the tables were made
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("CREATE TABLE trace_info (request_id TEXT)")
-    assert rebuild_mirror(default_uri(tmp_path), [make_record()], tmp_path / "mlartifacts") == (1, 0, 0)
-    assert rebuild_mirror(default_uri(tmp_path), [make_record()], tmp_path / "mlartifacts") == (0, 1, 0)
+    assert rebuild(default_uri(tmp_path), [make_record()], tmp_path / "mlartifacts") == (1, 0, 0)
+    assert rebuild(default_uri(tmp_path), [make_record()], tmp_path / "mlartifacts") == (0, 1, 0)
     assert (tmp_path / "mlflow.db.broken").exists()
 
 
 def test_the_lock_of_a_store_does_not_follow_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with mlflow_store._lock_store("sqlite:///a.db"):
+    with mlflow_database._lock_store("sqlite:///a.db"):
         (lock,) = tmp_path.iterdir()
     other = tmp_path / "other"
     other.write_text("mine")
     lock.unlink()
     lock.symlink_to(other)
-    with pytest.raises(OSError, match="symbolic links"), mlflow_store._lock_store("sqlite:///a.db"):
+    with pytest.raises(OSError, match="symbolic links"), mlflow_database._lock_store("sqlite:///a.db"):
         pass
     assert other.read_text() == "mine"

@@ -23,13 +23,14 @@ from bench.engine.execution.events import ItemFinished, RunStarted
 from bench.engine.execution.runner import run_plan
 from bench.engine.executors.inline import Inline
 from bench.engine.tracking import listener
-from bench.engine.tracking.listener import Tracker, rebuild_mirror
-from bench.engine.tracking.mlflow_store import default_uri
+from bench.engine.tracking.listener import Tracker
+from bench.engine.tracking.mlflow_database import default_uri
 from bench.engine.tracking.record_to_mlflow import KEY_TAG
+from bench.engine.tracking.sink import TrackedBoard
 from bench.errors import BenchError
 from bench.record import Record, write_record
 from tests.engine import tiny
-from tests.engine.tracking.mirror import make_failed, make_record, runs_of
+from tests.engine.tracking.mirror import all_runs, make_failed, make_record, make_tracker, rebuild, runs_of
 
 # MLflow's own use of SQLAlchemy; warned about once, when the first store is opened.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -38,12 +39,6 @@ PATIENT_S = 120
 """How long a test waits for what must come."""
 
 BOARD = {"board.md": b"# Board", "figures/one.png": b"picture"}
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no slow store."""
-    monkeypatch.setattr(listener, "MAX_DELAY_S", 300.0)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +152,7 @@ def listen(tracker: Tracker, suite: str, records: Sequence[Record]) -> None:
         tracker(RunStarted(suite, "out", {"cells": (len(records), 0)}))
         for record in records:
             tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
-    tracker.finish_suite(records, lambda: BOARD)
+    tracker.finish_suite(records, lambda: TrackedBoard(BOARD))
 
 
 def shown(uri: str, suite: str) -> dict[str, int]:
@@ -169,7 +164,8 @@ def artifacts(uri: str, suite: str) -> dict[str, bytes]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
-    [parent] = {run.data.tags["mlflow.parentRunId"] for run in runs_of(uri, suite)}
+    runs_of(uri, suite)
+    [parent] = [run.info.run_id for run in all_runs(uri, suite) if run.info.run_name == suite]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TQDM_DISABLE", "1")
         folder = Path(client.download_artifacts(parent, ""))
@@ -200,7 +196,7 @@ def test_a_run_ends_as_ever_without_its_server(
         monkeypatch.setattr(listener, "MAX_DELAY_S", 0.1)
     messages: list[str] = []
     with fault() as uri, Inline() as workers:
-        with Tracker(uri, "tiny", None, messages.append) as tracker:
+        with make_tracker(uri, "tiny", None, messages.append) as tracker:
             finished = run_plan(tiny.plan(), tiny.run_context(tmp_path), workers, [tracker])
         tracker.finish_suite(list(tiny.records(tmp_path).values()), pytest.fail)
     assert (finished.done, finished.failed) == (2, 0)
@@ -224,7 +220,7 @@ def test_a_server_that_is_always_a_little_slow_is_given_up_before_long(
     records = [make_record(f"a{number}", "little slow") for number in range(60)]
     messages: list[str] = []
     with proxy(server, 0, pause) as slow:
-        listen(Tracker(slow.uri, "little slow", None, messages.append), "little slow", records)
+        listen(make_tracker(slow.uri, "little slow", None, messages.append), "little slow", records)
         settle()
         assert slow.asked < 4 * len(records), "it was not given up"
     assert len(messages) == 1
@@ -249,11 +245,11 @@ def test_answers_that_come_too_late_put_nothing_twice(
     messages: list[str] = []
     with proxy(server, serves, lambda: go.wait(PATIENT_S)) as slow:
         monkeypatch.setattr(listener, "MAX_DELAY_S", 1.0)
-        listen(Tracker(slow.uri, suite, None, messages.append), suite, records)
+        listen(make_tracker(slow.uri, suite, None, messages.append), suite, records)
         assert len(messages) == 1
         go.set()
         settle()
-        assert sum(rebuild_mirror(slow.uri, records, make_files=lambda: BOARD)) == 3
+        assert sum(rebuild(slow.uri, records, files=BOARD)) == 3
         assert shown(slow.uri, suite) == {"a1": 1, "b2": 1, "c3": 1}
 
 
@@ -267,13 +263,13 @@ def test_a_server_that_dies_at_any_request_leaves_nothing_twice_and_nothing_out(
         records = [make_record("a1", suite, epochs=1), make_failed("b2", suite)]
         messages.clear()
         with proxy(server, serves) as dying:
-            listen(Tracker(dying.uri, suite, None, messages.append), suite, records)
+            listen(make_tracker(dying.uri, suite, None, messages.append), suite, records)
             dying.serves = float("inf")
             if messages:
-                assert sum(rebuild_mirror(dying.uri, records, make_files=lambda: BOARD)) == 2
+                assert sum(rebuild(dying.uri, records, files=BOARD)) == 2
             assert shown(dying.uri, suite) == {"a1": 1, "b2": 1}
             assert artifacts(dying.uri, suite) == BOARD
-            assert rebuild_mirror(dying.uri, records, make_files=lambda: BOARD) == (0, 2, 0)
+            assert rebuild(dying.uri, records, files=BOARD) == (0, 2, 0)
         if not messages:
             break
         assert len(messages) == 1
@@ -286,10 +282,10 @@ def test_a_rebuild_that_was_cut_off_is_finished_by_the_next(server: int) -> None
     suite = "rebuilt"
     records = [make_record(key, suite) for key in ("a1", "b2", "c3")]
     with proxy(server, 12) as dying:
-        with pytest.raises(BenchError, match=f"^cannot track: {dying.uri} failed: "):
-            rebuild_mirror(dying.uri, records)
+        with pytest.raises(BenchError, match=f"^cannot track: MLflow at {dying.uri} failed: "):
+            rebuild(dying.uri, records)
         dying.serves = float("inf")
-        assert rebuild_mirror(dying.uri, records) == (1, 1, 1)
+        assert rebuild(dying.uri, records) == (1, 1, 1)
         assert shown(dying.uri, suite) == {"a1": 1, "b2": 1, "c3": 1}
 
 
@@ -297,7 +293,9 @@ TWINS = """
 import sys, pathlib
 from bench.engine.execution.events import ItemFinished, RunStarted
 from bench.engine.tracking.listener import Tracker
-from bench.engine.tracking.mlflow_store import default_uri
+from bench.engine.tracking.destinations import find_destinations
+from bench.engine.tracking.sink import TrackedBoard
+from leaderboard.cell_protection import CellProtections
 from bench.record import read_records
 import mlflow
 
@@ -305,11 +303,12 @@ out = pathlib.Path(sys.argv[1])
 records = list(read_records(out / "records"))
 print("ready", flush=True)
 sys.stdin.readline()
-with Tracker(default_uri(out), "twins", None, sys.exit) as tracker:
+[mlflow] = find_destinations(None, out)
+with Tracker(mlflow, "twins", CellProtections().add, sys.exit) as tracker:
     tracker(RunStarted("twins", "out", {"cells": (len(records), 0)}))
     for record in records:
         tracker(ItemFinished("cells", record.key, record.label, 1.0, record))
-tracker.finish_suite(records, dict)
+tracker.finish_suite(records, TrackedBoard)
 """
 
 
@@ -333,5 +332,5 @@ def test_two_runs_on_a_new_store_at_once_and_then_nothing_is_twice(tmp_path: Pat
         assert (twin.returncode, complaints) == (0, "")
 
     uri = default_uri(tmp_path)
-    assert rebuild_mirror(uri, records) == (0, 5, 0)
+    assert rebuild(uri, records) == (0, 5, 0)
     assert shown(uri, "twins") == {record.key: 1 for record in records}
