@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 from pandas import DataFrame, Series
 
@@ -18,6 +19,7 @@ from leaderboard.formatting import (
     markdown_table,
     metric_label,
 )
+from leaderboard.frame import list_rows
 from leaderboard.paired_costs import compare_costs, render_cost_ratios
 from leaderboard.paired_games import compare_games
 from leaderboard.rows import full_protection_rows
@@ -241,6 +243,13 @@ def _task_row(labels: tuple[Hashable, ...], rows: DataFrame) -> dict[str, object
     }
 
 
+def list_comparison(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as a JSON object: its attributes, with a list of rows for each table."""
+    tables = {name: list_rows(getattr(comparison, name)) for name in ("parts", "costs", "tasks")}
+    names = ("axis", "a", "b", "verdict", "overall", "cells", "only_a", "only_b", "budgets")
+    return {name: getattr(comparison, name) for name in names} | tables
+
+
 def render_comparison(comparison: Comparison) -> str:
     """Return a comparison in markdown: the verdict in one sentence, then a row per task."""
     a, b = escape_markdown(comparison.a), escape_markdown(comparison.b)
@@ -250,8 +259,8 @@ def render_comparison(comparison: Comparison) -> str:
             "task": row["task"],
             comparison.a: format_protection(row["protection_a"]),
             comparison.b: format_protection(row["protection_b"]),
-            "difference": _format_interval(row["protection"], row["low"], row["high"]),
-            "p": _format_p(row["adjusted"]),
+            "difference": format_difference(row["protection"], row["low"], row["high"]),
+            "p": format_p_value(row["adjusted"]),
             f"{comparison.a} wins/ties/losses": f"{row['wins']}/{row['ties']}/{row['losses']}",
             "metric": metric_label(row["metric"]),
             f"raw {comparison.a}": format_score(row["raw_a"], row["metric"]),
@@ -290,8 +299,8 @@ def _render_parts(comparison: Comparison) -> str:
         {
             "axis": row["axis"],
             "part": row["value"],
-            "difference": _format_paired(row["paired"]),
-            "p": _format_p(row["adjusted"]),
+            "difference": format_paired(row["paired"]),
+            "p": format_p_value(row["adjusted"]),
             f"{comparison.a} wins/ties/losses": "{0.wins}/{0.ties}/{0.losses}".format(row["paired"]),
         }
         for row in comparison.parts.to_dict("records")
@@ -301,17 +310,20 @@ def _render_parts(comparison: Comparison) -> str:
     return join_blocks("## By part", "Means over cells, without a choice.", markdown_table(rows))
 
 
-def _format_paired(paired: PairedDifferences) -> str:
+def format_paired(paired: PairedDifferences) -> str:
+    """Return a mean difference with its interval."""
     interval = paired.interval
-    return _format_interval(
+    return format_difference(
         paired.mean, interval.low if interval else None, interval.high if interval else None
     )
 
 
-def _format_p(value: float | None) -> str:
+def format_p_value(value: float | None) -> str:
+    """Return a p-value with two digits."""
     return format_with_spec(value, ".2g")
 
 
-def _format_interval(mean: float | None, low: float | None, high: float | None) -> str:
+def format_difference(mean: float | None, low: float | None, high: float | None) -> str:
+    """Return a difference with its interval, if there is one."""
     text = format_protection(mean)
     return text if is_missing(mean) or is_missing(low) else f"{text} [{low:z.2f}, {high:z.2f}]"

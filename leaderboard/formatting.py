@@ -1,6 +1,5 @@
 """How numbers, names and tables are written in markdown."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -132,16 +131,6 @@ def escape_formula(text: Any) -> Any:
         return text
     line = to_one_line(text)
     return f"'{line}" if line.lstrip().startswith(("=", "+", "-", "@")) else line
-
-
-_CONTROLS = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
-"""Characters that JSON allows in texts, and that could control a terminal or cannot be written."""
-
-
-def encode_json(value: object) -> str:
-    """Return a value as JSON that is safe to print."""
-    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
-    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def format_protection(value: float | None, spread: float | None = None) -> str:

@@ -1,6 +1,7 @@
 """One tidy table made from records: a row per finished cell and task, with its protection."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from pandas import DataFrame, concat
 
 from bench.record import AXES, CLEAN, Record, is_clean, is_same_data
-from leaderboard.formatting import encode_json, escape_formula
+from leaderboard.formatting import escape_formula
 from leaderboard.scores import add_protection, is_partial, track_of
 
 PHASES = ("surrogate", "craft", "load", "poison", "purify", "train", "score")
@@ -176,9 +177,14 @@ def to_csv(frame: DataFrame) -> str:
     return safe.to_csv(index=False, lineterminator="\n")
 
 
+_CONTROLS = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
+"""Characters that JSON allows in texts, and that could control a terminal or cannot be written."""
+
+
 def to_json(frame: DataFrame) -> str:
     """Return the tidy table as a JSON list of rows, missing values null."""
-    return encode_json(list_rows(frame))
+    text = json.dumps(list_rows(frame), indent=1, allow_nan=False, ensure_ascii=False)
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def list_rows(frame: DataFrame) -> list[dict[str, Any]]:

@@ -98,6 +98,7 @@ def summarize_board(board: RankedBoard) -> BoardSummary:
     rows = [
         {
             "track": track,
+            **{column: row[column] for column in ("rank", "attack", "protection", "low", "high")},
             **row,
             **costs.get(row["attack"], {"craft_s": None, "surrogate_s": None}),
             "unfinished": row["attack"] in board.unfinished,

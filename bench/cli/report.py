@@ -1,54 +1,65 @@
 """``bench report``: the leaderboard of a run."""
 
-from collections.abc import Sequence
+import io
+import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from bench.cli import options
-from bench.cli.run_folder import (
-    find_run_folder,
-    load_records,
-    print_result,
-    read_results,
-    render_run_board,
-    render_run_page,
-)
-from bench.cli.run_outputs import BOARD, BOARD_FILE
+from bench.cli.board_views import find_views, print_table, read_board_files
+from bench.cli.run_folder import find_run_folder, load_records, print_result, read_results
+from bench.cli.run_outputs import BOARD_FILE, SUMMARY_FILE, RunResults, render_run_page
 from bench.errors import BenchError
 from bench.files import write_output
-from bench.record import Record
 from bench.record_archive import encode_archive
+
+Format = Literal["table", "markdown", "csv", "json", "latex", "html", "archive"]
 
 
 def report(
     out: options.ResultsOption = None,
     format_: Annotated[
-        Literal["markdown", "csv", "json", "html", "archive"],
-        typer.Option("--format", help="The format of the output."),
-    ] = "markdown",
+        Format | None,
+        typer.Option(
+            "--format",
+            help="The format of the output.",
+            show_default="table on a terminal, else markdown",
+        ),
+    ] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="In CSV and JSON: a row per cell and task, not per attack.")
+    ] = False,
+    json_: options.JsonOption = False,
     output: options.OutputOption = None,
 ) -> None:
-    """Print the leaderboard of a run, or its scores as CSV or JSON with one row per cell and task.
+    """Print the leaderboard of a run.
 
-    html is a web page: --output names a folder, whose index.html opens from disk. An archive is one file with
-    all records, but without their learning curves. report, compare and check read it in place of the run's
-    folder.
+    On a terminal, that is the ranking as a table; table does the same anywhere. markdown is the full board.
+    csv, json and latex are the ranking. html is a web page: --output names a folder, whose index.html opens
+    from disk. archive is one file with all records, but without their learning curves: report, compare and
+    check read it in place of the run's folder.
     """
-    if format_ == "html":
-        _write_page(out, output)
-        return
+    if json_:
+        format_ = "json"
+    if rows and format_ not in ("csv", "json"):
+        raise BenchError("--rows needs --format csv or --format json")
     if format_ == "archive":
         if output is None:
             raise BenchError("an archive is not text: name its file with --output, such as results.jsonl.gz")
         write_output(output, encode_archive(read_results(out)))
-        return
-    text = _render_board(out) if format_ == "markdown" else _render_rows(read_results(out), format_)
-    if output is None:
-        print_result(text)
+    elif format_ == "html":
+        _write_page(out, output)
+    elif format_ is None and output is None and sys.stdout.isatty():
+        print_table(read_board_files(out), find_views(out))
     else:
-        write_output(output, text)
+        text = _render_rows(out, format_) if rows else _render_board(out, format_ or "markdown")
+        if output is None:
+            print_result(text)
+        else:
+            write_output(output, text)
 
 
 def _write_page(out: Path | None, output: Path | None) -> None:
@@ -62,23 +73,25 @@ def _write_page(out: Path | None, output: Path | None) -> None:
         write_page(output, render_web_page(rank_records(read_results(out))))
         return
     folder = find_run_folder(out)
-    write_page(output, render_run_page(folder, load_records(folder)))
+    write_page(output, render_run_page(RunResults(folder, load_records(folder))))
 
 
-def _render_board(out: Path | None) -> str:
-    if out is not None and out.is_file():
-        from leaderboard.board import render_board
+def _render_board(out: Path | None, format_: Format) -> str:
+    board = read_board_files(out)
+    if format_ == "markdown":
+        return board[BOARD_FILE].decode()
+    if format_ == "json":
+        return board[SUMMARY_FILE].decode()
+    if format_ == "table":
+        print_table(board, find_views(out), text := io.StringIO())
+        return text.getvalue()
+    from leaderboard.ranking_export import ranking_to_csv, ranking_to_latex
 
-        return render_board(read_results(out))
-    from leaderboard.board_cache import hash_board_inputs, read_cached_output
-
-    folder = find_run_folder(out)
-    records = load_records(folder)
-    cached = read_cached_output(folder, hash_board_inputs(folder), BOARD)
-    return cached[BOARD_FILE].decode() if cached else render_run_board(folder, records)
+    summary = json.loads(board[SUMMARY_FILE])
+    return ranking_to_csv(summary) if format_ == "csv" else ranking_to_latex(summary)
 
 
-def _render_rows(records: Sequence[Record], format_: Literal["csv", "json"]) -> str:
+def _render_rows(out: Path | None, format_: Format | None) -> str:
     from leaderboard.frame import to_csv, to_frame, to_json
 
-    return (to_csv if format_ == "csv" else to_json)(to_frame(records))
+    return (to_csv if format_ == "csv" else to_json)(to_frame(read_results(out)))

@@ -1,21 +1,25 @@
 """``bench run``."""
 
+import json
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bench.cli import options
+from bench.cli.board_views import find_views, print_table
+from bench.cli.json_output import print_json
 from bench.cli.run_folder import print_message
-from bench.cli.run_outputs import update_outputs
+from bench.cli.run_outputs import BOARD_FILE, SUMMARY_FILE, Files, update_outputs
 from bench.cli.run_setup import CLUSTERS, cluster_executor, local_executor, plan_run
 
 if TYPE_CHECKING:
-    from bench.engine.execution.events import Event
+    from bench.engine.execution.events import Event, RunFinished
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C."""
@@ -85,6 +89,7 @@ def run(
         bool,
         typer.Option("--no-images", help="Keep no example images of the dataset with new poisons."),
     ] = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Run a suite, or what is left of it, and print its leaderboard.
 
@@ -144,11 +149,23 @@ def run(
     if left := len(plan.cells) - finished.done - finished.cached - finished.failed:
         print_message(f"interrupted: {left} cells are left; the same command continues with them")
         sys.exit(INTERRUPTED)
-    print(update_outputs(context.out, trackers))
-    print_message(f"records and leaderboard.md are in {context.out}")
+    board = update_outputs(context.out, trackers)
+    if json_:
+        print_run_as_json(context.out, finished, board)
+    elif sys.stdout.isatty():
+        print_table(board, find_views(context.out))
+    else:
+        print(board[BOARD_FILE].decode())
+        print_message(f"records and {BOARD_FILE} are in {context.out}")
     if finished.failed:
         print_message(f"{finished.failed} cells failed; the same command tries them again")
         sys.exit(1)
+
+
+def print_run_as_json(folder: Path, finished: "RunFinished", board: Files) -> None:
+    """Print the folder of a run, what it did, and its rankings, as one JSON document."""
+    counts = {"done": finished.done, "cached": finished.cached, "failed": finished.failed}
+    print_json({"folder": folder, "cells": counts, "board": json.loads(board[SUMMARY_FILE])})
 
 
 @contextmanager

@@ -3,13 +3,11 @@
 import gc
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.record import Record, read_record, read_records
 from bench.record_archive import read_archive
-from bench.run_summary import read_left_out
 from bench.text import to_printable
 
 RUNS = Path("runs")
@@ -80,20 +78,3 @@ def read_curves(folder: Path, records: Sequence[Record]) -> Iterator[Record]:
     """Yield the records again with their learning curves, one at a time: not all have to fit in memory."""
     for record in records:
         yield read_record(folder / "records" / f"{record.key}.json")
-
-
-def render_run_board(folder: Path, records: Sequence[Record]) -> str:
-    """Return the leaderboard of a run as Markdown."""
-    from leaderboard.board import render_board
-
-    return render_board(records, left_out=read_left_out(folder))
-
-
-def render_run_page(folder: Path, records: Sequence[Record]) -> dict[str, bytes]:
-    """Return the web page of a run: path in the page's folder → content."""
-    from bench.example_images import read_example_images
-    from leaderboard.page.build import render_web_page
-    from leaderboard.summary import rank_records
-
-    curves, examples = read_curves(folder, records), partial(read_example_images, folder)
-    return render_web_page(rank_records(records, read_left_out(folder)), curves, examples)

@@ -1,58 +1,106 @@
 """What the folder of a run shows besides its records: each output draws its files from them."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli.run_folder import load_records, print_message, read_curves, render_run_board, render_run_page
+from bench.cli.run_folder import load_records, print_message, read_curves
 from bench.errors import BenchError
 from bench.files import FolderInPlaceError
 from bench.record import CLEAN, Record
+from bench.run_summary import read_left_out
 from bench.text import to_one_line
 
 if TYPE_CHECKING:
     from bench.engine.tracking.listener import Tracker
     from bench.engine.tracking.sink import TrackedBoard
+    from leaderboard.summary import RankedBoard
 
 Files = dict[str, bytes]
 """Path in the folder of a run → content."""
 
-BOARD, BOARD_FILE = "board", "leaderboard.md"
-"""The output that no run goes without, and its file."""
+BOARD = "board"
+"""The output that no run goes without."""
+
+BOARD_FILE, SUMMARY_FILE = "leaderboard.md", "leaderboard.json"
+"""The files of the board: all of it, and its rankings."""
 
 ATTACK_NUMBERS = ("protection", "low", "high", "undefended", "craft_s")
 """Columns of the ranking that trackers show."""
 
 
-def draw_board_files(folder: Path, records: Sequence[Record]) -> Files:
-    """Return the board."""
-    return {BOARD_FILE: render_run_board(folder, records).encode()}
+class RunResults:
+    """The results of a run, ranked once for all outputs.
+
+    Args:
+        folder: of the run.
+        records: those in it, without learning curves.
+    """
+
+    def __init__(self, folder: Path, records: Sequence[Record]) -> None:
+        self.folder = folder
+        self.records = records
+
+    @cached_property
+    def board(self) -> "RankedBoard":
+        """The ranked records."""
+        from leaderboard.summary import rank_records
+
+        return rank_records(self.records, read_left_out(self.folder))
 
 
-def draw_figure_files(folder: Path, records: Sequence[Record]) -> Files:
+def draw_board_files(results: RunResults) -> Files:
+    """Return the board and its summary."""
+    return encode_board(results.board)
+
+
+def encode_board(board: "RankedBoard") -> Files:
+    """Return a board and its summary as files."""
+    from leaderboard.board import render_ranked_board
+    from leaderboard.summary import summarize_board
+
+    summary = json.dumps(summarize_board(board), indent=2, allow_nan=False) + "\n"
+    return {BOARD_FILE: render_ranked_board(board).encode(), SUMMARY_FILE: summary.encode()}
+
+
+def draw_figure_files(results: RunResults) -> Files:
     """Return the figures as PNG."""
     from leaderboard.figures import draw_figures
 
-    figures = draw_figures(read_curves(folder, records))
+    figures = draw_figures(read_curves(results.folder, results.records))
     return {f"figures/{name}": content for name, content in figures.items()}
 
 
-def draw_page_files(folder: Path, records: Sequence[Record]) -> Files:
+def draw_page_files(results: RunResults) -> Files:
     """Return the web page."""
-    return {f"page/{name}": content for name, content in render_run_page(folder, records).items()}
+    return {f"page/{name}": content for name, content in render_run_page(results).items()}
 
 
-OUTPUTS: Mapping[str, Callable[[Path, Sequence[Record]], Files]] = {
+def render_run_page(results: RunResults) -> dict[str, bytes]:
+    """Return the web page of a run: path in the page's folder → content."""
+    from bench.example_images import read_example_images
+    from leaderboard.page.build import render_web_page
+
+    curves = read_curves(results.folder, results.records)
+    return render_web_page(results.board, curves, partial(read_example_images, results.folder))
+
+
+OUTPUTS: Mapping[str, Callable[[RunResults], Files]] = {
     BOARD: draw_board_files,
     "figures": draw_figure_files,
     "page": draw_page_files,
 }
-"""Name → function that draws the files from the records (without curves) of a run's folder."""
+"""Name → function that draws the files from the results of a run."""
 
 
-def update_outputs(folder: Path, trackers: "Sequence[Tracker]") -> str:
-    """Draw and write the outputs that are out of date, give all of them to the trackers, return the board."""
+def update_outputs(folder: Path, trackers: "Sequence[Tracker]") -> Files:
+    """Draw and write the outputs that are out of date, and give all of them to the trackers.
+
+    Returns:
+        The files of the board.
+    """
     from bench.engine.monitoring.console import show_activity
     from leaderboard.board_cache import hash_board_inputs, read_cached_output, write_cached_output
 
@@ -60,10 +108,10 @@ def update_outputs(folder: Path, trackers: "Sequence[Tracker]") -> str:
     outputs = {name: read_cached_output(folder, inputs, name) for name in OUTPUTS}
     outdated = [name for name, files in outputs.items() if files is None]
     if outdated:
-        records = load_records(folder)
+        results = RunResults(folder, load_records(folder))
         for name in outdated:
             with show_activity(f"drawing the {name}"):
-                outputs[name] = files = draw_output(name, folder, records)
+                outputs[name] = files = draw_output(name, results)
             try:
                 if files is not None:
                     write_cached_output(folder, inputs, name, files)
@@ -71,18 +119,18 @@ def update_outputs(folder: Path, trackers: "Sequence[Tracker]") -> str:
                 if name == BOARD and not isinstance(error, FolderInPlaceError):
                     raise
                 print_message(f"note: {error}")
-        make_board = cache(lambda: collect_board(records, outputs))
+        make_board = cache(lambda: collect_board(results.records, outputs))
         for tracker in trackers:
-            tracker.finish_suite(records, make_board)
-    return (outputs[BOARD] or {})[BOARD_FILE].decode()
+            tracker.finish_suite(results.records, make_board)
+    return outputs[BOARD] or {}
 
 
-def draw_output(name: str, folder: Path, records: Sequence[Record]) -> Files | None:
+def draw_output(name: str, results: RunResults) -> Files | None:
     """Return the files of an output; for any but the board, None and a message if it cannot be drawn."""
     if name == BOARD:
-        return OUTPUTS[name](folder, records)
+        return OUTPUTS[name](results)
     try:
-        return OUTPUTS[name](folder, records)
+        return OUTPUTS[name](results)
     except Exception as error:  # good results must not look like a failed run because of a picture of them
         reason = error if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         print_message(f"note: {name} cannot be drawn ({to_one_line(str(reason))}); the results are complete")
@@ -93,12 +141,9 @@ def read_outputs(folder: Path, records: Sequence[Record]) -> dict[str, Files | N
     """Return the outputs of a run's folder, drawn again where they are out of date. Nothing is written."""
     from leaderboard.board_cache import hash_board_inputs, read_cached_output
 
-    inputs = hash_board_inputs(folder)
+    inputs, results = hash_board_inputs(folder), RunResults(folder, records)
     outputs = {name: read_cached_output(folder, inputs, name) for name in OUTPUTS}
-    return {
-        name: draw_output(name, folder, records) if files is None else files
-        for name, files in outputs.items()
-    }
+    return {name: draw_output(name, results) if files is None else files for name, files in outputs.items()}
 
 
 def collect_board(records: Sequence[Record], outputs: Mapping[str, Files | None]) -> "TrackedBoard":

@@ -24,7 +24,6 @@ from bench import cli
 from bench.api import CraftContext, Norm
 from bench.catalog.parts import catalog_axes, catalog_entries
 from bench.cli import run_outputs
-from bench.record import Record
 from bench.suites import suite_names, suite_text
 from bench.values import Split
 from tests.added_parts import parts_in_catalog
@@ -43,9 +42,16 @@ class Done(NamedTuple):
     err: str
 
 
-def bench(*arguments: str | Path) -> Done:
+class Terminal(io.StringIO):
+    """A standard output that looks like a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def bench(*arguments: str | Path, terminal: bool = False) -> Done:
     """Run the command line in this process, as its entry point does."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = Terminal() if terminal else io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["bench", *map(str, arguments)])
         patch.setenv("TERM", "dumb")
@@ -150,7 +156,7 @@ def test_run_writes_nothing_but_its_folder(ran: tuple[Path, Done]) -> None:
     out, _ = ran
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     expected = {"records", "poisons", "surrogates", "locks", "logs", "status", "run.json"}
-    expected |= {"leaderboard.md", "leaderboard.seal", "figures", "page", ".mtlue-run"}
+    expected |= {"leaderboard.md", "leaderboard.json", "leaderboard.seal", "figures", "page", ".mtlue-run"}
     assert {path.name for path in out.iterdir()} == expected
     assert (out / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert b"<title>Leaderboard: tiny</title>" in (out / "page" / "index.html").read_bytes()
@@ -160,7 +166,7 @@ def test_run_writes_nothing_but_its_folder(ran: tuple[Path, Done]) -> None:
 def test_a_figure_that_cannot_be_drawn_is_told_and_costs_nothing_else(
     suite: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(folder: Path, records: Sequence[Record]) -> run_outputs.Files:
+    def fail(results: run_outputs.RunResults) -> run_outputs.Files:
         raise RuntimeError("no\x1bfont")
 
     monkeypatch.setattr(run_outputs, "OUTPUTS", {**run_outputs.OUTPUTS, "figures": fail})
@@ -345,9 +351,9 @@ def test_report_is_the_runs_board(ran: tuple[Path, Done]) -> None:
     assert ok("report", "--out", out) == ok("report", "--out", out, "--format", "markdown") == done.out
 
 
-def test_report_has_one_row_per_cell_and_task(out: Path) -> None:
-    by_csv = list(csv.DictReader(io.StringIO(ok("report", "--out", out, "--format", "csv"))))
-    by_json = json.loads(ok("report", "--out", out, "--format", "json"))
+def test_report_has_one_row_per_cell_and_task_if_wanted(out: Path) -> None:
+    by_csv = list(csv.DictReader(io.StringIO(ok("report", "--out", out, "--format", "csv", "--rows"))))
+    by_json = json.loads(ok("report", "--out", out, "--format", "json", "--rows"))
     records = {record.key: record for record in tiny.records(out).values()}
     expected = {(key, task) for key, record in records.items() for task in record.tasks}
     for found in (by_csv, by_json):
@@ -359,7 +365,55 @@ def test_report_has_one_row_per_cell_and_task(out: Path) -> None:
             assert float(row["score"]) == pytest.approx(scores["balanced_accuracy"], abs=1e-12)
 
 
-@pytest.mark.parametrize("format_", ["markdown", "csv", "json"])
+def test_report_is_the_ranking_in_csv_json_and_latex(out: Path) -> None:
+    by_csv = list(csv.DictReader(io.StringIO(ok("report", "--out", out, "--format", "csv").strip())))
+    document = json.loads(ok("report", "--out", out, "--json"))
+    latex = ok("report", "--out", out, "--format", "latex")
+    assert document == json.loads((out / "leaderboard.json").read_text())
+    assert (document["suites"], document["done"], document["seeds"]) == (["tiny"], 3, [0])
+    attacks = [row["attack"] for row in document["ranking"]]
+    assert sorted(attacks) == ["clean", "em", "random"]
+    assert [row["attack"] for row in by_csv] == attacks
+    assert latex.count(r"\\") == 4
+    for row, printed in zip(document["ranking"], by_csv, strict=True):
+        assert row["craft_s"] == pytest.approx(float(printed["craft_s"]))
+        assert f"{row['attack']} & " in latex
+
+
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_on_a_terminal_the_ranking_is_a_table_and_comes_last(
+    suite: Path, out: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    options = ("--suite", suite, *INLINE) if command == "run" else ()
+    printed = bench(command, "--out", out, *options, terminal=True).out
+    lines = printed.splitlines()
+    paths = [out / "leaderboard.md", out / "page" / "index.html"]
+    assert lines[-2:] == [f"full board: {paths[0]}", f"page:       {paths[1]}"]
+    assert lines[0] == "3 cells of suite tiny, 1 seed, protocol 2"
+    assert max(map(len, lines[:-2])) <= 70
+    assert "|" not in printed
+    assert ok("report", "--out", out, "--format", "markdown").startswith("# Leaderboard")
+
+
+def test_a_run_tells_programs_what_it_did(suite: Path, out: Path) -> None:
+    document = json.loads(ok("run", "--suite", suite, "--out", out, "--json", *INLINE))
+    assert document["folder"] == str(out)
+    assert document["cells"] == {"done": 0, "cached": 3, "failed": 0}
+    assert document["board"] == json.loads(ok("report", "--out", out, "--json"))
+
+
+def test_compare_tells_programs_and_terminals(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = json.loads(ok("compare", "random", "em", "--out", out, "--json"))
+    assert (document["a"], document["b"], document["cells"]) == ("random", "em", 1)
+    assert [row["task"] for row in document["tasks"]] == ["left", "right", "larger", "sum-odd"]
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = bench("compare", "random", "em", "--out", out, terminal=True).out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines).endswith(document["verdict"])
+
+
+@pytest.mark.parametrize("format_", ["table", "markdown", "csv", "json", "latex"])
 def test_report_to_a_file(out: Path, tmp_path: Path, format_: str) -> None:
     path = tmp_path / "reports" / "file"
     assert ok("report", "--out", out, "--format", format_, "-o", path) == ""
@@ -568,6 +622,7 @@ RUN = ("run", "--suite", "SUITE", "--out", "new")
         (["report"], ["no run in", "bench run --suite quick"]),
         (["report", "--out", "nowhere"], ["nowhere", "not the folder of a run"]),
         (["report", "--out", "EMPTY"], ["EMPTY", "no record"]),
+        (["report", "--out", "OUT", "--rows"], ["--rows", "--format csv"]),
         (["report", "--out", "OUT", "-o", "FILE/report.md"], ["cannot write", "FILE/report.md"]),
         (["compare", "random", "emm", "--out", "OUT"], ["'emm'", "did you mean 'em'?"]),
         (

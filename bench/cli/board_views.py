@@ -1,0 +1,59 @@
+"""The board of a run or an archive, and what shows more of it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from bench.cli.run_folder import find_run_folder, load_records
+from bench.cli.run_outputs import (
+    BOARD,
+    BOARD_FILE,
+    SUMMARY_FILE,
+    Files,
+    RunResults,
+    draw_board_files,
+    encode_board,
+)
+from bench.record_archive import read_archive
+
+
+def read_board_files(out: Path | None) -> Files:
+    """Return the board of a run's folder, see `find_run_folder`, or of an archive; drawn where out of date.
+
+    Raises:
+        BenchError: if there is no run, no record or no archive.
+    """
+    if out is not None and out.is_file():
+        from leaderboard.summary import rank_records
+
+        return encode_board(rank_records(read_archive(out)))
+    from leaderboard.board_cache import hash_board_inputs, read_cached_output
+
+    folder = find_run_folder(out)
+    records = load_records(folder)  # damaged ones are told, whether the board is drawn or not
+    cached = read_cached_output(folder, hash_board_inputs(folder), BOARD)
+    return draw_board_files(RunResults(folder, records)) if cached is None else cached
+
+
+def find_views(out: Path | None) -> dict[str, str]:
+    """Return what shows more of a run than a table on a terminal does, and where it is."""
+    if out is not None and out.is_file():
+        return {"full board": f"bench report --out {out} --format markdown"}
+    folder = find_run_folder(out)
+    paths = {"full board": folder / BOARD_FILE, "page": folder / "page" / "index.html"}
+    return {name: str(path) for name, path in paths.items() if path.is_file()}
+
+
+def print_table(board: Files, views: Mapping[str, str], file: TextIO | None = None) -> None:
+    """Print the rankings of a board as tables that fit the terminal, and where there is more.
+
+    Args:
+        board: its files.
+        views: from `find_views`.
+        file: where to print; standard output by default.
+    """
+    from leaderboard.terminal_board import print_board
+    from leaderboard.terminal_table import open_console
+
+    print_board(json.loads(board[SUMMARY_FILE]), open_console(file), views)
