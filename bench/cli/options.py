@@ -127,8 +127,9 @@ TrackOption = Annotated[
     list[str] | None,
     typer.Option(
         "--track",
-        metavar="mlflow",
-        help="Where to show the records, besides the leaderboard. Can be repeated.",
+        metavar="NAME",
+        help="Where to show the records, besides the leaderboard: mlflow, tensorboard or wandb. Can be "
+        "repeated; docs/tracking.md says what each needs.",
         show_default="mlflow",
     ),
 ]

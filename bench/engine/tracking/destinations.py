@@ -1,11 +1,12 @@
 """The places that can show records, by name."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from bench.engine.tracking.mlflow_database import DAMAGE_MESSAGES, default_uri
 from bench.engine.tracking.sink import Destination, Sink
-from bench.errors import unknown_name_error
+from bench.errors import BenchError, unknown_name_error
 
 
 def find_destinations(
@@ -40,6 +41,36 @@ def _find_mlflow(out: Path, tracking_uri: str | None) -> Destination:
     return Destination(f"MLflow at {uri}", connect, uri, advice)
 
 
+def _find_tensorboard(out: Path, _: str | None) -> Destination:
+    _require_extra("tensorboard", "TensorBoard")
+    folder = out / "tensorboard"
+
+    def connect() -> Sink:
+        from bench.engine.tracking.tensorboard_sink import TensorBoardSink
+
+        return TensorBoardSink(folder)
+
+    return Destination("TensorBoard", connect, str(folder))
+
+
+def _find_wandb(out: Path, _: str | None) -> Destination:
+    _require_extra("wandb", "W&B")
+
+    def connect() -> Sink:
+        from bench.engine.tracking.wandb_sink import WandbSink
+
+        return WandbSink(out)
+
+    return Destination("W&B", connect, "W&B")
+
+
 DESTINATIONS: dict[str, Callable[[Path, str | None], Destination]] = {
     "mlflow": _find_mlflow,
+    "tensorboard": _find_tensorboard,
+    "wandb": _find_wandb,
 }
+
+
+def _require_extra(module: str, name: str) -> None:
+    if find_spec(module) is None:
+        raise BenchError(f"{name} is not installed; `pip install 'mtlue-bench[{module}]'` installs it")

@@ -32,7 +32,14 @@ from bench.engine.tracking.record_to_mlflow import (
     run_tags,
     safe_name,
 )
-from bench.engine.tracking.record_values import PROTECTION, protection_numbers, time_span, truncate
+from bench.engine.tracking.record_values import (
+    BOARD,
+    BY_ATTACK,
+    PROTECTION,
+    protection_numbers,
+    time_span,
+    truncate,
+)
 from bench.engine.tracking.sink import CellCounts, LogResult, SuiteStatus, TaskProtections, TrackedBoard
 from bench.files import hash_bytes, hash_json
 from bench.record import Record
@@ -42,9 +49,6 @@ if TYPE_CHECKING:
 
 RUNS_PER_CALL = 200
 """Runs come with all parameters and metrics, so not too many at once."""
-
-BOARD, BY_ATTACK = "board", "by_attack"
-"""Sections of charts: the line of an attack on the leaderboard, and all lines in the run of the suite."""
 
 RESULTS = frozenset({PROTECTION, BOARD, BY_ATTACK})
 """Sections of what depends on other records."""
@@ -121,16 +125,9 @@ class MLflowStore:
         status = "FAILED" if cells.failed else "FINISHED"
         for attack, run_id in self._parents[suite].items():
             if attack is not None:
-                self._finish_attack(run_id, board.attacks.get(attack, {}), cells.end)
-        self._update_results(
-            suite_run,
-            {
-                f"{BY_ATTACK}/{attack}.{name}": value
-                for attack, numbers in board.attacks.items()
-                for name, value in numbers.items()
-            },
-        )
-        counts = {"cells/done": cells.done, "cells/failed": cells.failed}
+                self._finish_attack(run_id, board.attack_numbers(attack), cells.end)
+        self._update_results(suite_run, board.numbers_by_attack())
+        counts = cells.numbers()
         hashes = {path: hash_bytes(content) for path, content in board.files.items()}
         checksum = hash_json({**counts, **hashes})
         if suite_run.state == (status, checksum):
@@ -147,7 +144,7 @@ class MLflowStore:
 
     def _finish_attack(self, run_id: str, numbers: Mapping[str, float], end: int | None) -> None:
         run = self._read_run(run_id)
-        self._update_results(run, {f"{BOARD}/{name}": value for name, value in numbers.items()})
+        self._update_results(run, numbers)
         if run.state[0] != "FINISHED":
             self._client.set_terminated(run_id, "FINISHED", end)
 

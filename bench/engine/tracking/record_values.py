@@ -11,6 +11,9 @@ from bench.record import Record, Scores
 PROTECTION = "protection"
 """Name of the mean protection of a cell over its tasks; that of one task is ``protection/TASK``."""
 
+BOARD, BY_ATTACK = "board", "by_attack"
+"""Sections of charts: the line of an attack on the board, and the lines of all attacks in one place."""
+
 LogNumber = tuple[str, float, int]
 """Name, value and step: the epoch for a number of the learning curve, else 0."""
 
@@ -37,12 +40,16 @@ def record_tags(record: Record) -> dict[str, str]:
     return tags
 
 
+def record_settings(record: Record) -> dict[str, Any]:
+    """Return the settings of a record: the labels of its axes, and every setting by its path."""
+    return {**dict(_flatten_settings(record.settings)), **record.cell}
+
+
 def record_params(record: Record) -> dict[str, str]:
-    """Return the settings of a record as texts: the labels of its axes, and every setting by its path."""
-    values = {**dict(_flatten_settings(record.settings)), **record.cell}
+    """Return the settings of a record as texts."""
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in values.items()
+        for name, value in record_settings(record).items()
     }
 
 
@@ -58,6 +65,11 @@ def protection_numbers(by_task: Mapping[str, float]) -> dict[str, float]:
     """Return a cell's protection by name: the mean over the tasks, and that of every task."""
     mean = {PROTECTION: fmean(by_task.values())} if by_task else {}
     return mean | {f"{PROTECTION}/{task}": value for task, value in by_task.items()}
+
+
+def at_step_0(numbers: Mapping[str, float]) -> Iterator[LogNumber]:
+    """Yield numbers that do not belong to an epoch."""
+    return ((name, value, 0) for name, value in numbers.items())
 
 
 def record_numbers(record: Record) -> Iterator[LogNumber]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from bench.engine.tracking.record_values import time_span
+from bench.engine.tracking.record_values import BOARD, BY_ATTACK, time_span
 from bench.record import Record
 
 TaskProtections = Mapping[str, float]
@@ -29,6 +29,15 @@ class TrackedBoard:
     attacks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     cells: Mapping[str, TaskProtections] = field(default_factory=dict)
 
+    def attack_numbers(self, attack: str) -> dict[str, float]:
+        """Return the line of an attack by names of its own."""
+        return {f"{BOARD}/{name}": value for name, value in self.attacks.get(attack, {}).items()}
+
+    def numbers_by_attack(self) -> dict[str, float]:
+        """Return the lines of all attacks by names that contain the attack's."""
+        lines = self.attacks.items()
+        return {f"{BY_ATTACK}/{attack}.{name}": line[name] for attack, line in lines for name in line}
+
 
 @dataclass
 class CellCounts:
@@ -51,6 +60,10 @@ class CellCounts:
         self.done += record.status == "done"
         self.failed += record.status == "failed"
         self.end = max(filter(None, (self.end, time_span(record)[1])), default=None)
+
+    def numbers(self) -> dict[str, int]:
+        """Return the counts by the names under which they are shown."""
+        return {"cells/done": self.done, "cells/failed": self.failed}
 
 
 class Sink(Protocol):
