@@ -121,6 +121,14 @@ def cell_files(content: PageContent) -> Iterator[tuple[str, bytes]]:
         yield f"data/{name}.js", encode_script(name, {"shared": shared.values, "cells": cells})
 
 
+SEEDS = ("seed", "poison_seed")
+"""Settings that differ between cells which are equal otherwise."""
+
+
+def _without_seeds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in SEEDS}
+
+
 class _SharedValues:
     """Values of which each is stored once."""
 
@@ -130,7 +138,7 @@ class _SharedValues:
 
     def place(self, value: object) -> int:
         """Return the position of a value."""
-        text = json.dumps(value, sort_keys=True)
+        text = json.dumps(value)
         if text not in self._places:
             self._places[text] = len(self.values)
             self.values.append(_clean_texts(value))
@@ -163,7 +171,8 @@ class _TaskRows:
     def __init__(self, content: PageContent) -> None:
         frame = content.board.all_budgets
         self._names = list(zip(map(to_one_line, frame["task"]), frame["headline"], strict=True))
-        self._numbers = [list(map(number_or_none, frame[name])) for name in self.NUMBERS]
+        numbers = frame[list(self.NUMBERS)].round(4).astype(object)
+        self._numbers = [numbers[name].where(frame[name].notna(), None).tolist() for name in self.NUMBERS]
         self._rows: dict[str, list[int]] = {}
         for row, key in enumerate(frame["key"]):
             self._rows.setdefault(key, []).append(row)
@@ -198,7 +207,8 @@ def _describe_cell(
         "protocol": record.protocol,
         "command": content.command_to_run(record),
         "clean": clean.get(record.victim),
-        "settings": shared.place(record.settings),
+        "settings": shared.place(_without_seeds(record.settings)),
+        "seeds": [record.settings.get(name) for name in SEEDS],
         "environment": shared.place(record.environment),
         "noise": shared.place({name: value for name, value in record.noise.items() if name != "tasks"}),
         "cost": {to_one_line(phase): list(cost.values()) for phase, cost in record.cost.items()},

@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypedDict, cast
 
 from pandas import DataFrame
@@ -180,12 +180,15 @@ def _name_page(attack: str) -> str:
 
 def _encode_fragment(key: str) -> str:
     """Return a key as it stands in an address: a key of an archive can be any text."""
+    if key.isascii() and key.isalnum():
+        return key
     return "".join(
         char if char.isascii() and char.isalnum() else f"~{ord(char):x}~" for char in to_one_line(key)
     )
 
 
-def _only_value(axis: str, label: object) -> object:
+@cache
+def _only_value(axis: str, label: str | int) -> str | int | None:
     """Return what selects a label with ``--only``; None for one that cannot be written there."""
     if axis == "seed":
         return label

@@ -56,7 +56,10 @@ def axis_heatmaps(content: PageContent) -> list[HeatMap]:
     if not len(frame):
         return []
     axes = [*ALWAYS_SHOWN, *(axis for axis in varying_axes(frame) if axis not in ALWAYS_SHOWN)]
-    tables = [(axis, heatmap_table(frame, axis, content.attacks)) for axis in axes]
+    tables = [
+        (axis, heatmap_table(frame, axis, content.attacks).dropna(how="all").dropna(axis=1, how="all"))
+        for axis in axes
+    ]
     return [
         HeatMap(axis, f"Attack × {axis}", "attack", list(map(str, table.columns)), _color_rows(table))
         for axis, table in tables

@@ -104,15 +104,13 @@ def compare_with_published(
         over tasks, then over seeds), ``spread`` (standard deviation over seeds), ``difference`` (measured -
         published), ``cells``, ``measured_with`` (in words), ``source``, ``note``.
     """
-    by_key, frame = {record.key: record for record in records}, full_protection_rows(frame)
+    scores = published_scores() if scores is None else scores
+    names = {score.dataset for score in scores}
+    datasets = [label for label in frame["dataset"].unique() if label.partition("(")[0] in names]
+    frame = full_protection_rows(frame[frame["dataset"].isin(datasets)])
+    by_key = {record.key: record for record in records}
     frame = frame[[*AXES, "key", "track", "headline", "raw", "floor", "perfect"]]
-    return DataFrame(
-        [
-            row
-            for score in (published_scores() if scores is None else scores)
-            for row in _compare_score(score, frame, by_key)
-        ]
-    )
+    return DataFrame([row for score in scores for row in _compare_score(score, frame, by_key)])
 
 
 def _compare_score(

@@ -26,7 +26,7 @@
   const quantity = (value) => (value === null ? "–" : value >= 1e6 ? `${(value / 1e6).toFixed(1)}M` : value >= 1e4 ? `${(value / 1e3).toFixed(1)}k` : value.toFixed(0));
   const duration = (seconds) => (seconds < 59.95 ? `${seconds.toFixed(1)} s` : seconds < 3570 ? `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s` : `${(seconds / 3600).toFixed(1)} h`);
   const section = (title, ...children) => element("section", {}, element("h2", {}, title), ...children);
-  const pairs = (entries) => element("dl", { class: "pairs" }, ...entries.filter(([, value]) => value !== "" && value !== null && value !== undefined)
+  const pairs = (entries, kind = "pairs") => element("dl", { class: kind }, ...entries.filter(([, value]) => value !== "" && value !== null && value !== undefined)
     .map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
   const write = (value) => {
     if (value === null) return "none";
@@ -88,10 +88,11 @@
     if (cell.scores && shared[cell.tasks].length) parts.push(scores(cell, shared), await curveSection(cell, shared));
     parts.push(section("Reproduce", element("p", { class: "soft small" }, "This runs the cell, its clean counterpart and what they need:"), element("pre", {}, cell.command),
       element("p", { class: "soft small" }, "This says what the run's folder knows of it:"), element("pre", {}, `bench explain ${cell.key}`)));
-    if (Object.keys(settings).length) parts.push(section("Configuration", pairs(Object.entries(settings).map(([name, value]) => [name.replaceAll("_", " "), write(value)]))));
+    const seeds = ["seed", "poison seed"].map((name, at) => [name, cell.seeds[at]]).filter(([, value]) => value !== null);
+    if (Object.keys(settings).length) parts.push(section("Configuration", pairs([...Object.entries(settings), ...seeds].map(([name, value]) => [name.replaceAll("_", " "), write(value)]), "lines")));
     const source = environment.source ? [["commit", `${environment.source.commit}${environment.source.clean ? "" : ", with changes"}`]] : [["commit", "not known"]];
     parts.push(section("Environment", pairs([...source, ["key", cell.key], ["victim", cell.victim], ["poison", cell.poison],
-      ...Object.entries(environment).filter(([name]) => name !== "source").map(([name, value]) => [name.replaceAll("_", " "), write(value)])])));
+      ...Object.entries(environment).filter(([name]) => name !== "source").map(([name, value]) => [name.replaceAll("_", " "), write(value)])], "lines")));
     const costs = Object.entries(cell.cost);
     if (costs.length) parts.push(section("Costs", table("By phase; surrogate and craft belong to the poison", ["phase", "time", "images/s", "host MiB", "device MiB"],
       costs.map(([phase, [seconds, ...others]]) => [phase, duration(seconds), ...others.map(quantity)]))));

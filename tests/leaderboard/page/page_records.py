@@ -55,3 +55,8 @@ def add_curve(record: Record) -> Record:
 @cache
 def page() -> dict[str, bytes]:
     return render_web_page(rank_records(records(), ["One file is damaged."]), records())
+
+
+@cache
+def page_without_jpeg() -> dict[str, bytes]:
+    return render_web_page(rank_records(record for record in records() if record.cell["defense"] != "jpeg"))

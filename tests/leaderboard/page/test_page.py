@@ -22,7 +22,7 @@ from leaderboard.page.folder import MARKER
 from leaderboard.page.heat_view import LEVELS
 from leaderboard.page.ranking_view import view_rankings
 from leaderboard.summary import rank_records
-from tests.leaderboard.page.page_records import add_curve, page, records
+from tests.leaderboard.page.page_records import add_curve, page, page_without_jpeg, records
 from tests.records import make_record, matrix
 
 
@@ -130,12 +130,8 @@ def test_protection_follows_from_the_games() -> None:
     data = script("ranking")
     expected = {row["attack"]: row["protection"] for rows in data["tracks"].values() for row in rows}
     assert protection_of_games(data) == pytest.approx(expected)
-    kept = [record for record in records() if record.cell["defense"] != "jpeg"]
-    rows = [
-        row
-        for rows in script("ranking", render_web_page(rank_records(kept)))["tracks"].values()
-        for row in rows
-    ]
+    tracks = script("ranking", page_without_jpeg())["tracks"]
+    rows = [row for of_track in tracks.values() for row in of_track]
     some = protection_of_games(data, {"defense": {"none", "grayscale"}})
     assert some == pytest.approx({row["attack"]: row["protection"] for row in rows})
 
