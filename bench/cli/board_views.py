@@ -1,6 +1,7 @@
 """The board of a run or an archive, and what shows more of it."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
@@ -38,11 +39,12 @@ def read_board_files(out: Path | None) -> Files:
 
 def find_views(out: Path | None) -> dict[str, str]:
     """Return what shows more of a run than a table on a terminal does, and where it is."""
-    if out is not None and out.is_file():
-        return {"full board": f"bench report --out {out} --format markdown"}
-    folder = find_run_folder(out)
+    folder = None if out is not None and out.is_file() else find_run_folder(out)
+    board = f"bench report --out {shlex.quote(str(folder or out))} --format markdown"
+    if folder is None:
+        return {"full board": board}
     paths = {"full board": folder / BOARD_FILE, "page": folder / "page" / "index.html"}
-    return {name: str(path) for name, path in paths.items() if path.is_file()}
+    return {"full board": board} | {name: str(path) for name, path in paths.items() if path.is_file()}
 
 
 def print_table(board: Files, views: Mapping[str, str], file: TextIO | None = None) -> None:

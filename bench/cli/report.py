@@ -57,7 +57,7 @@ def report(
     else:
         text = _render_rows(out, format_) if rows else _render_board(out, format_ or "markdown")
         if output is None:
-            print_result(text)
+            print_result(text.removesuffix("\n"))
         else:
             write_output(output, text)
 

@@ -155,7 +155,7 @@ def run(
     elif sys.stdout.isatty():
         print_table(board, find_views(context.out))
     else:
-        print(board[BOARD_FILE].decode())
+        print(board[BOARD_FILE].decode(), end="")
         print_message(f"records and {BOARD_FILE} are in {context.out}")
     if finished.failed:
         print_message(f"{finished.failed} cells failed; the same command tries them again")

@@ -606,11 +606,12 @@ def test_a_comparison_that_cannot_be_made_is_refused(a: str, b: str, axis: str, 
         compare_labels(to_frame(everything()), a, b, axis)
 
 
-def test_the_board_needs_no_torch_and_the_live_ranking_no_pandas() -> None:
+def test_the_board_needs_no_torch_and_short_views_no_pandas() -> None:
     board = "leaderboard.board, leaderboard.comparison, leaderboard.regression, leaderboard.regression_report"
     for modules, unwanted in (
         (board, {"torch", "torchvision", "matplotlib"}),
         ("leaderboard.live_ranking, leaderboard.board_cache", {"torch", "pandas", "scipy"}),
+        ("leaderboard.terminal_board, leaderboard.ranking_export", {"torch", "pandas", "scipy", "numpy"}),
     ):
         program = f"import sys, {modules}; print(sorted({unwanted} & set(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
