@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import orjson
+
 from bench.errors import BenchError
 from bench.files import hash_bytes, require_file
-from bench.record import Record
+from bench.record import Pool, Record, share_parts
 
 ARCHIVE_SCHEMA = 1
 """Version of the layout."""
@@ -52,7 +54,8 @@ def read_archive(path: Path) -> list[Record]:
         about = json.loads(header)
         is_archive = isinstance(about, dict) and "archive" in about
         if is_archive and about["archive"] == ARCHIVE_SCHEMA and about.get("checksum") == hash_bytes(body):
-            return [_to_record(path, json.loads(line)) for line in body.splitlines()]
+            pool: Pool = {}
+            return [_to_record(path, orjson.loads(line), pool) for line in body.splitlines()]
     except (ValueError, RecursionError) as error:
         raise BenchError(f"{path} is damaged: {error}") from error
     if not is_archive:
@@ -65,7 +68,7 @@ def read_archive(path: Path) -> list[Record]:
     raise BenchError(f"{path} is damaged: its checksum does not match")
 
 
-def _to_record(path: Path, row: object) -> Record:
+def _to_record(path: Path, row: object, pool: Pool) -> Record:
     if not isinstance(row, dict) or row.keys() != _FIELDS:
         raise BenchError(f"{path} is damaged: a line is not a record")
-    return Record(**row)
+    return Record(**share_parts(row, pool))

@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pandas import DataFrame, concat
 
 from bench.record import AXES, CLEAN, Record, is_clean, is_same_data
@@ -141,21 +143,16 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
     It is NaN if it is undefined: the row is not paired, its score is missing, or the clean victims without a
     defense are not clearly above the floor (`leaderboard.scores.is_clearly_positive`).
     """
-    done = select_records(records).done
-    phases = sorted({phase for record in done for phase in record.cost} - set(PHASES))
-    costs = tuple(f"{phase}_{suffix}" for phase in (*PHASES, *phases) for suffix in COSTS.values())
-    names = {metric for record in done for info in record.tasks.values() for metric in info["perfect"]}
-    metrics = tuple(f"{METRIC}{metric}" for metric in sorted(names))
-    cells = DataFrame([_cell_row(record) for record in done], columns=[*_CELL_COLUMNS, *costs])
-    tasks = DataFrame(
-        [row for record in done for row in _task_rows(record)], columns=[*TASK_COLUMNS, *metrics]
-    )
-    cell_of_task = [number for number, record in enumerate(done) for _ in record.tasks]
+    return frame_of_selected(select_records(records).done)
+
+
+def frame_of_selected(done: Sequence[Record]) -> DataFrame:
+    """Return the tidy table of `to_frame` of records that are selected already."""
+    cells, tasks = DataFrame(_cell_columns(done)), DataFrame(_task_columns(done))
+    cell_of_task = np.repeat(np.arange(len(done)), [len(record.tasks) for record in done])
     frame = concat([cells.take(cell_of_task).reset_index(drop=True), tasks], axis=1)
-    frame = frame[[*_CELL_COLUMNS, *TASK_COLUMNS, *metrics, *costs]]
-    numbers = [column for column in frame.columns if column not in _TEXTS | _FLAGS]
-    types = dict.fromkeys(numbers, float) | dict.fromkeys(_FLAGS, bool) | {"position": int, "seed": int}
-    return add_protection(_add_clean_scores(frame.astype(types)))
+    costs = [name for name in cells.columns if name not in _CELL_COLUMNS]
+    return add_protection(_add_clean_scores(frame[[*_CELL_COLUMNS, *tasks.columns, *costs]]))
 
 
 def _add_clean_scores(frame: DataFrame) -> DataFrame:
@@ -205,30 +202,55 @@ def _labels(record: Record) -> tuple[str | int, ...]:
     return tuple(record.cell[axis] for axis in AXES)
 
 
-def _cell_row(record: Record) -> dict[str, Any]:
-    """Return the columns that are the same for all tasks of a record."""
-    noise: Mapping[str, Any] = record.noise
-    rate = record.settings.get("rate", 1.0)
-    cell: dict[str, Any] = {
-        **record.cell,
-        "key": record.key,
-        "victim": record.victim,
-        "poison": record.poison,
-        "suite": record.suite,
-        "track": track_of(record),
-        "epsilon": record.settings.get("epsilon"),
-        "rate": rate,
-        "partial": is_partial(record),
-        "clean_part": rate < 1 and is_clean(str(record.cell["attack"])),
-        "knows_backbone": _knows_backbone(record),
-        **{name: noise.get(name) for name in NOISE},
-        "peak_host_mb": _maximum(cost["peak_host_mb"] for cost in record.cost.values()),
-        "peak_device_mb": _maximum(cost["peak_device_mb"] for cost in record.cost.values()),
+def _cell_columns(done: Sequence[Record]) -> dict[str, Any]:
+    """Return the columns that are the same for all tasks of a record, with a value per record."""
+    phases = (*PHASES, *sorted({phase for record in done for phase in record.cost} - set(PHASES)))
+    peaks = {
+        name: _numbers(_largest_cost(record, name) for record in done)
+        for name in ("peak_host_mb", "peak_device_mb")
     }
-    for phase, cost in record.cost.items():
-        measured: Mapping[str, Any] = cost
-        cell |= {f"{phase}_{suffix}": measured.get(name) for name, suffix in COSTS.items()}
-    return cell
+    costs: dict[str, NDArray[np.float64]] = {}
+    for phase in phases:
+        measured: list[Mapping[str, Any]] = [record.cost.get(phase, {}) for record in done]
+        costs |= {
+            f"{phase}_{suffix}": _numbers(cost.get(name) for cost in measured)
+            for name, suffix in COSTS.items()
+        }
+    noise: list[Mapping[str, Any]] = [record.noise for record in done]
+    rates = [record.settings.get("rate", 1.0) for record in done]
+    return {
+        **{axis: [record.cell[axis] for record in done] for axis in AXES if axis != "seed"},
+        "seed": np.array([record.cell["seed"] for record in done], np.int64),
+        "key": [record.key for record in done],
+        "victim": [record.victim for record in done],
+        "poison": [record.poison for record in done],
+        "suite": [record.suite for record in done],
+        "track": [track_of(record) for record in done],
+        "epsilon": _numbers(record.settings.get("epsilon") for record in done),
+        "rate": _numbers(rates),
+        "partial": np.array([is_partial(record) for record in done], bool),
+        "clean_part": np.array(
+            [
+                rate < 1 and is_clean(str(record.cell["attack"]))
+                for record, rate in zip(done, rates, strict=True)
+            ],
+            bool,
+        ),
+        "knows_backbone": np.array([_knows_backbone(record) for record in done], bool),
+        **{name: _numbers(measured.get(name) for measured in noise) for name in NOISE},
+        **peaks,
+        **costs,
+    }
+
+
+def _numbers(values: Iterable[float | None]) -> NDArray[np.float64]:
+    """Return numbers, None as NaN."""
+    return np.array(list(values), np.float64)
+
+
+def _largest_cost(record: Record, name: str) -> float | None:
+    costs: Iterable[Mapping[str, Any]] = record.cost.values()
+    return max((value for cost in costs if (value := cost[name]) is not None), default=None)
 
 
 def _knows_backbone(record: Record) -> bool:
@@ -236,29 +258,42 @@ def _knows_backbone(record: Record) -> bool:
     return not surrogate or not backbone or surrogate["backbone"]["name"] == backbone["name"]
 
 
-def _task_rows(record: Record) -> Iterator[dict[str, Any]]:
-    noise: Mapping[str, Any] = record.noise
-    protected = record.settings.get("protected", [])
-    for position, (task, info) in enumerate(record.tasks.items()):
-        headline, scored = info["headline"], info["scored"]
-        scores = record.scores.get(task, {})
-        yield {
-            "task": f"{task}{DERIVED}" if info.get("derived") else task,
-            "kind": info["kind"],
-            "position": position,
-            "is_protected": not protected or task in protected,
-            "headline": headline,
-            "raw": scores.get(headline),
-            "raw_peak": record.peak.get(task, {}).get(headline),
-            "floor_raw": info["floor"].get(headline),
-            "scored": scored,
-            "score": scores.get(scored),
-            "floor": info["floor"].get(scored),
-            "perfect": info["perfect"].get(scored),
-            **{f"{METRIC}{metric}": scores.get(metric) for metric in info["perfect"]},
-            **{name: noise.get("tasks", {}).get(task, {}).get(name) for name in TASK_NOISE},
-        }
+def _task_columns(done: Sequence[Record]) -> dict[str, Any]:
+    """Return the columns of the tasks, with a value per record and task."""
+    names = {metric for record in done for info in record.tasks.values() for metric in info["perfect"]}
+    rows = [
+        (position, task, info, record.scores.get(task, {}), record.peak.get(task, {}))
+        for record in done
+        for position, (task, info) in enumerate(record.tasks.items())
+    ]
+    noise: list[Mapping[str, Any]] = [
+        record.noise.get("tasks", {}).get(task, {}) for record in done for task in record.tasks
+    ]
+    protected = [
+        _protects(record.settings.get("protected"), task) for record in done for task in record.tasks
+    ]
+    return {
+        "task": [f"{task}{DERIVED}" if info.get("derived") else task for _, task, info, *_ in rows],
+        "kind": [info["kind"] for _, _, info, *_ in rows],
+        "position": np.array([position for position, *_ in rows], np.int64),
+        "is_protected": np.array(protected, bool),
+        "headline": [info["headline"] for _, _, info, *_ in rows],
+        "raw": _numbers(scores.get(info["headline"]) for _, _, info, scores, _ in rows),
+        "raw_peak": _numbers(peak.get(info["headline"]) for _, _, info, _, peak in rows),
+        "floor_raw": _numbers(info["floor"].get(info["headline"]) for _, _, info, *_ in rows),
+        "scored": [info["scored"] for _, _, info, *_ in rows],
+        "score": _numbers(scores.get(info["scored"]) for _, _, info, scores, _ in rows),
+        "floor": _numbers(info["floor"].get(info["scored"]) for _, _, info, *_ in rows),
+        "perfect": _numbers(info["perfect"].get(info["scored"]) for _, _, info, *_ in rows),
+        **{name: _numbers(measured.get(name) for measured in noise) for name in TASK_NOISE},
+        **{
+            f"{METRIC}{name}": _numbers(
+                scores.get(name) if name in info["perfect"] else None for _, _, info, scores, _ in rows
+            )
+            for name in sorted(names)
+        },
+    }
 
 
-def _maximum(values: Iterable[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
+def _protects(protected: Sequence[str] | None, task: str) -> bool:
+    return not protected or task in protected

@@ -11,9 +11,8 @@ from leaderboard.scores import SETTING_AXES
 from leaderboard.statistics import MIN_INTERVAL_SEEDS, Interval, Weights, seed_interval
 
 Array = NDArray[np.float64]
-
-_GAME_COLUMNS = ("attack", "backbone", "defense", "seed", "task", "skill", "is_reference")
-"""Columns that an interval depends on, besides those of the setting."""
+Rows = NDArray[np.void]
+"""Rows of a tidy table as one structured array."""
 
 
 def protection_by_choice(cells: DataFrame, setting: Sequence[str] = SETTING_AXES) -> "Series[float]":
@@ -36,61 +35,82 @@ def headline(choices: "Series[float]", setting: Sequence[str] = SETTING_AXES) ->
     return choices.groupby(level=["attack", *setting]).min().groupby(level="attack").mean()
 
 
-def headline_interval(rows: DataFrame, attack: str, setting: Sequence[str] = SETTING_AXES) -> Interval | None:
-    """Return the 95 % interval of an attack's headline over seeds.
+def headline_intervals(rows: DataFrame, setting: Sequence[str] = SETTING_AXES) -> dict[str, Interval | None]:
+    """Return the 95 % interval of every attack's headline over seeds.
 
     Every resample of the seeds averages the skills of the undefended clean victims anew and repeats the
     exploiter's choices, for the attack and for clean data.
 
     Args:
         rows: a tidy table with full protection, as `leaderboard.scores.add_protection` scores the setting.
-        attack: its label.
         setting: the axes of a setting.
 
     Returns:
-        None if there are too few seeds, if not all cells were run with the same ones, or if the rows lack the
-        undefended clean victims of a setting.
+        Attack → interval, sorted; None if there are too few seeds, if not all cells were run with the same
+        ones, or if the rows lack the undefended clean victims of a setting.
     """
-    setting = list(setting)
-    is_needed = rows["defined"] & rows["attack"].isin([attack, CLEAN])
-    rows = rows.loc[is_needed, [*dict.fromkeys([*setting, *_GAME_COLUMNS])]]
+    attacks = sorted(set(rows["attack"].unique()) - {CLEAN})
     if rows["seed"].nunique() < MIN_INTERVAL_SEEDS:
+        return dict.fromkeys(attacks)
+    games = _split_games(rows[rows["defined"]], list(setting))
+    return {
+        attack: _interval_of_games([game for game in games if (game["attack"] == attack).any()], attack)
+        for attack in attacks
+    }
+
+
+def _split_games(rows: DataFrame, setting: list[str]) -> list[Rows]:
+    """Return the rows of every setting; choices of the exploiter, tasks and seeds are numbers."""
+    coded = DataFrame(
+        {
+            "attack": rows["attack"].to_numpy(object),
+            "choice": rows.groupby(["backbone", "defense"]).ngroup(),
+            "task": rows.groupby("task").ngroup(),
+            "seed": rows["seed"],
+            "skill": rows["skill"],
+            "is_reference": rows["is_reference"],
+        }
+    ).to_records(index=False)
+    game = rows.groupby(setting).ngroup().to_numpy()
+    order = np.argsort(game, kind="stable")
+    return np.split(np.asarray(coded)[order], np.flatnonzero(np.diff(game[order])) + 1)
+
+
+def _interval_of_games(games: Sequence[Rows], attack: str) -> Interval | None:
+    """Return the interval of the headline over games, each with rows of the attack."""
+    played = [game[np.isin(game["attack"], (attack, CLEAN))] for game in games]
+    if not all(game["is_reference"].any() for game in played):
         return None
-    rows = rows.merge(rows.loc[rows["attack"] == attack, setting].drop_duplicates())
-    if not rows.groupby(setting)["is_reference"].any().all():
-        return None
-    seeds = sorted(set(rows["seed"]))
-    games = [_skills_of_sides(game, seeds) for _, game in rows.groupby(setting)]
-    missing = (np.isnan(skills).all(axis=1).any() for game in games for skills in game)
-    if not games or any(missing) or any(np.isnan(undefended).any() for *_, undefended in games):
+    seeds = np.unique(np.concatenate([game["seed"] for game in played])) if played else np.array([])
+    skills = [_skills_of_sides(game, seeds) for game in played]
+    missing = (np.isnan(side).all(axis=1).any() for sides in skills for side in sides)
+    if not skills or any(missing) or any(np.isnan(undefended).any() for *_, undefended in skills):
         return None
 
     def statistic(weights: Weights) -> Array:
-        values: Array = np.mean([_protection_of_weights(*game, weights) for game in games], axis=0)
+        values: Array = np.mean([_protection_of_weights(*sides, weights) for sides in skills], axis=0)
         return values
 
     return seed_interval(statistic, len(seeds))
 
 
-def _skills_of_sides(rows: DataFrame, seeds: Sequence[int]) -> tuple[Array, Array, Array]:
-    """Return the skills of one setting: attacked, clean under the same choices or none, and the reference."""
-    is_clean, choice = rows["attack"] == CLEAN, rows.groupby(["backbone", "defense"]).ngroup()
-    attacked, undefended = rows[~is_clean], rows[rows["is_reference"]]
-    allowed = rows[is_clean & (choice.isin(choice[~is_clean]) | rows["is_reference"])]
-    tasks = sorted(set(undefended["task"]))
-    return (
-        _skill_array(attacked, tasks, seeds),
-        _skill_array(allowed, tasks, seeds),
-        _skill_array(undefended, tasks, seeds),
+def _skills_of_sides(rows: Rows, seeds: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+    """Return the skills of one game: attacked, clean under the same choices or none, and the reference."""
+    is_clean, is_reference = rows["attack"] == CLEAN, rows["is_reference"]
+    is_allowed = is_clean & (np.isin(rows["choice"], rows["choice"][~is_clean]) | is_reference)
+    tasks = np.unique(rows["task"][is_reference])
+    attacked, clean, undefended = (
+        _skill_array(rows[kept], tasks, seeds) for kept in (~is_clean, is_allowed, is_reference)
     )
+    return attacked, clean, undefended
 
 
-def _skill_array(rows: DataFrame, tasks: Sequence[str], seeds: Sequence[int]) -> Array:
+def _skill_array(rows: Rows, tasks: NDArray[np.int64], seeds: NDArray[np.int64]) -> Array:
     """Return skills [choices tasks seeds], NaN where there is none."""
-    choice = rows.groupby(["backbone", "defense"]).ngroup().to_numpy()
-    skills = np.full((choice.max(initial=0) + 1, len(tasks), len(seeds)), np.nan)
-    positions = (np.searchsorted(axis, rows[name]) for axis, name in ((tasks, "task"), (seeds, "seed")))
-    skills[(choice, *positions)] = rows["skill"]
+    choices, choice = np.unique(rows["choice"], return_inverse=True)
+    skills = np.full((len(choices), len(tasks), len(seeds)), np.nan)
+    places = (choice, np.searchsorted(tasks, rows["task"]), np.searchsorted(seeds, rows["seed"]))
+    skills[places] = rows["skill"]
     return skills
 
 

@@ -7,14 +7,17 @@ from pandas import DataFrame, Series, concat
 
 from bench.record import AXES, CLEAN, NO_DEFENSE
 from leaderboard.formatting import metric_order
-from leaderboard.headline import headline, headline_interval, protection_by_choice
+from leaderboard.headline import headline, headline_intervals, protection_by_choice
 from leaderboard.rows import cell_rows, full_protection_rows
 from leaderboard.scores import SCORE_COLUMNS, SETTING_AXES, TRACKS, TRANSFER_AXES, Track, add_protection
 
 TRACK_MARKS: dict[Track, str] = {"linf": "", "l2": " ‡", "unbounded": " †"}
 """Track → what marks its attacks in tables that show several tracks."""
 
-RANKING_COLUMNS = (*AXES, "key", "track", "partial", *SCORE_COLUMNS)
+RANKING_COLUMNS = (
+    *(*AXES, "key", "victim", "task", "track", "partial", "score", "floor", "perfect"),
+    *SCORE_COLUMNS,
+)
 """Columns of a tidy table that the order of the attacks depends on."""
 
 
@@ -36,7 +39,7 @@ def attack_order(frame: DataFrame) -> list[str]:
     order = [CLEAN] if (cells["attack"] == CLEAN).any() else []
     for track in TRACKS:
         ranked = cells[(cells["track"] == track) & (cells["attack"] != CLEAN)]
-        order.extend(sort_attacks(_headline_columns(ranked))["attack"])
+        order.extend(sort_attacks(headline_columns(ranked))["attack"])
     return list(dict.fromkeys(order))
 
 
@@ -101,12 +104,12 @@ def rank_attacks(frame: DataFrame, track: Track = "linf") -> DataFrame:
         those that the surrogate does not share), ``cells``, ``undefined`` (tasks of cells), ``unpaired``
         (cells) and a ``raw_METRIC`` per headline metric (under defense ``none`` if it was run).
     """
-    frame = full_protection_rows(frame)
-    frame = frame[(frame["track"] == track) | (frame["attack"] == CLEAN)]
+    rows = ~frame["partial"] & ((frame["track"] == track) | (frame["attack"] == CLEAN))
+    frame = frame.loc[rows, [*RANKING_COLUMNS, "knows_backbone", "headline", "raw"]]
     if not len(frame):
         return DataFrame(columns=["rank", "attack", "protection"])
     cells = cell_rows(frame)
-    columns = [_headline_columns(cells), _interval_columns(frame), _transfer_columns(frame)]
+    columns = [headline_columns(cells), _interval_columns(frame), _transfer_columns(frame)]
     table = sort_attacks(concat([*columns, _count_columns(cells), _raw_columns(frame)], axis=1))
     # An attack without a defined protection has no defense that is picked.
     counts = ["choices_min", "choices_max"]
@@ -124,7 +127,16 @@ def rank_tracks(frame: DataFrame) -> dict[Track, DataFrame]:
     return present or ({first: rankings[first]} if len(rankings[first]) else {})
 
 
-def _headline_columns(cells: DataFrame) -> DataFrame:
+def headline_columns(cells: DataFrame) -> DataFrame:
+    """Return, by attack, the protection, how it is without a defense, and which defenses are picked.
+
+    Args:
+        cells: from `leaderboard.rows.cell_rows`, with full protection.
+
+    Returns:
+        The columns ``protection``, ``undefended``, ``defense``, ``choices_min`` and ``choices_max`` of
+        `rank_attacks`.
+    """
     choices = protection_by_choice(cells)
     groups = choices.groupby(level=["attack", *SETTING_AXES])
     counts = groups.size().groupby(level="attack")
@@ -136,7 +148,7 @@ def _headline_columns(cells: DataFrame) -> DataFrame:
         "choices_min": counts.min(),
         "choices_max": counts.max(),
     }
-    return DataFrame(columns).reindex(sorted(set(cells["attack"])))
+    return DataFrame(columns).reindex(sorted(cells["attack"].unique()))
 
 
 def _most_frequent_pick(
@@ -150,10 +162,12 @@ def _most_frequent_pick(
 
 
 def _interval_columns(frame: DataFrame, setting: Sequence[str] = SETTING_AXES, prefix: str = "") -> DataFrame:
-    attacks = sorted(set(frame["attack"]) - {CLEAN})
-    intervals = [headline_interval(frame, attack, setting) for attack in attacks]
-    ends = [(interval.low, interval.high) if interval else (float("nan"),) * 2 for interval in intervals]
-    return DataFrame(ends, index=attacks, columns=[f"{prefix}low", f"{prefix}high"], dtype=float)
+    ends = {
+        attack: (interval.low, interval.high) if interval else (float("nan"),) * 2
+        for attack, interval in headline_intervals(frame, setting).items()
+    }
+    columns = [f"{prefix}low", f"{prefix}high"]
+    return DataFrame.from_dict(ends, orient="index", columns=columns, dtype=float)
 
 
 def _transfer_columns(frame: DataFrame) -> DataFrame:

@@ -15,7 +15,7 @@ def full_protection_rows(frame: DataFrame) -> DataFrame:
 
 def dataset_names(frame: DataFrame) -> list[str]:
     """Return the datasets of the rows with full protection, sorted."""
-    return sorted(set(full_protection_rows(frame)["dataset"]))
+    return sorted(frame.loc[~frame["partial"], "dataset"].unique())
 
 
 def cell_rows(frame: DataFrame) -> DataFrame:
@@ -67,8 +67,8 @@ def default_victim_rows(frame: DataFrame, dataset: str) -> DataFrame:
     Raises:
         BenchError: for a dataset without rows.
     """
-    if dataset not in set(frame["dataset"]):
-        raise unknown_name_error("dataset", dataset, set(frame["dataset"]))
+    if dataset not in (names := set(frame["dataset"].unique())):
+        raise unknown_name_error("dataset", dataset, names)
     rows = full_protection_rows(frame[frame["dataset"] == dataset])
     settings = rows[["backbone", "weighting", "defense", "regime"]].drop_duplicates()
     kept = rows

@@ -9,10 +9,10 @@ from pandas import DataFrame
 from bench.record import Record
 from leaderboard.frame import (
     SelectedRecords,
+    frame_of_selected,
     list_rows,
     records_of_latest_protocol,
     select_records,
-    to_frame,
 )
 from leaderboard.ranking import rank_tracks
 from leaderboard.scores import Track
@@ -76,7 +76,8 @@ def rank_records(records: Iterable[Record], left_out: Sequence[str] = ()) -> Ran
         left_out: one sentence for each thing that is missing on the board, such as a damaged file.
     """
     records = list(records)
-    selected, all_budgets = select_records(records), to_frame(records)
+    selected = select_records(records)
+    all_budgets = frame_of_selected(selected.done)
     frame = rows_at_track_budgets(all_budgets)
     return RankedBoard(
         latest=records_of_latest_protocol(records),

@@ -19,7 +19,7 @@ from leaderboard.formatting import (
     metric_label,
     with_protection,
 )
-from leaderboard.ranking import rank_attacks, sort_table, track_marker
+from leaderboard.ranking import headline_columns, sort_attacks, sort_table, track_marker
 from leaderboard.rows import cell_rows, dataset_names, full_protection_rows, rows_where_axis_varies
 from leaderboard.scores import SETTING_AXES, is_clearly_positive
 from leaderboard.statistics import TIE
@@ -81,8 +81,9 @@ def most_robust_attack(frame: DataFrame, dataset: str) -> tuple[str, float, int]
     rows = rows[(rows["track"] == "linf") | (rows["attack"] == CLEAN)]
     attacks = rows.groupby([*SETTING_AXES, "defense"])["attack"].transform("nunique")
     shared = rows[attacks == rows["attack"].nunique()]
-    defenses = set(shared.loc[shared["protection"].notna(), "defense"]) - {NO_DEFENSE}
-    ranked = rank_attacks(shared).dropna(subset="rank")
+    defenses = set(shared.loc[shared["protection"].notna(), "defense"].unique()) - {NO_DEFENSE}
+    ranked = sort_attacks(headline_columns(cell_rows(shared))).dropna(subset="protection")
+    ranked = ranked[ranked["attack"] != CLEAN]
     if len(defenses) < MIN_DEFENSES or len(ranked) < 2:
         return None
     first, second = ranked["protection"].iloc[:2]
@@ -114,7 +115,7 @@ def _recovery(cells: DataFrame, protection: "Series[float]") -> "Series[float]":
 
 def _render_defenses_of(frame: DataFrame, dataset: str) -> str:
     rows = _rows_with_several_defenses(frame, dataset)
-    defenses = set(rows.loc[rows["attack"] != CLEAN, "defense"]) - {NO_DEFENSE}
+    defenses = set(rows.loc[rows["attack"] != CLEAN, "defense"].unique()) - {NO_DEFENSE}
     if len(defenses) < MIN_DEFENSES:
         return ""
     scores = scores_by_defense(frame, dataset)

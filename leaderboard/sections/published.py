@@ -116,7 +116,7 @@ def compare_with_published(
 def _compare_score(
     published: PublishedScore, frame: DataFrame, records: Mapping[str, Record]
 ) -> list[dict[str, Any]]:
-    datasets = [label for label in set(frame["dataset"]) if label.partition("(")[0] == published.dataset]
+    datasets = [label for label in frame["dataset"].unique() if label.partition("(")[0] == published.dataset]
     rows = frame[
         frame["dataset"].isin(datasets)
         & (frame["regime"] == published.regime)
@@ -140,7 +140,7 @@ def _select_victims(rows: DataFrame, published: PublishedScore) -> DataFrame:
     """Return the rows with the published backbone and weighting, or the most frequent ones if not run."""
     kept = rows
     for axis, wanted in (("backbone", published.backbone), ("weighting", published.weighting)):
-        labels = {wanted} if wanted in set(rows[axis]) else most_frequent(rows[axis])
+        labels = {wanted} if wanted in rows[axis].unique() else most_frequent(rows[axis])
         selected = kept[kept[axis].isin(labels)]
         kept = selected if len(selected) else kept
     return kept

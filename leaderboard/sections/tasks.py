@@ -80,7 +80,7 @@ def _legend(metrics: "Series[str]", rows: DataFrame) -> str:
     )
     victims = []
     for axis in ("defense", "backbone", "weighting", "regime"):
-        labels = sorted(set(rows[axis]))
+        labels = sorted(rows[axis].unique())
         plural = "" if len(labels) == 1 else "s"
         victims.append(f"{axis}{plural} {escape_markdown(', '.join(labels))}")
     victims.append(format_count(rows["seed"].nunique(), "seed"))
