@@ -2,12 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pandas import DataFrame, concat
 
 from bench.record import AXES, CLEAN, Record, is_clean, is_same_data
@@ -54,7 +53,6 @@ _CELL_COLUMNS = (
     *(*NOISE, "peak_host_mb", "peak_device_mb"),
 )
 _TEXTS = frozenset({*AXES, "key", "victim", "poison", "suite", "track", "task", "kind", "headline", "scored"})
-_FLAGS = frozenset({"partial", "clean_part", "knows_backbone", "is_protected"})
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,12 @@ def select_records(records: Iterable[Record]) -> SelectedRecords:
     latest = records_of_latest_protocol(by_key.values())
     oldest_first = sorted(latest, key=_time_finished)
     all_finished = [record for record in oldest_first if record.status == "done"]
-    newest_data = {_dataset_settings(record): record.data for record in all_finished}
+    datasets = [_dataset_settings(record) for record in all_finished]
+    newest_data = {dataset: record.data for dataset, record in zip(datasets, all_finished, strict=True)}
     finished = [
-        record for record in all_finished if is_same_data(record.data, newest_data[_dataset_settings(record)])
+        record
+        for dataset, record in zip(datasets, all_finished, strict=True)
+        if is_same_data(record.data, newest_data[dataset])
     ]
     done = {_labels(record): record for record in finished}
     failed = {
@@ -148,11 +149,24 @@ def to_frame(records: Iterable[Record]) -> DataFrame:
 
 def frame_of_selected(done: Sequence[Record]) -> DataFrame:
     """Return the tidy table of `to_frame` of records that are selected already."""
-    cells, tasks = DataFrame(_cell_columns(done)), DataFrame(_task_columns(done))
+    phases = (*PHASES, *sorted({phase for record in done for phase in record.cost} - set(PHASES)))
+    names = {metric for record in done for info in record.tasks.values() for metric in info["perfect"]}
+    costs = [f"{phase}_{suffix}" for phase in phases for suffix in COSTS.values()]
+    metrics = [f"{METRIC}{name}" for name in sorted(names)]
+    cells = concat(
+        [
+            DataFrame(_cell_labels(done)),
+            _number_table([_cell_numbers(record, phases) for record in done], [*_CELL_NUMBERS, *costs]),
+        ],
+        axis=1,
+    )
+    numbers = [row for record in done for row in _task_numbers(record, sorted(names))]
+    tasks = concat(
+        [DataFrame(_task_labels(done)), _number_table(numbers, [*_TASK_NUMBERS, *metrics])], axis=1
+    )
     cell_of_task = np.repeat(np.arange(len(done)), [len(record.tasks) for record in done])
     frame = concat([cells.take(cell_of_task).reset_index(drop=True), tasks], axis=1)
-    costs = [name for name in cells.columns if name not in _CELL_COLUMNS]
-    return add_protection(_add_clean_scores(frame[[*_CELL_COLUMNS, *tasks.columns, *costs]]))
+    return add_protection(_add_clean_scores(frame[[*_CELL_COLUMNS, *TASK_COLUMNS, *metrics, *costs]]))
 
 
 def _add_clean_scores(frame: DataFrame) -> DataFrame:
@@ -202,55 +216,43 @@ def _labels(record: Record) -> tuple[str | int, ...]:
     return tuple(record.cell[axis] for axis in AXES)
 
 
-def _cell_columns(done: Sequence[Record]) -> dict[str, Any]:
-    """Return the columns that are the same for all tasks of a record, with a value per record."""
-    phases = (*PHASES, *sorted({phase for record in done for phase in record.cost} - set(PHASES)))
-    peaks = {
-        name: _numbers(_largest_cost(record, name) for record in done)
-        for name in ("peak_host_mb", "peak_device_mb")
-    }
-    costs: dict[str, NDArray[np.float64]] = {}
-    for phase in phases:
-        measured: list[Mapping[str, Any]] = [record.cost.get(phase, {}) for record in done]
-        costs |= {
-            f"{phase}_{suffix}": _numbers(cost.get(name) for cost in measured)
-            for name, suffix in COSTS.items()
-        }
-    noise: list[Mapping[str, Any]] = [record.noise for record in done]
-    rates = [record.settings.get("rate", 1.0) for record in done]
+def _number_table(rows: Sequence[Sequence[float | None]], columns: Sequence[str]) -> DataFrame:
+    """Return rows of numbers as a table, None as NaN."""
+    return DataFrame(np.array(rows, np.float64).reshape(len(rows), len(columns)), columns=list(columns))
+
+
+def _cell_labels(done: Sequence[Record]) -> dict[str, Any]:
+    """Return the texts and flags that are the same for all tasks of a record, by column."""
     return {
         **{axis: [record.cell[axis] for record in done] for axis in AXES if axis != "seed"},
         "seed": np.array([record.cell["seed"] for record in done], np.int64),
-        "key": [record.key for record in done],
-        "victim": [record.victim for record in done],
-        "poison": [record.poison for record in done],
-        "suite": [record.suite for record in done],
+        **{name: [getattr(record, name) for record in done] for name in ("key", "victim", "poison", "suite")},
         "track": [track_of(record) for record in done],
-        "epsilon": _numbers(record.settings.get("epsilon") for record in done),
-        "rate": _numbers(rates),
         "partial": np.array([is_partial(record) for record in done], bool),
-        "clean_part": np.array(
-            [
-                rate < 1 and is_clean(str(record.cell["attack"]))
-                for record, rate in zip(done, rates, strict=True)
-            ],
-            bool,
-        ),
+        "clean_part": np.array([_is_clean_part(record) for record in done], bool),
         "knows_backbone": np.array([_knows_backbone(record) for record in done], bool),
-        **{name: _numbers(measured.get(name) for measured in noise) for name in NOISE},
-        **peaks,
-        **costs,
     }
 
 
-def _numbers(values: Iterable[float | None]) -> NDArray[np.float64]:
-    """Return numbers, None as NaN."""
-    return np.array(list(values), np.float64)
+_CELL_NUMBERS = ("epsilon", "rate", *NOISE, "peak_host_mb", "peak_device_mb")
 
 
-def _largest_cost(record: Record, name: str) -> float | None:
-    costs: Iterable[Mapping[str, Any]] = record.cost.values()
-    return max((value for cost in costs if (value := cost[name]) is not None), default=None)
+def _cell_numbers(record: Record, phases: Sequence[str]) -> tuple[float | None, ...]:
+    """Return the values of `_CELL_NUMBERS`, then the costs of all phases."""
+    noise: Mapping[str, Any] = record.noise
+    costs: Mapping[str, Mapping[str, Any]] = record.cost
+    return (
+        record.settings.get("epsilon"),
+        record.settings.get("rate", 1.0),
+        *(noise.get(name) for name in NOISE),
+        _maximum(cost["peak_host_mb"] for cost in costs.values()),
+        _maximum(cost["peak_device_mb"] for cost in costs.values()),
+        *(costs.get(phase, {}).get(name) for phase in phases for name in COSTS),
+    )
+
+
+def _is_clean_part(record: Record) -> bool:
+    return record.settings.get("rate", 1.0) < 1 and is_clean(str(record.cell["attack"]))
 
 
 def _knows_backbone(record: Record) -> bool:
@@ -258,42 +260,43 @@ def _knows_backbone(record: Record) -> bool:
     return not surrogate or not backbone or surrogate["backbone"]["name"] == backbone["name"]
 
 
-def _task_columns(done: Sequence[Record]) -> dict[str, Any]:
-    """Return the columns of the tasks, with a value per record and task."""
-    names = {metric for record in done for info in record.tasks.values() for metric in info["perfect"]}
+def _task_labels(done: Sequence[Record]) -> dict[str, Any]:
+    """Return the texts and flags of the tasks, by column."""
     rows = [
-        (position, task, info, record.scores.get(task, {}), record.peak.get(task, {}))
+        (position, task, info, record.settings.get("protected"))
         for record in done
         for position, (task, info) in enumerate(record.tasks.items())
     ]
-    noise: list[Mapping[str, Any]] = [
-        record.noise.get("tasks", {}).get(task, {}) for record in done for task in record.tasks
-    ]
-    protected = [
-        _protects(record.settings.get("protected"), task) for record in done for task in record.tasks
-    ]
     return {
-        "task": [f"{task}{DERIVED}" if info.get("derived") else task for _, task, info, *_ in rows],
-        "kind": [info["kind"] for _, _, info, *_ in rows],
+        "task": [f"{task}{DERIVED}" if info.get("derived") else task for _, task, info, _ in rows],
+        "kind": [info["kind"] for _, _, info, _ in rows],
         "position": np.array([position for position, *_ in rows], np.int64),
-        "is_protected": np.array(protected, bool),
-        "headline": [info["headline"] for _, _, info, *_ in rows],
-        "raw": _numbers(scores.get(info["headline"]) for _, _, info, scores, _ in rows),
-        "raw_peak": _numbers(peak.get(info["headline"]) for _, _, info, _, peak in rows),
-        "floor_raw": _numbers(info["floor"].get(info["headline"]) for _, _, info, *_ in rows),
-        "scored": [info["scored"] for _, _, info, *_ in rows],
-        "score": _numbers(scores.get(info["scored"]) for _, _, info, scores, _ in rows),
-        "floor": _numbers(info["floor"].get(info["scored"]) for _, _, info, *_ in rows),
-        "perfect": _numbers(info["perfect"].get(info["scored"]) for _, _, info, *_ in rows),
-        **{name: _numbers(measured.get(name) for measured in noise) for name in TASK_NOISE},
-        **{
-            f"{METRIC}{name}": _numbers(
-                scores.get(name) if name in info["perfect"] else None for _, _, info, scores, _ in rows
-            )
-            for name in sorted(names)
-        },
+        "is_protected": np.array([not names or task in names for _, task, _, names in rows], bool),
+        "headline": [info["headline"] for _, _, info, _ in rows],
+        "scored": [info["scored"] for _, _, info, _ in rows],
     }
 
 
-def _protects(protected: Sequence[str] | None, task: str) -> bool:
-    return not protected or task in protected
+_TASK_NUMBERS = ("raw", "raw_peak", "floor_raw", "score", "floor", "perfect", *TASK_NOISE)
+
+
+def _task_numbers(record: Record, metrics: Sequence[str]) -> Iterator[tuple[float | None, ...]]:
+    """Yield, for each task, the values of `_TASK_NUMBERS`, then those of its metrics."""
+    noise_of_tasks: Mapping[str, Mapping[str, Any]] = record.noise.get("tasks", {})
+    for task, info in record.tasks.items():
+        headline, scored, perfect = info["headline"], info["scored"], info["perfect"]
+        scores, noise = record.scores.get(task, {}), noise_of_tasks.get(task, {})
+        yield (
+            scores.get(headline),
+            record.peak.get(task, {}).get(headline),
+            info["floor"].get(headline),
+            scores.get(scored),
+            info["floor"].get(scored),
+            perfect.get(scored),
+            *(noise.get(name) for name in TASK_NOISE),
+            *(scores.get(name) if name in perfect else None for name in metrics),
+        )
+
+
+def _maximum(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

@@ -8,7 +8,7 @@ from pandas import DataFrame, Series, concat
 from bench.record import AXES, CLEAN, NO_DEFENSE
 from leaderboard.formatting import metric_order
 from leaderboard.headline import headline, headline_intervals, protection_by_choice
-from leaderboard.rows import cell_rows, full_protection_rows
+from leaderboard.rows import cell_rows
 from leaderboard.scores import SCORE_COLUMNS, SETTING_AXES, TRACKS, TRANSFER_AXES, Track, add_protection
 
 TRACK_MARKS: dict[Track, str] = {"linf": "", "l2": " ‡", "unbounded": " †"}
@@ -35,7 +35,7 @@ def sort_attacks(by_attack: DataFrame) -> DataFrame:
 
 def attack_order(frame: DataFrame) -> list[str]:
     """Return the attacks in the order of the rankings: ``clean``, then track by track."""
-    cells = cell_rows(full_protection_rows(frame[list(RANKING_COLUMNS)]))
+    cells = cell_rows(frame.loc[~frame["partial"], [*RANKING_COLUMNS]])
     order = [CLEAN] if (cells["attack"] == CLEAN).any() else []
     for track in TRACKS:
         ranked = cells[(cells["track"] == track) & (cells["attack"] != CLEAN)]
@@ -70,12 +70,8 @@ def sort_table(table: DataFrame, frame: DataFrame, columns: Sequence[str]) -> Da
 
 def track_marker(frame: DataFrame) -> Callable[[str], str]:
     """Return a function that marks attacks of the tracks in `TRACK_MARKS`."""
-    marks = (
-        frame[frame["attack"] != CLEAN]
-        .drop_duplicates("attack")
-        .set_index("attack")["track"]
-        .map(TRACK_MARKS)
-    )
+    attacks = frame[["attack", "track"]].drop_duplicates("attack").set_index("attack")
+    marks = attacks["track"].drop(CLEAN, errors="ignore").map(TRACK_MARKS)
     return lambda attack: f"{attack}{marks.get(attack, '')}"
 
 

@@ -1,9 +1,7 @@
 """What the seeds of a board draw anew: the images, the poison, the victim."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 
-from bench.files import hash_json
 from bench.record import AXES, Record
 
 DRAWS = ("images", "poison", "victim")
@@ -12,17 +10,12 @@ DRAWS = ("images", "poison", "victim")
 
 def varied_draws(records: Iterable[Record]) -> list[str]:
     """Return which of `DRAWS` differ between the seeds of cells that are otherwise equal, in that order."""
-    drawn: defaultdict[tuple[object, ...], list[dict[str, str]]] = defaultdict(list)
+    first: dict[tuple[object, ...], tuple[object, ...]] = {}
+    varied = set()
     for record in records:
         labels = tuple(record.cell[axis] for axis in AXES if axis != "seed")
-        settings = record.settings
-        drawn[labels].append(
-            {
-                "images": hash_json(settings.get("dataset")),
-                "poison": str(settings.get("poison_seed", record.poison)),
-                "victim": str(record.cell["seed"]),
-            }
-        )
-    return [
-        draw for draw in DRAWS if any(len({each[draw] for each in cells}) > 1 for cells in drawn.values())
-    ]
+        poison_seed = record.settings.get("poison_seed", record.poison)
+        drawn = (record.settings.get("dataset"), poison_seed, record.cell["seed"])
+        before = first.setdefault(labels, drawn)
+        varied |= {draw for draw, one, other in zip(DRAWS, before, drawn, strict=True) if one != other}
+    return [draw for draw in DRAWS if draw in varied]
