@@ -156,13 +156,13 @@ def frame_of_selected(done: Sequence[Record]) -> DataFrame:
     cells = concat(
         [
             DataFrame(_cell_labels(done)),
-            _number_table([_cell_numbers(record, phases) for record in done], [*_CELL_NUMBERS, *costs]),
+            _number_table([_measures_of_cell(record, phases) for record in done], [*_CELL_MEASURES, *costs]),
         ],
         axis=1,
     )
-    numbers = [row for record in done for row in _task_numbers(record, sorted(names))]
+    numbers = [row for record in done for row in _measures_of_tasks(record, sorted(names))]
     tasks = concat(
-        [DataFrame(_task_labels(done)), _number_table(numbers, [*_TASK_NUMBERS, *metrics])], axis=1
+        [DataFrame(_task_labels(done)), _number_table(numbers, [*_TASK_MEASURES, *metrics])], axis=1
     )
     cell_of_task = np.repeat(np.arange(len(done)), [len(record.tasks) for record in done])
     frame = concat([cells.take(cell_of_task).reset_index(drop=True), tasks], axis=1)
@@ -234,11 +234,11 @@ def _cell_labels(done: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-_CELL_NUMBERS = ("epsilon", "rate", *NOISE, "peak_host_mb", "peak_device_mb")
+_CELL_MEASURES = ("epsilon", "rate", *NOISE, "peak_host_mb", "peak_device_mb")
 
 
-def _cell_numbers(record: Record, phases: Sequence[str]) -> tuple[float | None, ...]:
-    """Return the values of `_CELL_NUMBERS`, then the costs of all phases."""
+def _measures_of_cell(record: Record, phases: Sequence[str]) -> tuple[float | None, ...]:
+    """Return the values of `_CELL_MEASURES`, then the costs of all phases."""
     noise: Mapping[str, Any] = record.noise
     costs: Mapping[str, Mapping[str, Any]] = record.cost
     return (
@@ -277,11 +277,11 @@ def _task_labels(done: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-_TASK_NUMBERS = ("raw", "raw_peak", "floor_raw", "score", "floor", "perfect", *TASK_NOISE)
+_TASK_MEASURES = ("raw", "raw_peak", "floor_raw", "score", "floor", "perfect", *TASK_NOISE)
 
 
-def _task_numbers(record: Record, metrics: Sequence[str]) -> Iterator[tuple[float | None, ...]]:
-    """Yield, for each task, the values of `_TASK_NUMBERS`, then those of its metrics."""
+def _measures_of_tasks(record: Record, metrics: Sequence[str]) -> Iterator[tuple[float | None, ...]]:
+    """Yield, for each task, the values of `_TASK_MEASURES`, then those of its metrics."""
     noise_of_tasks: Mapping[str, Mapping[str, Any]] = record.noise.get("tasks", {})
     for task, info in record.tasks.items():
         headline, scored, perfect = info["headline"], info["scored"], info["perfect"]

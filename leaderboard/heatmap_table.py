@@ -43,5 +43,7 @@ def heatmap_table(frame: DataFrame, axis: str, order: Sequence[str] | None = Non
     table = choices.groupby(level=["attack", axis]).mean().unstack(axis)
     known = set(frame.loc[~frame["partial"], "attack"].unique()) - {CLEAN}
     attacks = [attack for attack in order or attack_order(frame) if attack in known]
-    labels = sorted(cells[axis].unique(), key=lambda label: (axis == "defense" and label != NO_DEFENSE, label))
+    labels = sorted(
+        cells[axis].unique(), key=lambda label: (axis == "defense" and label != NO_DEFENSE, label)
+    )
     return table.reindex(index=attacks, columns=labels)
