@@ -11,6 +11,7 @@ import orjson
 
 from bench.errors import BenchError
 from bench.files import hash_bytes, hash_json, require_file, write_atomically
+from bench.shared_parts import Pool, share_parts
 
 RECORD_SCHEMA = 2
 """Version of the file layout, raised when a field changes its meaning. Files of version 1 are read too."""
@@ -281,17 +282,10 @@ def _encode_json(value: object) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False).encode()
 
 
-Pool = dict[bytes, Any]
-"""JSON → the value. Records that are read with the same pool have equal parts in common."""
-
-
 def read_record(path: Path, *, curve: bool = True, pool: Pool | None = None) -> Record:
     """Read one record, with or without its learning curve; the whole file is verified in both cases.
 
-    Args:
-        path: of the file.
-        curve: whether the learning curve is needed.
-        pool: see `share_parts`.
+    Records that are read with the same pool share what is equal in them, see `bench.shared_parts`.
 
     Raises:
         BenchError: if the file is truncated, altered, of another schema or no record.
@@ -313,28 +307,6 @@ def read_record(path: Path, *, curve: bool = True, pool: Pool | None = None) -> 
         raise BenchError(f"{path} is not the record its name says")
     values = body if curve else {**body, "curve": []}
     return Record(**(values if pool is None else share_parts(values, pool)))
-
-
-def share_parts(values: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
-    """Return the fields of a record; parts that a pool has already are the pool's.
-
-    Most of a record is the same in many others: settings, tasks, the environment. In memory, ten thousand
-    records are as large as four thousand that share nothing.
-    """
-
-    def share(value: Any) -> Any:
-        return pool.setdefault(orjson.dumps(value), value)
-
-    def share_each(part: Any) -> Any:
-        return {name: share(value) for name, value in part.items()} if isinstance(part, dict) else part
-
-    return {
-        **values,
-        "cell": share_each(values["cell"]),
-        "settings": share_each(values["settings"]),
-        "tasks": share(values["tasks"]),
-        "environment": share(values["environment"]),
-    }
 
 
 class _NotARecordError(Exception):

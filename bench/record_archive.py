@@ -15,7 +15,8 @@ import orjson
 
 from bench.errors import BenchError
 from bench.files import hash_bytes, require_file
-from bench.record import Pool, Record, share_parts
+from bench.record import Record
+from bench.shared_parts import Pool, share_parts
 
 ARCHIVE_SCHEMA = 1
 """Version of the layout."""
