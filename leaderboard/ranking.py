@@ -39,7 +39,7 @@ def attack_order(frame: DataFrame) -> list[str]:
     order = [CLEAN] if (cells["attack"] == CLEAN).any() else []
     for track in TRACKS:
         ranked = cells[(cells["track"] == track) & (cells["attack"] != CLEAN)]
-        order.extend(sort_attacks(headline_columns(ranked))["attack"])
+        order.extend(sort_attacks(_protection_columns(ranked, protection_by_choice(ranked)))["attack"])
     return list(dict.fromkeys(order))
 
 
@@ -136,14 +136,16 @@ def headline_columns(cells: DataFrame) -> DataFrame:
     choices = protection_by_choice(cells)
     groups = choices.groupby(level=["attack", *SETTING_AXES])
     counts = groups.size().groupby(level="attack")
+    return _protection_columns(cells, choices).assign(
+        defense=_most_frequent_pick(choices, SETTING_AXES, ["defense"]),
+        choices_min=counts.min(),
+        choices_max=counts.max(),
+    )
+
+
+def _protection_columns(cells: DataFrame, choices: "Series[float]") -> DataFrame:
     undefended = choices[choices.index.get_level_values("defense") == NO_DEFENSE]
-    columns = {
-        "protection": headline(choices),
-        "undefended": undefended.groupby(level="attack").mean(),
-        "defense": _most_frequent_pick(choices, SETTING_AXES, ["defense"]),
-        "choices_min": counts.min(),
-        "choices_max": counts.max(),
-    }
+    columns = {"protection": headline(choices), "undefended": undefended.groupby(level="attack").mean()}
     return DataFrame(columns).reindex(sorted(cells["attack"].unique()))
 
 

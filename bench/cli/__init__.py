@@ -24,6 +24,7 @@ from bench.cli import (
     data,
     explain,
     plan,
+    plot,
     report,
     run,
     scaling,
@@ -66,6 +67,7 @@ app.command()(explain.explain)
 app.command("why", hidden=True)(explain.explain)
 app.command()(report.report)
 app.command()(compare.compare)
+app.command()(plot.plot)
 app.command()(check.check)
 app.command("list")(catalog.list_parts)
 app.command("show")(catalog.show_part)

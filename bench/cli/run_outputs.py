@@ -69,7 +69,8 @@ def draw_figure_files(results: RunResults) -> Files:
     """Return the figures as PNG."""
     from leaderboard.figures import draw_figures
 
-    figures = draw_figures(read_curves(results.folder, results.records))
+    curves = read_curves(results.folder, results.records)
+    figures = draw_figures(curves, results.folder, results.board)
     return {f"figures/{name}": content for name, content in figures.items()}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from leaderboard.page.ranking_view import RankedTrack
+from leaderboard.pareto_front import pareto_front
 
 NOMINAL_WIDTH, NOMINAL_HEIGHT = 700, 330
 """Size in px at which labels are placed; positions are in percent."""
@@ -58,7 +59,7 @@ def place_costs(track: RankedTrack) -> CostPlot | None:
         x = 100 * (math.log10(seconds) - left) / (right - left)
         return round(x, 2), round(100 * (high - value) / (high - low), 2)
 
-    front = _pareto_front([(seconds, value) for _, value, seconds in known])
+    front = pareto_front([(seconds, value) for _, value, seconds in known])
     taken: list[tuple[float, float, float, float]] = []
     spots = [place(seconds, value) for _, value, seconds in known]
     for x, y in spots:
@@ -78,15 +79,6 @@ def place_costs(track: RankedTrack) -> CostPlot | None:
     for (x1, y1), (x2, y2) in pairwise(corners):
         steps += [(x1, y1, x2, y1), (x2, y1, x2, y2)]
     return CostPlot(points, steps, _time_ticks(left, right), _protection_ticks(low, high))
-
-
-def _pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points (cost, protection) that none beats in both, cheapest first."""
-    front: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or point[1] > front[-1][1]:
-            front.append(point)
-    return front
 
 
 def _place_label(

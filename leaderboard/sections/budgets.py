@@ -65,14 +65,15 @@ def attacks_with_costs(frame: DataFrame) -> DataFrame:
         rows = frame[(frame["track"] == track) & (frame["attack"] != CLEAN) & ~frame["partial"]]
         if len(rows):
             ranked = rank_attacks(frame, track)[["attack", "protection", "undefended"]]
-            tables.append(ranked.merge(_costs_of_poisons(rows), on="attack").assign(track=track)[columns])
+            tables.append(ranked.merge(poison_costs(rows), on="attack").assign(track=track)[columns])
     return concat(tables, ignore_index=True) if tables else DataFrame(columns=columns)
 
 
 _COSTS = ("craft_passes", "surrogate_passes", "seconds")
 
 
-def _costs_of_poisons(rows: DataFrame) -> DataFrame:
+def poison_costs(rows: DataFrame) -> DataFrame:
+    """Return the costs of `attacks_with_costs` and the budget, by attack, means over its poisons."""
     poisons = rows.drop_duplicates("poison")
     costs = DataFrame(
         {
@@ -99,10 +100,17 @@ def budget_table(frame: DataFrame) -> DataFrame:
     Returns:
         The columns of `attacks_with_costs`; ``attack`` does not have the budget in its label.
     """
-    table = attacks_with_costs(frame)
+    table = attacks_with_costs(frame[frame["attack"].isin([CLEAN, *_attacks_at_several_budgets(frame)])])
     table["attack"] = table["attack"].map(without_budget)
     several = table.groupby(["track", "attack"])["epsilon"].transform("nunique") > 1
     return table[several].sort_values("epsilon", kind="stable", ignore_index=True)
+
+
+def _attacks_at_several_budgets(frame: DataFrame) -> "Series[str]":
+    """Return the labels of attacks that were run at several budgets: only these have to be ranked."""
+    attacks = frame[frame["attack"] != CLEAN].drop_duplicates(["track", "attack"])
+    budgets = attacks.groupby(["track", attacks["attack"].map(without_budget)])["epsilon"]
+    return attacks.loc[budgets.transform("nunique") > 1, "attack"]
 
 
 def render_budgets(frame: DataFrame) -> str:

@@ -24,6 +24,7 @@ from bench.engine.planning.suite_file import read_suite
 from bench.errors import BenchError
 from bench.record import AXES
 from bench.suites import suite_names
+from leaderboard.figures import KINDS
 from tests.docs.test_docs import PAGES, ROOT, blocks
 
 PROGRAMS = ("bench", "nox", "pytest", "python")
@@ -96,6 +97,8 @@ def test_command(command: Command) -> None:
         "bench plan --suite fastest",
         "bench compare em mtl-ue",
         "bench compare em rem --axis weighting",
+        "bench plot scatter -o figure.pdf",
+        "bench plot --only attack=emm -o figure.pdf",
         "bench explain mtl-ue-em jpg",
         "bench list attacks",
         "bench show attack mtl-ue",
@@ -126,7 +129,7 @@ NOT_NAMES = {
     *("out", "data_root", "cache", "executor", "jobs", "address", "gpus", "slurm", "threads", "device"),
     *("precision", "compile_", "doublings", "rounds", "plot"),
     *("deterministic", "rerun", "time_limit", "tracking_uri", "no_track", "list_cells", "format_", "output"),
-    *("update", "json_", "rows", "verbose", "no_images"),
+    *("update", "json_", "rows", "verbose", "no_images", "width"),
 }
 """Parameters of commands whose values name nothing of the project; typer checks the choices among them."""
 
@@ -156,8 +159,15 @@ def check_value(name: str, value: Any, values: dict[str, Any], command: Command)
     match name:
         case "suite":
             check_suite(value, values, command)
+        case "only" if "suite" not in values:
+            for restriction in value:
+                axis, _, chosen = restriction.partition("=")
+                for label in chosen.split(","):
+                    check_part(axis, label, command)
         case "only" | "set_":
             assert values["suite"], "it is checked with the suite"
+        case "kind":
+            assert value in KINDS or PLACEHOLDER.fullmatch(value), value
         case "axis" if command.words[1] == "conform" and not values["name"]:
             check_part(find_axis(value), value, command)
         case "axis":

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
 from bench.record import Epoch, Record
-from leaderboard import figures
-from leaderboard.figures import draw_figures
+from leaderboard.figures import WIDTH, draw_figures
+from leaderboard.figures.cost import draw_costs
+from leaderboard.figures.curves import draw_curves
+from leaderboard.figures.figure_data import FigureData, collect_figure_data
+from leaderboard.figures.ranking import draw_ranking
 from leaderboard.frame import to_frame
 from leaderboard.ranking import rank_attacks
 from tests.records import fail, make_record, matrix, task_info
@@ -45,39 +47,35 @@ def with_curve(record: Record, epochs: int = 4) -> Record:
     )
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """The pictures of the next call by name, as matplotlib has them."""
-    seen: dict[str, Figure] = {}
-    encode = figures._encode_png
+def collect(records: list[Record]) -> FigureData:
+    return collect_figure_data(records, None, WIDTH)
 
-    def keep(picture: Figure) -> bytes:
-        seen[("protection", "curves", "cost")[len(seen)]] = picture
-        return encode(picture)
 
-    monkeypatch.setattr(figures, "_encode_png", keep)
-    return seen
+@pytest.fixture(scope="module")
+def data() -> FigureData:
+    """What the figures of `board` are drawn from."""
+    return collect(board())
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order() -> None:
     records = board()
     once = draw_figures(records)
-    assert list(once) == ["protection.png", "curves.png", "cost.png"]
+    assert list(once) == ["ranking.png", "heatmap-defense.png", "curves.png", "cost.png", "tasks.png"]
     assert all(content.startswith(PNG) for content in once.values())
     random.Random(0).shuffle(records)
     assert draw_figures(iter(records)) == once
 
 
-def test_protection_is_that_of_the_ranking(drawn: dict[str, Figure]) -> None:
-    records = board()
-    draw_figures(records)
-    [axes] = drawn["protection"].axes
+def test_protection_is_that_of_the_ranking(data: FigureData) -> None:
+    figure = draw_ranking(data)
+    assert figure is not None
+    [axes] = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["em", "mtl-ue-em"]
     least = axes.containers[0].lines[0]
     assert list(least.get_ydata()) == [0, 1]
     assert list(least.get_xdata()) == pytest.approx([0.42, 0.02])
     [bars] = axes.containers[0].lines[2]
-    ranked = rank_attacks(to_frame(records))
+    ranked = rank_attacks(to_frame(board()))
     ends = [float(end) for segment in bars.get_segments() for end in segment[:, 0]]
     assert ends == pytest.approx([ranked[end][row] for row in (0, 1) for end in ("low", "high")])
     [undefended] = [line for line in axes.lines if line.get_label() == "without a defense"]
@@ -85,21 +83,20 @@ def test_protection_is_that_of_the_ranking(drawn: dict[str, Figure]) -> None:
 
 
 def test_a_curve_is_the_mean_over_tasks_of_what_was_learned_poisoned_and_clean(
-    drawn: dict[str, Figure],
+    data: FigureData,
 ) -> None:
-    draw_figures(board())
-    panels = [axes for axes in drawn["curves"].axes if axes.get_visible()]
-    assert [axes.get_title() for axes in panels] == ["digits\nem", "digits\nmtl-ue-em"]
+    figure = draw_curves(data)
+    assert figure is not None
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["em", "mtl-ue-em"]
     lines = {axes.get_title(): [list(line.get_ydata()) for line in axes.lines[1:]] for axes in panels}
     for attack, end in (("em", 0.03), ("mtl-ue-em", 0.98)):
-        clean, poisoned = lines[f"digits\n{attack}"]
+        clean, poisoned = lines[attack]
         assert clean == pytest.approx([0.25, 0.5, 0.75, 1.0])
         assert poisoned == pytest.approx([end / 4, end / 2, end * 3 / 4, end])
 
 
-def test_scores_that_fall_with_learning_count_upwards_and_missing_ones_are_left_out(
-    drawn: dict[str, Figure],
-) -> None:
+def test_scores_that_fall_with_learning_count_upwards_and_missing_ones_are_left_out() -> None:
     tasks = {
         "depth": task_info("absolute_error", "absolute_error", floor=2.0, perfect=0.0, kind="depth"),
         "label": task_info(),
@@ -110,15 +107,17 @@ def test_scores_that_fall_with_learning_count_upwards_and_missing_ones_are_left_
         point: Any = {"epoch": 1, "train_loss": 1.0, "learning_rate": 0.1, "weights": {}}
         return replace(record, curve=[{**point, "scores": record.scores}])
 
-    draw_figures([cell("clean", 1.0, 1.0), cell("em", 1.5, None)])
-    [axes] = [axes for axes in drawn["curves"].axes if axes.get_visible()]
+    figure = draw_curves(collect([cell("clean", 1.0, 1.0), cell("em", 1.5, None)]))
+    assert figure is not None
+    [axes] = [axes for axes in figure.axes if axes.get_visible()]
     assert [list(line.get_ydata()) for line in axes.lines[1:]] == [[0.75], [0.25]]
 
 
-def test_cost_is_per_attack_and_clean_has_none(drawn: dict[str, Figure]) -> None:
-    draw_figures(board())
-    seconds, memory = drawn["cost"].axes
-    assert [label.get_text() for label in seconds.get_yticklabels()] == ["em", "mtl-ue-em"]
+def test_cost_is_per_attack_and_clean_has_none(data: FigureData) -> None:
+    figure = draw_costs(data)
+    assert figure is not None
+    _, seconds, memory = figure.axes
+    assert [label.get_text() for label in seconds.get_yticklabels()] == ["1 em", "2 mtl-ue-em"]
     [crafting] = seconds.lines
     assert list(zip(crafting.get_ydata(), crafting.get_xdata(), strict=True)) == [(0, 10.0), (1, 20.0)]
     assert memory.get_xlabel() == "peak memory of the process, MiB"
@@ -135,11 +134,12 @@ def test_names_are_text_and_no_formulas() -> None:
     records = [
         make_record({"age": score}, attack=a, dataset=dataset) for a, score in (("clean", 0.9), ("em", 0.6))
     ]
-    assert len(draw_figures(map(with_curve, records))) == 3
+    assert list(draw_figures(map(with_curve, records))) == ["ranking.png", "curves.png", "cost.png"]
 
 
 def test_drawing_loads_no_torch() -> None:
     code = (
-        "import sys, leaderboard.figures; sys.exit(bool({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
+        "import sys; from leaderboard.figures import draw_figures; draw_figures([])\n"
+        "sys.exit(bool({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -23,6 +23,7 @@ COMMANDS = (
         "explain",
         "report",
         "compare",
+        "plot",
         "check",
         "list",
         "show",

@@ -6,7 +6,8 @@ import pytest
 
 from bench.record import Record
 from leaderboard.board import render_board
-from leaderboard.budget_figure import draw_budgets
+from leaderboard.figures.budgets import draw_budgets
+from leaderboard.figures.figure_data import collect_figure_data
 from leaderboard.frame import to_frame
 from leaderboard.ranking import rank_attacks
 from leaderboard.sections.budgets import (
@@ -109,13 +110,13 @@ def test_the_section_has_a_table_per_norm_and_the_costs() -> None:
 
 
 def test_without_several_budgets_there_is_no_section_and_no_figure() -> None:
-    frame = to_frame([CLEAN, result("em", 0.7), result("ar-l2", 0.6, 1.0, "l2")])
-    assert render_budgets(frame) == ""
-    assert draw_budgets(frame, 9.0) is None
+    records = [CLEAN, result("em", 0.7), result("ar-l2", 0.6, 1.0, "l2")]
+    assert render_budgets(to_frame(records)) == ""
+    assert draw_budgets(collect_figure_data(records, None, 9.0)) is None
 
 
 def test_the_figure_has_a_panel_per_norm_and_per_cost() -> None:
-    figure = draw_budgets(to_frame(SEVERAL), 9.0)
+    figure = draw_budgets(collect_figure_data(SEVERAL, None, 9.0))
     assert figure is not None
     labels = [axes.get_xlabel() for axes in figure.axes]
     assert labels == ["ℓ∞ budget, /255", "ℓ2 budget, per 3·32·32", "passes per image", "seconds"]

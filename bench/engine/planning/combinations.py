@@ -5,10 +5,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bench.catalog.choice import Choice, split_outside_brackets
+from bench.catalog.choice import Choice
 from bench.catalog.parts import catalog_entries, locate_part
+from bench.catalog.restriction import parse_restriction
 from bench.engine.planning.suite_file import ALL, Suite
-from bench.errors import BenchError, format_input, unknown_name_error
+from bench.errors import BenchError, format_input
 from bench.record import AXES
 
 VICTIM_AXES = ("backbone", "weighting", "defense", "regime")
@@ -117,20 +118,13 @@ def _parse_restriction(
     text: str, suite: str, matrix: Matrix, included: Sequence[Mapping[str, Any]]
 ) -> Filter:
     """Return what ``AXIS=a,b`` filters by; what the suite does not have is refused."""
-    axis, equals, listed = text.partition("=")
-    axis = axis.strip()
-    if not equals:
-        raise BenchError(f"cannot read --only {format_input(text)}; write AXIS=a,b, such as attack=em,tap")
-    if axis not in AXES:
-        raise unknown_name_error("axis in --only", axis, AXES)
-    values = (*matrix[axis], *(entry[axis] for entry in included if axis in entry))
-    known = set[str]().union(*map(_names, values))
-    pieces = [piece.strip() for piece in split_outside_brackets(listed, ",")]
-    wanted = pieces if axis == "seed" else [str(Choice.parse(piece)) for piece in pieces]
-    for label in wanted:
-        if label not in known:
-            raise unknown_name_error(f"{axis} in --only (of suite {suite!r}):", label, known)
-    return {axis: set(wanted)}
+
+    def known_names(axis: str) -> set[str]:
+        values = (*matrix[axis], *(entry[axis] for entry in included if axis in entry))
+        return set[str]().union(*map(_names, values))
+
+    axis, wanted = parse_restriction(text, known_names, f"suite {suite!r}")
+    return {axis: wanted}
 
 
 def _names(value: Choice | int) -> set[str]:
