@@ -33,6 +33,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         f"{cells}; without a counterpart: {comparison.only_a} of {a}, {comparison.only_b} of {b}",
         render_cost_ratios(comparison.costs, a, b),
     ]
+    if comparison.overall.p_value is not None:
+        lines.append("p: sign-flip test over seeds, corrected for all rows of its table (Holm)")
     if comparison.budgets is not None:
         budgets = ", ".join(
             f"{name}: {budget}" for name, budget in zip((a, b), comparison.budgets, strict=True)

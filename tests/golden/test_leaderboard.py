@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from pandas import DataFrame
 from pandas.testing import assert_frame_equal
+from rich.console import Console
 
 from bench.errors import BenchError
 from bench.record import Record, TaskInfo
@@ -31,6 +32,7 @@ from leaderboard.sections.noise import noise_table
 from leaderboard.sections.partial import partial_images, partial_tasks
 from leaderboard.sections.peaks import peak_and_last_scores
 from leaderboard.sections.tasks import scores_by_task
+from leaderboard.terminal_comparison import print_comparison
 from tests.golden.committed import expect
 from tests.records import cost, fail, make_record, matrix, task_info
 
@@ -502,6 +504,16 @@ def test_a_board_without_a_finished_cell_says_so() -> None:
     assert "No cell is finished yet." in render_board([])
     page = render_board([fail("boom")])
     assert "RuntimeError: boom" in page
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_comparison_fits_the_terminal(width: int) -> None:
+    comparison = compare_labels(to_frame([*digits(), *rooms()]), "em", "mtl-ue-em")
+    file = io.StringIO()
+    print_comparison(comparison, Console(file=file, width=width))
+    assert max(map(len, file.getvalue().splitlines())) <= width
+    if width == 80:
+        expect("comparison-80.txt", file.getvalue())
 
 
 def test_csv_and_json_hold_every_row() -> None:
