@@ -27,8 +27,14 @@ BOARD = "board"
 BOARD_FILE, SUMMARY_FILE = "leaderboard.md", "leaderboard.json"
 """The files of the board: all of it, and its rankings."""
 
-ATTACK_NUMBERS = ("protection", "low", "high", "undefended", "craft_s")
-"""Columns of the ranking that trackers show."""
+ATTACK_NUMBERS = {
+    "protection": "protection",
+    "low": "protection_low",
+    "high": "protection_high",
+    "undefended": "protection_undefended",
+    "craft_s": "seconds_to_craft",
+}
+"""Column of the ranking → name under which trackers show it; they sort by these names."""
 
 
 class RunResults:
@@ -120,7 +126,7 @@ def update_outputs(folder: Path, trackers: "Sequence[Tracker]") -> Files:
                 if name == BOARD and not isinstance(error, FolderInPlaceError):
                     raise
                 print_message(f"note: {error}")
-        make_board = cache(lambda: collect_board(results.records, outputs))
+        make_board = cache(lambda: collect_board(results, outputs))
         for tracker in trackers:
             tracker.finish_suite(results.records, make_board)
     return outputs[BOARD] or {}
@@ -138,29 +144,33 @@ def draw_output(name: str, results: RunResults) -> Files | None:
         return None
 
 
-def read_outputs(folder: Path, records: Sequence[Record]) -> dict[str, Files | None]:
+def read_outputs(results: RunResults) -> dict[str, Files | None]:
     """Return the outputs of a run's folder, drawn again where they are out of date. Nothing is written."""
     from leaderboard.board_cache import hash_board_inputs, read_cached_output
 
-    inputs, results = hash_board_inputs(folder), RunResults(folder, records)
-    outputs = {name: read_cached_output(folder, inputs, name) for name in OUTPUTS}
+    inputs = hash_board_inputs(results.folder)
+    outputs = {name: read_cached_output(results.folder, inputs, name) for name in OUTPUTS}
     return {name: draw_output(name, results) if files is None else files for name, files in outputs.items()}
 
 
-def collect_board(records: Sequence[Record], outputs: Mapping[str, Files | None]) -> "TrackedBoard":
+def collect_board(results: RunResults, outputs: Mapping[str, Files | None]) -> "TrackedBoard":
     """Return what a tracker shows of a whole run: its outputs, the rows of its board, and protections."""
     from bench.engine.tracking.sink import TrackedBoard
     from leaderboard.cell_protection import CellProtections
     from leaderboard.frame import to_csv
-    from leaderboard.summary import rank_records, summarize_board
+    from leaderboard.scores import TRACKS
+    from leaderboard.summary import summarize_board
 
-    board = rank_records(records)
+    board = results.board
     files: Files = {"leaderboard.csv": to_csv(board.all_budgets).encode()}
     for output in outputs.values():
         files |= output or {}
+    ranking = [row for row in summarize_board(board)["ranking"] if row["attack"] != CLEAN]
     attacks = {
-        row["attack"]: {name: row[name] for name in ATTACK_NUMBERS if row.get(name) is not None}
-        for row in summarize_board(board)["ranking"]
-        if row["attack"] != CLEAN
+        row["attack"]: {
+            name: row[column] for column, name in ATTACK_NUMBERS.items() if row.get(column) is not None
+        }
+        for row in ranking
     }
-    return TrackedBoard(files, attacks, CellProtections(board.selected.done).by_cell())
+    tracks = {row["attack"]: row["track"] for row in ranking if row["track"] != TRACKS[0]}
+    return TrackedBoard(files, attacks, tracks, CellProtections(board.selected.done).by_cell())

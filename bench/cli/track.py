@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from bench.cli import options
 from bench.cli.json_output import print_json
 from bench.cli.run_folder import find_run_folder, load_records, read_curves
-from bench.cli.run_outputs import collect_board, read_outputs
+from bench.cli.run_outputs import RunResults, collect_board, read_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,8 @@ def track(
     folder = find_run_folder(out)
     destinations = find_destinations(track, folder, tracking_uri)
     records = load_records(folder)
-    board = collect_board(records, read_outputs(folder, records))
+    results = RunResults(folder, records)
+    board = collect_board(results, read_outputs(results))
     screen = Console(stderr=True)
 
     def read_oldest_first() -> "Iterator[Record]":

@@ -26,6 +26,7 @@ from bench.engine.tracking.record_to_mlflow import (
     SUITE_TAG,
     TAG_LIMIT,
     dataset_inputs,
+    record_checksum,
     run_metrics,
     run_params,
     run_status,
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 RUNS_PER_CALL = 200
 """Runs come with all parameters and metrics, so not too many at once."""
 
-RESULTS = frozenset({PROTECTION, BOARD, BY_ATTACK})
-"""Sections of what depends on other records."""
+RESULTS = (PROTECTION, BOARD, BY_ATTACK)
+"""What the names of metrics that depend on other records begin with."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class MLflowStore:
 
     def log_record(self, record: Record, protections: TaskProtections) -> LogResult:
         """Log a record unless one of its runs is complete and up to date; delete its other runs."""
-        checksum, numbers = hash_json(vars(record)), protection_numbers(protections)
+        checksum, numbers = record_checksum(record), protection_numbers(protections)
         runs = self._runs_of(record)
         current = next((run for run in runs if run.state == (run_status(record), checksum)), None)
         if current is None:
@@ -245,7 +246,7 @@ def _stored_run(run: "Run") -> StoredRun:
         attack=tags.get(ATTACK_TAG) if SUITE_TAG in tags else tags.get("attack"),
         parent=tags.get(PARENT_TAG),
         state=(run.info.status, tags.get(CHECKSUM_TAG)),
-        results={name: metrics[name] for name in metrics if name.split("/")[0] in RESULTS},
+        results={name: metrics[name] for name in metrics if name.startswith(RESULTS)},
     )
 
 

@@ -75,7 +75,8 @@ def at_step_0(numbers: Mapping[str, float]) -> Iterator[LogNumber]:
 def record_numbers(record: Record) -> Iterator[LogNumber]:
     """Yield every number of a record that is not None.
 
-    Viewers show names with the same text before the last slash in one section of charts.
+    Viewers show names with the same text before the last slash in one section of charts. MLflow sorts the
+    sections by their names: none is before `BOARD`.
     """
     for name, value, step in (*_curve_numbers(record), *_final_numbers(record)):
         if value is not None:
@@ -88,7 +89,8 @@ def _curve_numbers(record: Record) -> Iterator[tuple[str, float | None, int]]:
         yield "train/loss", point["train_loss"], step
         yield "train/learning_rate", point["learning_rate"], step
         yield from ((f"weight/{task}", weight, step) for task, weight in point["weights"].items())
-        yield from ((f"{metric}/{task}", value, step) for metric, task, value in _by_task(point["scores"]))
+        scores = _by_task(point["scores"])
+        yield from ((f"test/{metric}.{task}", value, step) for metric, task, value in scores)
         validation = point.get("validation", {})
         yield from ((f"validation/{task}", value, step) for task, value in validation.items())
 

@@ -21,17 +21,20 @@ class TrackedBoard:
 
     Attributes:
         files: path → content of what is shown for the whole suite: board, rows, figures, page.
-        attacks: attack → name → number, such as ``protection``, in the order of the ranking.
+        attacks: attack → name → number, such as ``protection``, in the order of the rankings.
+        tracks: attack → its track, if that is not ``linf``: tracks are never compared.
         cells: key → protections of a cell.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     attacks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tracks: Mapping[str, str] = field(default_factory=dict)
     cells: Mapping[str, TaskProtections] = field(default_factory=dict)
 
     def attack_numbers(self, attack: str) -> dict[str, float]:
-        """Return the line of an attack by names of its own."""
-        return {f"{BOARD}/{name}": value for name, value in self.attacks.get(attack, {}).items()}
+        """Return the line of an attack by the names that the attacks of its track share."""
+        section = f"{BOARD}_{self.tracks[attack]}" if attack in self.tracks else BOARD
+        return {f"{section}/{name}": value for name, value in self.attacks.get(attack, {}).items()}
 
     def numbers_by_attack(self) -> dict[str, float]:
         """Return the lines of all attacks by names that contain the attack's."""

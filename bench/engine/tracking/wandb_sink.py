@@ -4,6 +4,7 @@ Where they go is said as W&B wants it: ``wandb login``, WANDB_MODE=offline, WAND
 """
 
 import os
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -112,7 +113,8 @@ class WandbSink:
         # Offline, the folder of a run has its id and the second in which it was opened.
         time.sleep(max(0.0, self._opened.get(run_id, 0.0) + 1 - time.monotonic()))
         self._opened[run_id] = time.monotonic()
-        return wandb.init(
+        replaced = sys.exit, sys.excepthook
+        run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=run_id,
             name=truncate(name, NAME_LIMIT),
@@ -126,3 +128,6 @@ class WandbSink:
                 silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True
             ),
         )
+        # W&B replaces both for the time after the run: an exit would look like that of a library.
+        sys.exit, sys.excepthook = replaced
+        return run

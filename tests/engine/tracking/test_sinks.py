@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import struct
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,12 +90,12 @@ def test_tensorboard_shows_cells_with_protection_and_the_board(tmp_path: Path) -
     (cell,) = (folder for folder in shown if folder.endswith("a1"))
     assert cell == f"smoke/cells/{records[0].label} · a1"
     found = scalars(shown[cell])
-    assert found["accuracy/age"] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert found["test/accuracy.age"] == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert found["train/loss"] == [(1, 1.0), (3, 1 / 3)]
     assert found["final/accuracy.age"] == [(0, 0.3)]
     assert found["protection"] == [(0, 0.5)]
     assert found["protection/age"] == [(0, 0.25)]
-    event = shown[cell].Scalars("accuracy/age")[0]
+    event = shown[cell].Scalars("test/accuracy.age")[0]
     assert event.wall_time == 1_772_366_400
     settings = shown[cell].Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "attack.version = 2" in settings
@@ -243,13 +244,15 @@ def read_offline(out: Path) -> list[dict[str, Any]]:
 
 def test_wandb_shows_cells_with_protection_and_the_board(wandb_offline: Path) -> None:
     records = [make_record("a1"), make_failed("b2")]
+    hooks = sys.exit, sys.excepthook
     assert track("wandb", wandb_offline, records) == {"added": 2}
+    assert (sys.exit, sys.excepthook) == hooks, "the command ends the program, and says so itself"
     cell, failed, suite = read_offline(wandb_offline)
     assert (cell["name"], cell["group"], cell["kind"]) == (records[0].label, "smoke", "cell")
     assert cell["project"] == "mtlue-bench"
     assert cell["config"]["attack"] == "em"
     assert cell["config"]["attack.version"] == 2
-    assert cell["history"][2]["accuracy/age"] == 0.2
+    assert cell["history"][2]["test/accuracy.age"] == 0.2
     assert cell["history"][3]["train/loss"] == pytest.approx(1 / 3)
     assert cell["summary"]["protection"] == 0.5
     assert cell["summary"]["protection/age"] == 0.25

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from bench.cli.run_outputs import collect_board
+from bench.cli.run_outputs import ATTACK_NUMBERS, RunResults, collect_board
 from bench.engine.execution.events import ItemFinished, RunFinished, RunStarted
 from bench.engine.tracking.listener import rebuild_mirror
 from bench.engine.tracking.record_to_mlflow import KEY_TAG
+from bench.engine.tracking.sink import TrackedBoard
 from bench.record import Record, write_record
 from leaderboard.frame import to_frame
 from leaderboard.ranking import rank_attacks
@@ -37,7 +38,11 @@ def run(uri: str, out: Path, new: Sequence[Record], cached: int = 0, *, ends: bo
         tracker(RunFinished(len(new) if ends else 0, cached, 0, 1.0))
     if ends:
         everything = read_all(out)
-        tracker.finish_suite(everything, lambda: collect_board(everything, {}))
+        tracker.finish_suite(everything, lambda: board_of(everything))
+
+
+def board_of(records: Sequence[Record]) -> TrackedBoard:
+    return collect_board(RunResults(Path("nowhere"), records), {})
 
 
 def read_all(out: Path) -> list[Record]:
@@ -107,7 +112,9 @@ def test_mirrors_made_live_in_pieces_and_from_the_records_are_equal_and_as_the_b
     for key, mean in frame.groupby("key")["protection"].mean().items():
         assert live[str(key)]["protection"] == pytest.approx(mean)
     for row in rank_attacks(frame).query("attack != 'clean'").itertuples():
-        line: Any = {name: getattr(row, name) for name in ("protection", "low", "high", "undefended")}
+        line: Any = {
+            ATTACK_NUMBERS[name]: getattr(row, name) for name in ("protection", "low", "high", "undefended")
+        }
         line = {name: pytest.approx(value) for name, value in line.items() if not math.isnan(value)}
         shown = live[str(row.attack)]
         assert {name: shown[f"board/{name}"] for name in line} == line
@@ -115,14 +122,26 @@ def test_mirrors_made_live_in_pieces_and_from_the_records_are_equal_and_as_the_b
     assert live["pieces"]["cells/done"] == len(records)
     assert "board/protection" not in live["clean"]
 
-    board = collect_board(records, {})
+    board = board_of(records)
     assert rebuild_mirror(mlflow(uri), records, board)["kept"] == len(records)
     assert metrics(uri, "pieces") == live
 
     renamed = of_suite("from records", records)
-    rebuild_mirror(mlflow(uri), renamed, collect_board(renamed, {}))
+    rebuild_mirror(mlflow(uri), renamed, board_of(renamed))
     fresh = metrics(uri, "from records")
     assert fresh | {"pieces": fresh.pop("from records")} == live
+
+
+def test_attacks_of_other_tracks_have_charts_of_their_own() -> None:
+    records = [
+        make_record({"a": 0.9}, attack="clean"),
+        make_record({"a": 0.7}, attack="em"),
+        make_record({"a": 0.5}, attack="cuda", bounded=False),
+    ]
+    board = board_of(records)
+    assert board.attack_numbers("em")["board/protection"] == pytest.approx(0.5)
+    assert {name.split("/")[0] for name in board.attack_numbers("cuda")} == {"board_unbounded"}
+    assert board.attack_numbers("clean") == {}
 
 
 def test_the_protection_of_a_cell_that_was_run_anew_with_other_settings_is_shown_no_more(

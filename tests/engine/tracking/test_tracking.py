@@ -18,10 +18,15 @@ from bench.engine.execution.events import ItemFinished, Notice, RunFinished, Run
 from bench.engine.tracking import mlflow_database
 from bench.engine.tracking.listener import Tracker
 from bench.engine.tracking.mlflow_database import default_uri
-from bench.engine.tracking.record_to_mlflow import ATTACK_TAG, CHECKSUM_TAG, KEY_TAG, SUITE_TAG
+from bench.engine.tracking.record_to_mlflow import (
+    ATTACK_TAG,
+    CHECKSUM_TAG,
+    KEY_TAG,
+    SUITE_TAG,
+    record_checksum,
+)
 from bench.engine.tracking.sink import TrackedBoard
 from bench.errors import BenchError
-from bench.files import hash_json
 from bench.record import AXES, Epoch, Record, write_record
 from tests.engine.tracking.mirror import (
     all_runs,
@@ -84,7 +89,7 @@ def test_a_finished_cell_becomes_a_run(uri: str, tmp_path: Path) -> None:
 
     tags = run.data.tags
     assert tags[KEY_TAG] == record.key
-    assert tags[CHECKSUM_TAG] == hash_json(dataclasses.asdict(record))
+    assert tags[CHECKSUM_TAG] == record_checksum(record)
     assert {name: tags[name] for name in ("suite", "status", "poison", "victim", "attack", "seed")} == {
         "suite": "one cell",
         "status": "done",
@@ -97,7 +102,7 @@ def test_a_finished_cell_becomes_a_run(uri: str, tmp_path: Path) -> None:
 
     assert history(uri, run, "train/loss") == [(1, 1.0), (3, pytest.approx(1 / 3))]
     assert history(uri, run, "train/learning_rate") == [(1, 0.1), (2, 0.1), (3, 0.1)]
-    assert history(uri, run, "accuracy/age") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert history(uri, run, "test/accuracy.age") == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert history(uri, run, "weight/age") == [(1, 0.5), (2, 0.5), (3, 0.5)]
     assert history(uri, run, "validation/age") == [(2, 0.25), (3, 0.375)]
     once = {
@@ -305,7 +310,7 @@ def test_a_curve_longer_than_mlflows_largest_batch_is_whole(uri: str) -> None:
     [run] = runs_of(uri, "long")
     steps = list(range(1, 61))
     assert [step for step, _ in history(uri, run, "train/loss")] == steps
-    assert [step for step, _ in history(uri, run, "auroc/task 9")] == steps
+    assert [step for step, _ in history(uri, run, "test/auroc.task 9")] == steps
     assert {run.data.params[f"recipe.setting {i}"] for i in range(230)} == {str(i) for i in range(230)}
 
 
@@ -339,7 +344,7 @@ def test_a_run_that_was_cut_off_is_replaced(uri: str) -> None:
     client = MlflowClient(tracking_uri=uri)
     [run] = runs_of(uri, "cut off")
     client.delete_run(run.info.run_id)
-    tags = {KEY_TAG: record.key, CHECKSUM_TAG: hash_json(dataclasses.asdict(record))}
+    tags = {KEY_TAG: record.key, CHECKSUM_TAG: record_checksum(record)}
     client.create_run(run.info.experiment_id, tags=tags)
 
     assert rebuild(uri, [record]) == (0, 0, 1)
