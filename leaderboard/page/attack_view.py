@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.catalog.description import describe_part
 from bench.errors import BenchError
-from bench.record import CLEAN, NO_DEFENSE, POISON_PHASES, Record
+from bench.record import CLEAN, NO_DEFENSE, Record
 from bench.text import format_duration
 from leaderboard.formatting import (
     NO_VALUE,
@@ -18,7 +18,6 @@ from leaderboard.formatting import (
     is_missing,
     metric_label,
 )
-from leaderboard.frame import PHASES
 from leaderboard.page.content import PageContent, TaskMeans
 from leaderboard.page.heat_view import HeatCell, color_protection
 from leaderboard.scores import SETTING_AXES, track_of
@@ -89,7 +88,7 @@ def view_attack(content: PageContent, attack: str) -> AttackView:
         tasks=[_view_tasks(dataset, rows) for dataset, rows in content.task_means.get(attack, {}).items()],
         curves=_view_curves(content, attack),
         noise=_list_noise(done) if attack != CLEAN else (),
-        costs=_list_costs(done),
+        costs=_list_costs(content.costs.get(attack, {})),
         cells=[_list_cell(content, record) for record in records] if len(records) <= MAX_LISTED_CELLS else (),
         cell_count=len(records),
     )
@@ -180,24 +179,12 @@ def _list_noise(records: Sequence[Record]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in texts.items() if text != NO_VALUE]
 
 
-def _list_costs(records: Sequence[Record]) -> list[list[str]]:
+def _list_costs(costs: Mapping[str, Sequence[float]]) -> list[list[str]]:
     """Return, per phase: its name, mean seconds, images per second, peak memory of process and device."""
-    poisons, costs = _one_per_poison(records), []
-    phases = {phase for record in records for phase in record.cost}
-    for phase in sorted(
-        phases, key=lambda name: (PHASES.index(name) if name in PHASES else len(PHASES), name)
-    ):
-        of_phase: list[Mapping[str, Any]] = [
-            record.cost[phase]
-            for record in (poisons if phase in POISON_PHASES else records)
-            if phase in record.cost
-        ]
-        seconds = mean_of_known(cost["seconds"] for cost in of_phase)
-        names = ("images_per_s", "peak_host_mb", "peak_device_mb")
-        others = (mean_of_known(cost[name] for cost in of_phase) for name in names)
-        time = NO_VALUE if seconds is None else format_duration(seconds)
-        costs.append([phase, time, *map(format_number, others)])
-    return costs
+    return [
+        [phase, format_duration(seconds), *map(format_number, others)]
+        for phase, (seconds, *others) in costs.items()
+    ]
 
 
 def _one_per_poison(records: Sequence[Record]) -> list[Record]:

@@ -1,8 +1,7 @@
 """All files of the page, made from records."""
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -14,7 +13,14 @@ from bench.text import to_one_line, to_printable
 from leaderboard.board import PROTECTION
 from leaderboard.formatting import format_count, format_score, metric_label
 from leaderboard.page.attack_view import view_attack
-from leaderboard.page.browser_data import FILTER_AXES, cell_files, cells_data, encode_script, ranking_data
+from leaderboard.page.browser_data import (
+    FILTER_AXES,
+    cell_files,
+    cells_data,
+    encode_script,
+    encode_value,
+    ranking_data,
+)
 from leaderboard.page.content import MAX_CURVES, PageContent, gather_content
 from leaderboard.page.cost_plot import place_costs
 from leaderboard.page.folder import MARKER, encode_marker
@@ -99,7 +105,7 @@ def _make_environment(content: PageContent) -> Environment:
     environment.filters |= {
         "metric": metric_label,
         "count": format_count,
-        "json_block": encode_block,
+        "json_block": lambda value: Markup(encode_value(value)),
         "score": format_score,
         "breakable": mark_breaks,
     }
@@ -121,20 +127,6 @@ def mark_breaks(name: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?<=[(+,=])", to_printable(name)))
 
 
-def encode_block(value: object) -> Markup:
-    """Return a value as the content of a script element that holds JSON."""
-    text = json.dumps(_printable_texts(value), separators=(",", ":"), allow_nan=False)
-    return Markup(re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text))
-
-
-def _printable_texts(value: Any) -> Any:
-    if isinstance(value, str):
-        return to_one_line(value)
-    if isinstance(value, Mapping):
-        return {to_one_line(str(name)): _printable_texts(entry) for name, entry in value.items()}
-    return list(map(_printable_texts, value)) if isinstance(value, list | tuple) else value
-
-
 def _view_index(
     content: PageContent, tracks: Sequence[RankedTrack], published: Sequence[PublishedLine]
 ) -> dict[str, Any]:
@@ -154,7 +146,7 @@ def _view_index(
         "explanation": PROTECTION.replace("*", ""),
         "tracks": tracks,
         "metrics": list_metrics(tracks),
-        "filters": {axis: sorted(set(board.frame[axis])) for axis in FILTER_AXES},
+        "filters": {axis: sorted(board.frame[axis].unique()) for axis in FILTER_AXES},
         "heatmaps": axis_heatmaps(content),
         "task_maps": task_heatmaps(content),
         "plots": {track.track: plot for track in tracks if (plot := place_costs(track))},

@@ -1,19 +1,17 @@
 """What every view of the page is made from, gathered once: records, scores, curves and addresses."""
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, TypedDict, cast
 
 from pandas import DataFrame
 
-from bench.catalog.choice import Choice
-from bench.errors import BenchError
 from bench.files import hash_bytes
-from bench.record import AXES, CLEAN, Record
+from bench.record import CLEAN, POISON_PHASES, Record
 from bench.text import to_one_line
+from leaderboard.frame import COSTS
 from leaderboard.headline import protection_by_choice
 from leaderboard.page.curves import CellCurve, SeedCurve, average_curves, shorten_curve
 from leaderboard.ranking import track_marker
@@ -106,6 +104,21 @@ class PageContent:
         return grouped
 
     @cached_property
+    def costs(self) -> dict[str, dict[str, list[float]]]:
+        """Attack → phase → means of seconds, images per second, peak memory of process and device (MiB)."""
+        found: dict[str, dict[str, list[float]]] = {}
+        timed = [str(column) for column in self.cells if str(column).endswith("_s")]
+        names = [column.removesuffix("_s") for column in timed]
+        for phase in (name for name in names if f"{name}_host_mb" in self.cells):
+            cells = self.cells.drop_duplicates(["attack", "poison"]) if phase in POISON_PHASES else self.cells
+            measured = cells[cells[f"{phase}_s"].notna()]
+            columns = [f"{phase}_{suffix}" for suffix in COSTS.values()]
+            means = measured.groupby("attack")[columns].mean()
+            for attack, values in zip(means.index, means.to_numpy(float).tolist(), strict=True):
+                found.setdefault(str(attack), {})[phase] = values
+        return found
+
+    @cached_property
     def choices(self) -> dict[str, dict[tuple[str, ...], dict[str, float]]]:
         """Attack → setting → defense → protection, a mean over seeds; clean is left out."""
         games: dict[str, dict[tuple[str, ...], dict[str, float]]] = {}
@@ -132,16 +145,6 @@ class PageContent:
                 keys.setdefault((dataset, attack), {})[key] = seed
         averaged = {place: average_curves(seeds, self.curves) for place, seeds in keys.items()}
         return {place: curve for place, curve in averaged.items() if curve is not None}
-
-    def command_to_run(self, record: Record) -> str:
-        """Return the command that makes a record's cell again, for a shell."""
-        restrictions = [
-            argument
-            for axis in AXES
-            if (label := _only_value(axis, record.cell[axis])) is not None
-            for argument in ("--only", f"{axis}={label}")
-        ]
-        return shlex.join(map(to_one_line, ["bench", "run", "--suite", record.suite, *restrictions]))
 
 
 def _average_tasks(victims: DataFrame) -> list[TaskMeans]:
@@ -185,14 +188,3 @@ def _encode_fragment(key: str) -> str:
     return "".join(
         char if char.isascii() and char.isalnum() else f"~{ord(char):x}~" for char in to_one_line(key)
     )
-
-
-@cache
-def _only_value(axis: str, label: str | int) -> str | int | None:
-    """Return what selects a label with ``--only``; None for one that cannot be written there."""
-    if axis == "seed":
-        return label
-    try:
-        return Choice.parse(str(label)).label
-    except BenchError:  # a label that somebody has written into a record
-        return None

@@ -155,11 +155,11 @@ def _view_row(
         attack=row["attack"],
         rank=NO_VALUE if isna(row["rank"]) else str(row["rank"]),
         protection=format_protection(row["protection"]),
-        interval="" if values["low"] is None else f"{row['low']:z.2f} to {row['high']:z.2f}",
+        interval=_format_interval(values["low"], values["high"]),
         group=letters.get(row["attack"], ""),
         undefended=format_protection(row["undefended"]),
         defense=NO_VALUE if is_clean or isna(row["defense"]) else row["defense"],
-        transfer=NO_VALUE if is_clean else _format_choice(values["transfer"], row.get("transfer_choice")),
+        transfer=NO_VALUE if is_clean else _format_transfer_score(values, row.get("transfer_choice")),
         craft=NO_VALUE if seconds is None else format_duration(seconds),
         craft_s=seconds,
         bar=_place_bar(values, domain),
@@ -168,8 +168,16 @@ def _view_row(
     )
 
 
-def _format_choice(value: float | None, choice: Any) -> str:
-    return NO_VALUE if value is None else f"{format_protection(value)} ({choice})"
+def _format_transfer_score(values: Mapping[str, float | None], choice: Any) -> str:
+    if values["transfer"] is None:
+        return NO_VALUE
+    interval = _format_interval(values["transfer_low"], values["transfer_high"])
+    return f"{format_protection(values['transfer'])}{interval and f', {interval}'} ({choice})"
+
+
+def _format_interval(low: float | None, high: float | None) -> str:
+    """Return an interval, empty without one."""
+    return "" if low is None or high is None else f"{low:z.2f} to {high:z.2f}"
 
 
 def number_or_none(value: Any) -> float | None:

@@ -45,6 +45,9 @@
     return element("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": caption }, made);
   };
 
+  const quote = (text) => (/^[\w@%+=:,.\/-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
+  const command = (cell) => ["bench run --suite", quote(cell.suite), ...AXES.flatMap((axis, at) => ["--only", quote(`${axis}=${cell.labels[at]}`)])].join(" ");
+
   const scores = (cell, shared) => {
     const tasks = shared[cell.tasks];
     const rows = tasks.map(([task, metric], row) => [task, metric.replaceAll("_", " "), ...cell.scores.map((column, kind) => number(column[row], kind === cell.scores.length - 1 ? 2 : 3))]);
@@ -86,7 +89,7 @@
         ["clean counterpart", cell.clean && cell.labels[1] !== "clean" ? element("a", { href: cell.clean }, "its cell") : null]])];
     if (cell.error) parts.push(section("Error", element("pre", {}, `${cell.error.type}: ${cell.error.message}\n${cell.error.traceback ?? ""}`.trimEnd())));
     if (cell.scores && shared[cell.tasks].length) parts.push(scores(cell, shared), await curveSection(cell, shared));
-    parts.push(section("Reproduce", element("p", { class: "soft small" }, "This runs the cell, its clean counterpart and what they need:"), element("pre", {}, cell.command),
+    parts.push(section("Reproduce", element("p", { class: "soft small" }, "This runs the cell, its clean counterpart and what they need:"), element("pre", {}, command(cell)),
       element("p", { class: "soft small" }, "This says what the run's folder knows of it:"), element("pre", {}, `bench explain ${cell.key}`)));
     const seeds = ["seed", "poison seed"].map((name, at) => [name, cell.seeds[at]]).filter(([, value]) => value !== null);
     if (Object.keys(settings).length) parts.push(section("Configuration", pairs([...Object.entries(settings), ...seeds].map(([name, value]) => [name.replaceAll("_", " "), write(value)]), "lines")));

@@ -136,6 +136,7 @@
     });
     const scale = scaleOf(rows, name, [Number(table.dataset.low), Number(table.dataset.high)]);
     table.classList.toggle("filtered", Boolean(ranked));
+    table.classList.toggle("other", name !== "protection"); // interval and group are those of the protection
     const heading = table.tHead.querySelector(".score");
     (heading.querySelector("button") ?? heading).textContent = metric.selectedOptions[0].textContent;
     const words = search.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
