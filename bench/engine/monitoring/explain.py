@@ -89,7 +89,9 @@ def _no_match_error(asked: Sequence[str], records: Sequence[Record], out: Path) 
     unknown = [word for word in asked if not any(word in record.label for record in records)]
     if unknown and known:
         return unknown_name_error(f"word in the cells of {out}:", unknown[0], known)
-    return BenchError(f"no cell in {out} matches {' '.join(asked)!r}; `bench report --format csv` lists them")
+    return BenchError(
+        f"no cell in {out} matches {' '.join(asked)!r}; `bench report --format csv --rows` lists them"
+    )
 
 
 def find_clean_record(out: Path, record: Record) -> Record | None:

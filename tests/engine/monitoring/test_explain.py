@@ -359,7 +359,7 @@ def test_of_many_matches_some_are_listed() -> None:
         (["em", "cleam", "mtl-ue-emm"], "unknown word in the cells of OUT: 'cleam'; did you mean 'clean'?"),
         (
             ["clean", "mtl-ue-em"],
-            "no cell in OUT matches 'clean mtl-ue-em'; `bench report --format csv` lists them",
+            "no cell in OUT matches 'clean mtl-ue-em'; `bench report --format csv --rows` lists them",
         ),
         (["0123456789abcdef"], f"unknown word in the cells of OUT: '0123456789abcdef'; there are: {KNOWN}."),
         (["KEY", "em"], f"unknown word in the cells of OUT: 'KEY'; there are: {KNOWN}."),
@@ -383,7 +383,7 @@ def test_a_wrong_word_gets_a_hint(
 
 def test_in_an_empty_folder_nothing_is_called_anything(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
-    error = f"error: no cell in {tmp_path} matches 'em'; `bench report --format csv` lists them\n"
+    error = f"error: no cell in {tmp_path} matches 'em'; `bench report --format csv --rows` lists them\n"
     assert bench("explain", "em", "--out", tmp_path) == (2, "", error)
 
 
