@@ -155,7 +155,7 @@ def _view_row(
         attack=row["attack"],
         rank=NO_VALUE if isna(row["rank"]) else str(row["rank"]),
         protection=format_protection(row["protection"]),
-        interval=_format_interval(values["low"], values["high"]),
+        interval=_write_ends(values["low"], values["high"]),
         group=letters.get(row["attack"], ""),
         undefended=format_protection(row["undefended"]),
         defense=NO_VALUE if is_clean or isna(row["defense"]) else row["defense"],
@@ -171,11 +171,11 @@ def _view_row(
 def _format_transfer_score(values: Mapping[str, float | None], choice: Any) -> str:
     if values["transfer"] is None:
         return NO_VALUE
-    interval = _format_interval(values["transfer_low"], values["transfer_high"])
+    interval = _write_ends(values["transfer_low"], values["transfer_high"])
     return f"{format_protection(values['transfer'])}{interval and f', {interval}'} ({choice})"
 
 
-def _format_interval(low: float | None, high: float | None) -> str:
+def _write_ends(low: float | None, high: float | None) -> str:
     """Return an interval, empty without one."""
     return "" if low is None or high is None else f"{low:z.2f} to {high:z.2f}"
 
