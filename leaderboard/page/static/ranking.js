@@ -180,6 +180,7 @@
     if (selected) {
       words += ` Computed from ${selected.shown} of ${total} cells: the exploiter picks among the selected defenses.`;
       words += name === "transfer" ? " Transfer is known for all cells only." : " Intervals, groups and transfer are known for all cells only.";
+      words += " Heat maps and plots below show all cells.";
       if (name.startsWith(RAW)) words += " The scores are means over the cells shown.";
     }
     result.textContent = words;
