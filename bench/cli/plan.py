@@ -12,6 +12,9 @@ from bench.cli.run_setup import count_workers, plan_run
 from bench.table import fill_paragraphs, format_table, terminal_width
 from bench.text import format_bytes, format_duration
 
+FACTOR = 3
+"""How far estimates from a calibration are off, as docs/suites.md has it."""
+
 if TYPE_CHECKING:
     from bench.engine.planning.estimate import KindEstimate
 
@@ -30,9 +33,21 @@ def plan(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="List everything that is left out, one by one.")
     ] = False,
+    no_calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--no-calibrate", help="Do not measure for a few seconds how long items take that were not timed."
+        ),
+    ] = False,
     json_: options.JsonOption = False,
 ) -> None:
-    """Show what a run would do: what is cached, what is left, and how much time and disk space it needs."""
+    """Show what a run would do: what is cached, what is left, and how much time and disk space it needs.
+
+    Items take as long as those like them that were timed in the run's folder. Where there are none, a
+    calibration of at most 15 seconds estimates it; the result is kept for the next time.
+    """
+    from bench.engine.monitoring.console import show_activity
+    from bench.engine.planning.calibration import Calibration
     from bench.engine.planning.estimate import check_disk_space, estimate_kinds
     from bench.engine.planning.omissions import summarize_omissions
     from bench.engine.planning.present_data import PresentData
@@ -41,7 +56,13 @@ def plan(
     planned, context = plan_run(suite, only, set_, out, data_root, cache, device)
     remaining = find_remaining_work(planned, context.store, rerun, PresentData(context))
     workers = count_workers(jobs, context.device)
-    kinds = list(estimate_kinds(remaining, context, workers))
+    calibration = Calibration(context, budget_s=0)
+    kinds = estimate_kinds(remaining, context, workers, calibration)
+    if not (no_calibrate or calibration.is_complete):
+        with show_activity("measuring how long items take, since none like them was timed yet"):
+            calibration = Calibration(context)
+            kinds = estimate_kinds(remaining, context, workers, calibration)
+            calibration.keep()
     disk_warning = check_disk_space(kinds, context)
     to_do = {cell.key for cell in remaining.cells} if list_cells else set()
     cells = [
@@ -64,6 +85,8 @@ def plan(
         return
     width = terminal_width()
     print_result(render_kinds(facts["kinds"], workers, width))
+    if any(kind.calibrated for kind in kinds):
+        print_result(fill_paragraphs(f"note: {describe_calibration(calibration.is_complete)}", width))
     for warning in facts["warnings"]:
         print_result(fill_paragraphs(f"warning: {warning}", width))
     if planned.drawn_by_seed:
@@ -77,6 +100,12 @@ def plan(
         print_result("\n" + format_table(cells, ("key", "state", "cell"), width))
 
 
+def describe_calibration(is_complete: bool) -> str:
+    """Return a sentence on how good times from a calibration are."""
+    more = "" if is_complete else "; it is not complete, and the same command continues it"
+    return f"times are estimated from a short calibration, and can be wrong by a factor of {FACTOR}{more}"
+
+
 def describe_kind(estimate: "KindEstimate", cached: int) -> dict[str, Any]:
     """Return the numbers of one kind of items, as JSON has them."""
     return {
@@ -86,6 +115,7 @@ def describe_kind(estimate: "KindEstimate", cached: int) -> dict[str, Any]:
         "to_do": estimate.count,
         "seconds": estimate.seconds,
         "untimed": estimate.untimed,
+        "calibrated": estimate.calibrated,
         "bytes": estimate.stored,
         "unsized": estimate.unsized,
     }

@@ -94,7 +94,7 @@ def bench(*arguments: str) -> str:
 
 @pytest.mark.benchmark(group="bench plan, 10,125 cells, none done")
 def test_plan(benchmark: BenchmarkFixture, suite_file: Path, tmp_path: Path, say: Say) -> None:
-    command = ("plan", "--suite", str(suite_file), "--out", str(tmp_path))
+    command = ("plan", "--suite", str(suite_file), "--out", str(tmp_path), "--no-calibrate")
     say(benchmark.pedantic(bench, args=command, rounds=1))
 
 
@@ -102,7 +102,7 @@ def test_plan(benchmark: BenchmarkFixture, suite_file: Path, tmp_path: Path, say
 def test_plan_of_what_is_done(
     benchmark: BenchmarkFixture, suite_file: Path, finished: Path, say: Say
 ) -> None:
-    command = ("plan", "--suite", str(suite_file), "--out", str(finished))
+    command = ("plan", "--suite", str(suite_file), "--out", str(finished), "--no-calibrate")
     say(benchmark.pedantic(bench, args=command, rounds=1))
 
 

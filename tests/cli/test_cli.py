@@ -296,7 +296,8 @@ def rows(markdown: str) -> list[list[str]]:
 
 def test_plan_of_what_is_all_to_do(suite: Path, tmp_path: Path) -> None:
     text = ok(
-        "plan", "--suite", suite, "--out", tmp_path / "out", "--set", "matrix.attack=['tap']", "--jobs", "3"
+        *("plan", "--suite", suite, "--out", tmp_path / "out", "--set", "matrix.attack=['tap']"),
+        *("--jobs", "3", "--no-calibrate"),
     )
     head, *kinds = rows(text)
     assert head[-2:] == ["time with 3 workers", "disk space"]
@@ -312,7 +313,7 @@ def test_plan_of_what_is_all_to_do(suite: Path, tmp_path: Path) -> None:
 
 def test_plan_of_what_is_half_done(suite: Path, out: Path) -> None:
     before = sorted(out.rglob("*"))
-    more = ("--set", "matrix.seed=[0, 1]", "--jobs", "1")
+    more = ("--set", "matrix.seed=[0, 1]", "--jobs", "1", "--no-calibrate")
     _, _, poisons, cells = rows(ok("plan", "--suite", suite, "--out", out, *more))
     assert poisons[:4] == ["poisons", "6", "3", "3"]
     assert cells[:4] == ["cells", "6", "3", "3"]
@@ -321,7 +322,9 @@ def test_plan_of_what_is_half_done(suite: Path, out: Path) -> None:
 
 
 def test_plan_lists_cells(suite: Path, out: Path) -> None:
-    text = ok("plan", "--suite", suite, "--out", out, "--cells", "--set", "matrix.seed=[0, 1]")
+    text = ok(
+        "plan", "--suite", suite, "--out", out, "--cells", "--set", "matrix.seed=[0, 1]", "--no-calibrate"
+    )
     listed = [row for row in rows(text) if len(row) == 3][1:]
     plan = tiny.plan(matrix={"attack": ["random", "em"], "seed": [0, 1]})
     assert [(key, label) for key, _, label in listed] == [(cell.key, cell.label) for cell in plan.cells]
@@ -332,6 +335,7 @@ def test_plan_says_what_is_left_out_and_damaged(suite: Path, copy: Path) -> None
     path = next((copy / "records").iterdir())
     path.write_text("{")
     settings = ("--set", 'matrix.dataset=["digits", "utkface"]', "--set", "skip_missing_data=true")
+    settings += ("--no-calibrate",)
     notes = [
         line
         for line in ok("plan", "--suite", suite, "--out", copy, *settings).splitlines()
@@ -574,7 +578,7 @@ def test_the_board_of_a_finished_run_is_read_and_not_drawn_again(out: Path, copy
 
 
 def test_planning_imports_no_library_that_only_computes(tmp_path: Path) -> None:
-    found = imported("plan", "--suite", "smoke", "--out", tmp_path / "new")
+    found = imported("plan", "--suite", "smoke", "--out", tmp_path / "new", "--no-calibrate")
     assert not found & {"torchvision", "kornia", "pandas", "mlflow", "sklearn"}
 
 

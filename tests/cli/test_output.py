@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "list": "list",
     "show": "show attack mtl-ue-em",
-    "plan": "plan --suite quick --cells --device cpu --out new",
+    "plan": "plan --suite quick --cells --device cpu --out new --no-calibrate",
     "status": "status --out run",
     "explain": "explain em jpeg --out run",
     "check": "check --against reference.json --out run",

@@ -129,7 +129,7 @@ NOT_NAMES = {
     *("out", "data_root", "cache", "executor", "jobs", "address", "gpus", "slurm", "threads", "device"),
     *("precision", "compile_", "doublings", "rounds", "plot"),
     *("deterministic", "rerun", "time_limit", "tracking_uri", "no_track", "list_cells", "format_", "output"),
-    *("update", "json_", "rows", "track", "verbose", "no_images", "width"),
+    *("update", "json_", "rows", "track", "verbose", "no_images", "no_calibrate", "width"),
 }
 """Parameters of commands whose values name nothing of the project; typer checks the choices among them."""
 

@@ -1,4 +1,4 @@
-"""Estimate how long a run takes, from records in its folder, and how much disk space it needs."""
+"""Estimate how long a run takes, from records or a calibration, and how much disk space it needs."""
 
 import contextlib
 import shutil
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bench.api import Dataset, MultiTaskData
+from bench.engine.planning.calibration import Calibration
 from bench.engine.planning.cell import Cell, ItemKind, Poison, Purified, Surrogate, dataset_of
 from bench.engine.planning.durations import SHARED_PHASES, labels_on_axes, mean_seconds, read_timed_records
 from bench.engine.planning.expand import Plan
@@ -32,10 +33,11 @@ class KindEstimate:
     Attributes:
         kind: of the items.
         count: number of items to do.
-        seconds: for the items like which one was timed before, divided by the number of jobs.
+        seconds: for the items whose time can be told, divided by the number of jobs.
         untimed: number of the other items.
         stored: bytes on the disk, for the items whose size is known.
         unsized: number of the other items, whose datasets are not decoded yet.
+        calibrated: number of items like which none was timed before, whose time a calibration tells.
     """
 
     kind: ItemKind
@@ -44,16 +46,23 @@ class KindEstimate:
     untimed: int
     stored: int
     unsized: int
+    calibrated: int = 0
 
 
-def estimate_kinds(remaining: RemainingWork, run_context: RunContext, jobs: int) -> list[KindEstimate]:
+def estimate_kinds(
+    remaining: RemainingWork, run_context: RunContext, jobs: int, calibration: Calibration | None = None
+) -> list[KindEstimate]:
     """Estimate the items of every kind, for a number of jobs; purified sets only if the suite has some.
 
     An item is expected to take the mean time of earlier items on this machine that have the same dataset and:
     for a poison the same attack, for a purified set the same defense, for a cell the same backbone and
-    regime.
+    regime. If there is none, the calibration tells its time.
     """
     records = read_timed_records(run_context) if remaining.cells else []
+    if calibration is not None:
+        axes = next(axes for kind, axes, _ in _KINDS if kind == "cells")
+        timed = mean_seconds(records, axes, None)
+        calibration.measure_networks(c for c in remaining.cells if labels_on_axes(c, axes) not in timed)
     data: dict[Dataset, MultiTaskData | None] = {}
     estimates = []
     for kind, axes, size in _KINDS:
@@ -61,17 +70,21 @@ def estimate_kinds(remaining: RemainingWork, run_context: RunContext, jobs: int)
         if kind == "purified" and not items and not remaining.cached[kind]:
             continue
         means = mean_seconds(records, axes, SHARED_PHASES.get(kind))
-        seconds, sizes = [], []
+        seconds, sizes, calibrated = [], [], 0
         for item in items:
             dataset = dataset_of(item)
             if (labels := labels_on_axes(item, axes)) in means:
                 seconds.append(means[labels])
+            elif calibration is not None and (expected := calibration.seconds(item)) is not None:
+                seconds.append(expected)
+                calibrated += 1
             if dataset.part not in data:
                 data[dataset.part] = _load_if_decoded(dataset.part, run_context)
             if (loaded := data[dataset.part]) is not None:
                 sizes.append(size(item, loaded))
         untimed, unsized = len(items) - len(seconds), len(items) - len(sizes)
-        estimates.append(KindEstimate(kind, len(items), sum(seconds) / jobs, untimed, sum(sizes), unsized))
+        total, stored = sum(seconds) / jobs, sum(sizes)
+        estimates.append(KindEstimate(kind, len(items), total, untimed, stored, unsized, calibrated))
     return estimates
 
 

@@ -314,7 +314,9 @@ def test_a_plan_says_what_is_shared_and_stored(tmp_path: Path, monkeypatch: pyte
     file.write_text(tiny.TOML)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 9, 1000))
     wide = ["--set", 'matrix.attack=["tap", "random"]', "--set", 'matrix.defense=["none", "jpeg"]']
-    shown = CliRunner().invoke(app, ["plan", "--suite", str(file), "--out", str(tmp_path / "out"), *wide])
+    shown = CliRunner().invoke(
+        app, ["plan", "--suite", str(file), "--out", str(tmp_path / "out"), "--no-calibrate", *wide]
+    )
     assert shown.exit_code == 0, shown.output
     header, _, *lines = shown.output.splitlines()
     assert [cell.strip() for cell in header.split("|")][1:5] == ["items", "distinct", "cached", "to do"]
