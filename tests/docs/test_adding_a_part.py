@@ -85,7 +85,7 @@ def test_the_examples_are_listed(packages: Path) -> None:
     assert listed.returncode == 0, listed.stderr
     for _, name in PARTS:
         assert re.search(rf"^\| {name} ", listed.stdout, re.MULTILINE), name
-    (line,) = (line for line in listed.stdout.splitlines() if line.startswith("│ regions "))
+    (line,) = (line for line in listed.stdout.splitlines() if line.startswith("| regions "))
     assert "Region noise: a grid of colors" in line
     assert "Sandoval-Segura et al." in line
     shown = bench(packages, "show", "attack", "regions")
