@@ -77,6 +77,7 @@ class MLflowStore:
         self._client, self._artifact_uri = open_client(uri, artifact_folder)
         self._experiments: dict[str, str] = {}
         self._parents: dict[str, dict[str | None, str]] = {}  # suite → attack, None for the suite itself
+        self._created: dict[tuple[str, str], StoredRun] = {}  # suite, key
         self._prepared: dict[str, dict[str, list[StoredRun]]] = {}  # suite → key
 
     def set_suite_status(self, suite: str, status: SuiteStatus) -> None:
@@ -104,7 +105,8 @@ class MLflowStore:
         runs = self._runs_of(record)
         current = next((run for run in runs if run.state == (run_status(record), checksum)), None)
         if current is None:
-            self._create_run(record, checksum, numbers)
+            created = self._create_run(record, checksum, numbers)
+            self._created[record.suite, record.key] = created
         else:
             self._update_results(current, numbers)
         for run in runs:
@@ -115,6 +117,8 @@ class MLflowStore:
     def _runs_of(self, record: Record) -> list[StoredRun]:
         if record.suite in self._prepared:
             return self._prepared[record.suite].pop(record.key, [])
+        if (created := self._created.get((record.suite, record.key))) is not None:
+            return [created]
         return list(self._search(record.suite, f"tags.`{KEY_TAG}` = '{record.key}'"))
 
     def finish_suite(self, suite: str, cells: CellCounts, board: TrackedBoard) -> None:
@@ -158,6 +162,7 @@ class MLflowStore:
         }
         if changed:
             self._client.log_batch(run.run_id, _metrics(changed, _now_ms()))
+            run.results.update(changed)
 
     def _read_run(self, run_id: str) -> StoredRun:
         return _stored_run(self._client.get_run(run_id))
@@ -210,11 +215,12 @@ class MLflowStore:
             if not token:
                 return
 
-    def _create_run(self, record: Record, checksum: str, results: Mapping[str, float]) -> None:
+    def _create_run(self, record: Record, checksum: str, results: Mapping[str, float]) -> StoredRun:
         from mlflow.entities import Metric, Param
 
         start, end = time_span(record)
-        parent = self._parent_run(record.suite, str(record.cell["attack"]), start)
+        attack, status = str(record.cell["attack"]), run_status(record)
+        parent = self._parent_run(record.suite, attack, start)
         tags = {**run_tags(record), CHECKSUM_TAG: checksum, PARENT_TAG: parent}
         name = truncate(record.label, NAME_LIMIT)
         run_id = self._client.create_run(self._experiment(record.suite), start, tags, name).info.run_id
@@ -223,7 +229,9 @@ class MLflowStore:
         params = [Param(name, value) for name, value in run_params(record).items()]
         metrics = [Metric(name, value, end or 0, step) for name, value, step in run_metrics(record)]
         self._client.log_batch(run_id, metrics + _metrics(results, _now_ms()), params)
-        self._client.set_terminated(run_id, run_status(record), end)
+        self._client.set_terminated(run_id, status, end)
+        shown = {safe_name(name): value for name, value in results.items()}
+        return StoredRun(run_id, record.key, None, attack, parent, (status, checksum), shown)
 
     def _log_inputs(self, run_id: str, inputs: "list[DatasetInput]") -> None:
         from mlflow.exceptions import MlflowException
