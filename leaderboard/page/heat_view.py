@@ -15,8 +15,8 @@ from leaderboard.rows import varying_axes
 LEVELS = 20
 """Number of the last color; that of a protection of 1 and above. 0 and below is color 0."""
 
-ALWAYS_SHOWN = ("defense", "backbone", "weighting")
-"""Axes whose heat map is shown even if they have one value."""
+FIRST_AXIS = "defense"
+"""Its heat map is shown first: it is what the exploiter picks in the ranking."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class HeatMap:
 
 
 def axis_heatmaps(content: PageContent) -> list[HeatMap]:
-    """Return protection by attack and value of an axis: the usual three axes, and others that vary."""
+    """Return protection by attack and value of an axis, for every axis that varies."""
     frame = content.board.frame[list(RANKING_COLUMNS)]
     if not len(frame):
         return []
-    axes = [*ALWAYS_SHOWN, *(axis for axis in varying_axes(frame) if axis not in ALWAYS_SHOWN)]
+    axes = sorted(varying_axes(frame), key=lambda axis: axis != FIRST_AXIS)
     tables = [
         (axis, heatmap_table(frame, axis, content.attacks).dropna(how="all").dropna(axis=1, how="all"))
         for axis in axes
