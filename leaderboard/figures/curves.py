@@ -50,19 +50,18 @@ def draw_curves(data: FigureData) -> Figure | None:
         *(0.5 / data.width, 0.35 / height, 1 - 0.05 / data.width, 1 - (0.25 + title) / height),
         *(0.12, (0.25 + title) / 0.75),
     )
-    grid = iter(figure.subplots(lines, columns, squeeze=False).flat)
+    grid, line = figure.add_gridspec(lines, columns), 0
     for dataset, curves_by_attack in by_dataset.items():  # each begins a line
         limits = _score_limits(curves_by_attack.values())
         for number, (attack, curves) in enumerate(curves_by_attack.items()):
-            axes = next(grid)
+            axes = figure.add_subplot(grid[line + number // columns, number % columns])
             _draw_panel(axes, curves)
             # Sharing the axis would do the same, in a time that grows with the square of the panels.
             axes.set_ylim(limits)
             axes.tick_params(axis="y", labelleft=number % columns == 0)
             names = [attack] if len(by_dataset) == 1 else [dataset, attack]
             axes.set_title("\n".join(shorten(name, room) for name in names))
-        for _ in range(-len(curves_by_attack) % columns):
-            next(grid).set_visible(False)
+        line += math.ceil(len(curves_by_attack) / columns)
     figure.supxlabel("epoch", y=0.05 / height, va="bottom", fontsize=FONT_SIZE)
     label = "relative score (0: floor, 1: perfect)" if lines > 1 else "relative score"
     figure.supylabel(label, x=0.05 / data.width, ha="left", fontsize=FONT_SIZE)
@@ -83,7 +82,7 @@ def _curves_by_attack(data: FigureData, dataset: str) -> dict[str, VictimCurves]
 def _score_limits(panels: Iterable[VictimCurves]) -> tuple[float, float]:
     """Return limits in which all curves and 0 can be seen."""
     scores = [curve.to_numpy() for curves in panels for curve in curves.values() if curve is not None]
-    low, high = min(0.0, *map(np.nanmin, scores)), max(map(np.nanmax, scores))
+    low, high = min(0.0, *map(np.nanmin, scores)), max(0.0, *map(np.nanmax, scores))
     margin = 0.05 * (high - low) or 0.05
     return low - margin, high + margin
 
