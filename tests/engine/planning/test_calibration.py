@@ -107,6 +107,7 @@ def test_real_measurements_are_kept_and_a_second_call_takes_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, context = tiny.plan(matrix={"attack": ["random"], "weighting": ["uw"]}), tiny.run_context(tmp_path)
+    monkeypatch.setattr(probes, "probe_crafting", lambda *_: CraftingProbe(0.1, 0.0))  # it has a test below
     first = Calibration(context)
     kinds = estimate_kinds(remaining(plan, tmp_path), context, 2, first)
     first.keep()
