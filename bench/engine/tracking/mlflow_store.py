@@ -26,7 +26,6 @@ from bench.engine.tracking.record_to_mlflow import (
     SUITE_TAG,
     TAG_LIMIT,
     dataset_inputs,
-    record_checksum,
     run_metrics,
     run_params,
     run_status,
@@ -38,6 +37,7 @@ from bench.engine.tracking.record_values import (
     BY_ATTACK,
     PROTECTION,
     protection_numbers,
+    record_checksum,
     time_span,
     truncate,
 )

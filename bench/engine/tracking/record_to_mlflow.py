@@ -34,15 +34,6 @@ NAME_LIMIT, PARAM_LIMIT, TAG_LIMIT, SOURCE_LIMIT, DIGEST_LIMIT = 250, 6000, 5000
 """Most characters of names and values in MLflow."""
 
 
-LAYOUT = 2
-"""Version of the names of a run's metrics: runs with those of an earlier one are replaced."""
-
-
-def record_checksum(record: Record) -> str:
-    """Return the checksum of what the run of a record shows, except for what depends on other records."""
-    return hash_json([LAYOUT, vars(record)])
-
-
 def run_status(record: Record) -> str:
     """Return MLflow's status for a record."""
     return "FINISHED" if record.status == "done" else "FAILED"

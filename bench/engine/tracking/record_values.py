@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any, cast
 
+from bench.files import hash_json
 from bench.record import Record, Scores
 
 PROTECTION = "protection"
@@ -13,6 +14,9 @@ PROTECTION = "protection"
 
 BOARD, BY_ATTACK = "board", "by_attack"
 """Sections of charts: the line of an attack on the board, and the lines of all attacks in one place."""
+
+LAYOUT = 2
+"""Version of the names of numbers: what is shown under those of an earlier one is replaced."""
 
 LogNumber = tuple[str, float, int]
 """Name, value and step: the epoch for a number of the learning curve, else 0."""
@@ -25,6 +29,11 @@ def time_span(record: Record) -> tuple[int | None, int | None]:
     finished = datetime.fromisoformat(record.finished)
     end = finished if finished.tzinfo else finished.replace(tzinfo=UTC)
     return round((end.timestamp() - record.own_seconds) * 1000), round(end.timestamp() * 1000)
+
+
+def record_checksum(record: Record) -> str:
+    """Return the checksum of what is shown of a record, except for what depends on other records."""
+    return hash_json([LAYOUT, vars(record)])
 
 
 def record_tags(record: Record) -> dict[str, str]:

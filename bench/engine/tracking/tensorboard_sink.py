@@ -20,6 +20,7 @@ from bench.engine.tracking.record_values import (
     LogNumber,
     at_step_0,
     protection_numbers,
+    record_checksum,
     record_numbers,
     record_params,
     time_span,
@@ -51,7 +52,7 @@ class TensorBoardSink:
 
     def log_record(self, record: Record, protections: TaskProtections) -> LogResult:
         """Write the event file of a record, unless the same has been written before."""
-        parts = [hash_json(vars(record)), hash_json(dict(protections))]
+        parts = [record_checksum(record), hash_json(dict(protections))]
         shown = self._marks.read(record.suite, record.key)
         if shown == parts:
             return "kept"

@@ -16,6 +16,7 @@ import wandb
 
 from bench.engine.tracking.record_values import (
     protection_numbers,
+    record_checksum,
     record_numbers,
     record_settings,
     record_tags,
@@ -61,7 +62,7 @@ class WandbSink:
 
     def log_record(self, record: Record, protections: TaskProtections) -> LogResult:
         """Make the run of a record, or add new protections to it."""
-        content, numbers = hash_json(vars(record)), protection_numbers(protections)
+        content, numbers = record_checksum(record), protection_numbers(protections)
         parts = [content, hash_json(numbers)]
         shown = self._marks.read(record.suite, record.key)
         if shown == parts:

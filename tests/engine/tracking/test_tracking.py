@@ -23,8 +23,8 @@ from bench.engine.tracking.record_to_mlflow import (
     CHECKSUM_TAG,
     KEY_TAG,
     SUITE_TAG,
-    record_checksum,
 )
+from bench.engine.tracking.record_values import record_checksum
 from bench.engine.tracking.sink import TrackedBoard
 from bench.errors import BenchError
 from bench.record import AXES, Epoch, Record, write_record
