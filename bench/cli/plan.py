@@ -44,7 +44,7 @@ def plan(
     """Show what a run would do: what is cached, what is left, and how much time and disk space it needs.
 
     Items take as long as those like them that were timed in the run's folder. Where there are none, a
-    calibration of at most 15 seconds estimates it; the result is kept for the next time.
+    calibration of about 12 seconds of computing estimates it; the result is kept for the next time.
     """
     from bench.engine.monitoring.console import show_activity
     from bench.engine.planning.calibration import Calibration

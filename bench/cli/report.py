@@ -32,6 +32,9 @@ def report(
     rows: Annotated[
         bool, typer.Option("--rows", help="In CSV and JSON: a row per cell and task, not per attack.")
     ] = False,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="In HTML: no example images of the dataset.")
+    ] = False,
     json_: options.JsonOption = False,
     output: options.OutputOption = None,
 ) -> None:
@@ -46,12 +49,14 @@ def report(
         format_ = "json"
     if rows and format_ not in ("csv", "json"):
         raise BenchError("--rows needs --format csv or --format json")
+    if no_images and format_ != "html":
+        raise BenchError("--no-images needs --format html")
     if format_ == "archive":
         if output is None:
             raise BenchError("an archive is not text: name its file with --output, such as results.jsonl.gz")
         write_output(output, encode_archive(read_results(out)))
     elif format_ == "html":
-        _write_page(out, output)
+        _write_page(out, output, with_images=not no_images)
     elif format_ is None and output is None and sys.stdout.isatty():
         print_table(read_board_files(out), find_views(out))
     else:
@@ -62,7 +67,7 @@ def report(
             write_output(output, text)
 
 
-def _write_page(out: Path | None, output: Path | None) -> None:
+def _write_page(out: Path | None, output: Path | None, with_images: bool) -> None:
     from leaderboard.page.build import render_web_page
     from leaderboard.page.folder import write_page
     from leaderboard.summary import rank_records
@@ -73,7 +78,7 @@ def _write_page(out: Path | None, output: Path | None) -> None:
         write_page(output, render_web_page(rank_records(read_results(out))))
         return
     folder = find_run_folder(out)
-    write_page(output, render_run_page(RunResults(folder, load_records(folder))))
+    write_page(output, render_run_page(RunResults(folder, load_records(folder)), with_images))
 
 
 def _render_board(out: Path | None, format_: Format) -> str:

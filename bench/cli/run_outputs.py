@@ -85,13 +85,14 @@ def draw_page_files(results: RunResults) -> Files:
     return {f"page/{name}": content for name, content in render_run_page(results).items()}
 
 
-def render_run_page(results: RunResults) -> dict[str, bytes]:
-    """Return the web page of a run: path in the page's folder → content."""
+def render_run_page(results: RunResults, with_images: bool = True) -> dict[str, bytes]:
+    """Return the web page of a run, with or without example images: path in the page's folder → content."""
     from bench.example_images import read_example_images
     from leaderboard.page.build import render_web_page
 
     curves = read_curves(results.folder, results.records)
-    return render_web_page(results.board, curves, partial(read_example_images, results.folder))
+    read_examples = partial(read_example_images, results.folder) if with_images else lambda _: None
+    return render_web_page(results.board, curves, read_examples)
 
 
 OUTPUTS: Mapping[str, Callable[[RunResults], Files]] = {

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 from typer.main import get_command
 
 from bench import cli
 from bench.cli.json_output import print_json
 from bench.conformance import scaling
 from bench.engine.tracking import listener
-from bench.record import write_record
+from bench.example_images import EXAMPLES
+from bench.files import write_atomically
+from bench.record import CLEAN, write_record
 from bench.table import fill_paragraphs, format_table
-from tests.records import make_record
+from tests.records import make_record, matrix
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -180,3 +184,22 @@ def test_paragraphs_are_filled_and_lists_keep_their_lines() -> None:
     text = "one two\nthree four\n\n- item one two\n  more\n\nend"
     assert fill_paragraphs(text, None) == text
     assert fill_paragraphs(text, 10) == "one two\nthree four\n\n- item one\ntwo\n  more\n\nend"
+
+
+def test_a_page_without_example_images(tmp_path: Path) -> None:
+    records = matrix({CLEAN: {"none": (0.0,)}, "em": {"none": (0.5,)}})
+    for record in records:
+        write_record(tmp_path / "run" / "records", record)
+    images = np.zeros((1, 3, 8, 8), np.uint8)
+    write_atomically(
+        tmp_path / "run" / "poisons" / records[-1].poison / EXAMPLES,
+        save({"rows": np.arange(1), "clean": images, "released": images + np.uint8(8), "side": np.array(8)}),
+    )
+    pictures = {}
+    for option in ("", "--no-images"):
+        page = tmp_path / f"page{option}"
+        printed("report --format html", *filter(None, [option]), "--out", f"{tmp_path}/run", "-o", str(page))
+        pictures[option] = list(page.rglob("*.png")), page.joinpath("attack-em.html").read_text()
+    assert pictures[""][0] or "data:image" in pictures[""][1]
+    assert not pictures["--no-images"][0]
+    assert "data:image" not in pictures["--no-images"][1]
