@@ -3,6 +3,8 @@
 `nox --no-venv -s NAME` runs it in the current environment instead.
 """
 
+import shutil
+
 import nox
 
 nox.options.sessions = ["lint", "types", "imports", "tests"]
@@ -114,7 +116,12 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session
 def picture(session: nox.Session) -> None:
-    """Craft the poison of the README's picture and draw it again."""
+    """Make the pictures of the README again: craft the poison of one, take the other in a browser."""
     install(session)
     session.run("bench", "run", "--suite", "docs/poison.toml", "--out", "runs/poison", "--no-track")
     session.run("python", "docs/poison.py", "runs/poison", "docs/poison.png")
+    browser = shutil.which("chromium")
+    if not browser:
+        session.run("playwright", "install", "chromium")
+    archive = "leaderboard/results/quick.jsonl.gz"
+    session.run("python", "docs/page_picture.py", archive, "docs/page.png", *filter(None, [browser]))
