@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from bench.cli.run_folder import find_run_folder, load_records
+from bench.cli.run_folder import find_results_folder, load_records, read_results
 from bench.cli.run_outputs import (
     BOARD,
     BOARD_FILE,
@@ -16,7 +16,6 @@ from bench.cli.run_outputs import (
     draw_board_files,
     encode_board,
 )
-from bench.record_archive import read_archive
 
 
 def read_board_files(out: Path | None) -> Files:
@@ -25,13 +24,13 @@ def read_board_files(out: Path | None) -> Files:
     Raises:
         BenchError: if there is no run, no record or no archive.
     """
-    if out is not None and out.is_file():
-        from leaderboard.summary import rank_records
-
-        return encode_board(rank_records(read_archive(out)))
     from leaderboard.board_cache import hash_board_inputs, read_cached_output
 
-    folder = find_run_folder(out)
+    folder = find_results_folder(out)
+    if folder is None:
+        from leaderboard.summary import rank_records
+
+        return encode_board(rank_records(read_results(out)))
     records = load_records(folder)  # damaged ones are told, whether the board is drawn or not
     cached = read_cached_output(folder, hash_board_inputs(folder), BOARD)
     return draw_board_files(RunResults(folder, records)) if cached is None else cached
@@ -39,7 +38,7 @@ def read_board_files(out: Path | None) -> Files:
 
 def find_views(out: Path | None) -> dict[str, str]:
     """Return what shows more of a run than a table on a terminal does, and where it is."""
-    folder = None if out is not None and out.is_file() else find_run_folder(out)
+    folder = find_results_folder(out)
     board = f"bench report --out {shlex.quote(str(folder or out))} --format markdown"
     if folder is None:
         return {"full board": board}

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import completion, options
-from bench.cli.run_folder import find_run_folder, print_message, read_curves, read_results
+from bench.cli.run_folder import find_results_folder, print_message, read_curves, read_results
 from bench.errors import BenchError
 from bench.files import write_output
 from leaderboard.figures import FORMATS, KINDS, WIDTH, find_figure_kind, render_figure
@@ -71,7 +71,7 @@ def plot(
     if format_ not in FORMATS:
         endings = ", ".join(f".{name}" for name in FORMATS)
         raise BenchError(f"cannot tell the format of {str(output)!r} by its ending; use one of {endings}")
-    needed, folder = find_figure_kind(kind).run_only, _find_folder(out)
+    needed, folder = find_figure_kind(kind).run_only, find_results_folder(out)
     if needed and folder is None:
         raise BenchError(f"{out} is an archive, which has no {needed}; give the folder of the run with --out")
     from leaderboard.restricted_records import restrict_records
@@ -80,8 +80,3 @@ def plot(
     records = read_curves(folder, kept) if kind == "curves" and folder is not None else kept
     write_output(output, render_figure(kind, records, run=folder, format_=format_, width=width, axis=axis))
     print_message(f"{output} has the figure")
-
-
-def _find_folder(out: Path | None) -> Path | None:
-    """Return the folder of the run, None for an archive."""
-    return None if out is not None and out.is_file() else find_run_folder(out)

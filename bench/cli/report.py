@@ -10,7 +10,7 @@ import typer
 
 from bench.cli import options
 from bench.cli.board_views import find_views, print_table, read_board_files
-from bench.cli.run_folder import find_run_folder, load_records, print_result, read_results
+from bench.cli.run_folder import find_results_folder, load_records, print_result, read_results
 from bench.cli.run_outputs import BOARD_FILE, SUMMARY_FILE, RunResults, render_run_page
 from bench.errors import BenchError
 from bench.files import write_output
@@ -74,10 +74,10 @@ def _write_page(out: Path | None, output: Path | None, with_images: bool) -> Non
 
     if output is None:
         raise BenchError("a page is a folder, not text: name it with --output, such as --output page")
-    if out is not None and out.is_file():
+    folder = find_results_folder(out)
+    if folder is None:
         write_page(output, render_web_page(rank_records(read_results(out))))
         return
-    folder = find_run_folder(out)
     write_page(output, render_run_page(RunResults(folder, load_records(folder)), with_images))
 
 

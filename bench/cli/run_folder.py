@@ -65,6 +65,15 @@ def load_records(folder: Path) -> list[Record]:
     return records
 
 
+def find_results_folder(out: Path | None) -> Path | None:
+    """Return the folder of a run, see `find_run_folder`; None if the results are an archive.
+
+    Raises:
+        BenchError: if there is no run.
+    """
+    return None if out is not None and out.is_file() else find_run_folder(out)
+
+
 def read_results(out: Path | None) -> list[Record]:
     """Return the records of a run's folder, see `find_run_folder`, or of an archive.
 

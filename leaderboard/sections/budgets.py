@@ -87,13 +87,6 @@ def poison_costs(rows: DataFrame) -> DataFrame:
     return costs.groupby("attack", as_index=False).mean()
 
 
-def has_several_budgets(frame: DataFrame) -> bool:
-    """Return whether an attack may have several budgets; ranking the attacks to find out takes long."""
-    attacks = frame[frame["attack"] != CLEAN].drop_duplicates(["track", "attack", "epsilon"])
-    names = attacks["attack"].map(without_budget)
-    return bool((attacks["epsilon"].groupby([attacks["track"], names]).nunique() > 1).any())
-
-
 def budget_table(frame: DataFrame) -> DataFrame:
     """Return the attacks that were run at several budgets, by budget.
 
@@ -115,7 +108,7 @@ def _attacks_at_several_budgets(frame: DataFrame) -> "Series[str]":
 
 def render_budgets(frame: DataFrame) -> str:
     """Return the section on budgets in markdown, empty if no attack was run at several."""
-    table = budget_table(frame) if has_several_budgets(frame) else DataFrame()
+    table = budget_table(frame)
     if not len(table):
         return ""
     by_budget = [_render_track(table[table["track"] == track], budget) for track, budget in BUDGETS.items()]
