@@ -80,7 +80,7 @@ def encode_figure(figure: Figure, format_: str) -> bytes:
 
 
 def style_of(number: int) -> dict[str, Any]:
-    """Return color, marker and line of one of several series: no two of 77 are the same, also in gray."""
+    """Return color, marker and line of a series by its number: the first 77 all differ, also in gray."""
     return {
         "color": COLORS[number % len(COLORS)],
         "marker": MARKERS[number % len(MARKERS)],

@@ -27,7 +27,7 @@ from bench.errors import BenchError
 from bench.files import hash_json, require_file, write_atomically
 
 BUDGET_S = 12.0
-"""After so many seconds nothing more is measured. What is missing is estimated without it, or not at all, and
+"""Seconds after which nothing more is measured. What is missing is estimated without it, or not at all, and
 measured by the next call.
 """
 

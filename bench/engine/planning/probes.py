@@ -30,10 +30,10 @@ ENOUGH_S = 0.25
 """A crafting or cleaning is stopped after its first report of progress that comes later than this."""
 
 LEAST_STEPS = 2
-"""Not before so many reports, and with fewer the whole crafting is measured."""
+"""Reports of progress before a crafting can be stopped; a crafting with fewer is measured to its end."""
 
 INNER_STEPS = 4
-"""An attack that changes δ in more steps per batch takes so many, and the time is taken in proportion."""
+"""Most steps per batch that are measured; the time of an attack with more steps is taken in proportion."""
 
 LONG_S = 0.15
 """A step is measured several times if that takes less."""
@@ -85,7 +85,7 @@ def _time_steps(
     count: int,
     run_context: RunContext,
 ) -> float:
-    """Return the seconds of a step on ``count`` images, the least of several after the first one."""
+    """Return the seconds of the fastest of several steps on ``count`` images, without the first one."""
     device, recipe = run_context.torch_device, Recipe(epochs=12, batch=count)
     train = select_rows(data.train, torch.arange(count) % len(data.train))
     balancer = victim.weighting.start(tasks, device)

@@ -130,7 +130,7 @@ def _round_and_scale(
 
 
 def largest_square(budget: Budget, values: int) -> int:
-    """Return the largest squared norm, in squared steps of 1/255, allowed for an image of so many values."""
+    """Return the largest squared norm, in squared steps of 1/255, of the change of an image of that size."""
     return math.floor((255 * budget.epsilon) ** 2 * values / L2_VALUES)
 
 

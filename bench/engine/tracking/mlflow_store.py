@@ -190,7 +190,7 @@ class MLflowStore:
         return experiment.experiment_id
 
     def _parent_run(self, suite: str, attack: str | None = None, start: int | None = None) -> str:
-        """Return the id of a suite's or an attack's run, the first of several; it is created if missing."""
+        """Return the id of the first run of a suite or an attack; create it if there is none."""
         parents = self._parents.setdefault(suite, {})
         if attack not in parents:
             for run in self._search(suite, f"tags.`{SUITE_TAG}` LIKE '%'"):
